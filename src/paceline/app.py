@@ -1,0 +1,200 @@
+"""The only place where parts are wired together: the owner process and the front processes.
+
+Called by the command line (`run_owner`) and by `python -m paceline _front` (`run_front`).
+"""
+
+import asyncio
+import errno
+import os
+import resource
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import uvloop
+
+from paceline.access.gate import Gate, is_loopback
+from paceline.access.keys import KeyFile, KeyRing
+from paceline.access.sessions import Sessions
+from paceline.clock import RealClock
+from paceline.config import Settings
+from paceline.observe import log
+from paceline.observe.board import Board
+from paceline.processes.child import LINK_FD
+from paceline.processes.state_dir import Holder, StateDir
+from paceline.serve import digits
+from paceline.terms.errors import CannotStart, NoKey, PortTaken
+from paceline.terms.limits import CONNECTION_BACKLOG
+
+KEY_FILE = "keys.json"
+MODELS = (digits.NAME,)
+
+
+def key_file(settings: Settings) -> KeyFile:
+    return KeyFile(Path(settings.state) / KEY_FILE)
+
+
+def run_owner(settings: Settings, on_ready: Callable[[str], None]) -> None:
+    """Serves until it is told to stop. `on_ready` gets the address, once requests are answered."""
+    from paceline.web.owner import Owner
+    from paceline.web.probe import probe
+
+    settings.check()
+    clock = RealClock()
+    log.setup(
+        settings.log_format,
+        settings.log_level,
+        "owner",
+        now=clock.now,
+        wall=clock.wall,
+        access=settings.access_log,
+    )
+    _raise_file_limit()
+    held = StateDir.hold(Path(settings.state))
+    try:
+        keys = key_file(settings)
+        _require_key(settings, keys)
+        listener = _listen(settings.host, settings.port)
+        address = _address(settings.host, listener)
+        held.note(Holder(os.getpid(), address))
+
+        async def serve() -> None:
+            owner = Owner(
+                settings,
+                held,
+                listener,
+                address,
+                keys,
+                MODELS,
+                probe,
+                clock,
+                lambda: on_ready(address),
+            )
+            await owner.run()
+
+        uvloop.run(serve())
+    finally:
+        held.release()
+
+
+def run_front() -> None:
+    """The life of one front; its orders come over the link its owner left at LINK_FD."""
+    from paceline.serve.onnx_model import OnnxModel
+    from paceline.web.door import Door
+    from paceline.web.front import Front
+    from paceline.web.front_routes import front_routes
+    from paceline.web.inference import Inference
+    from paceline.web.messages import Start
+    from paceline.web.relay import Relay
+
+    clock = RealClock()
+
+    def build(start: Start, board_fd: int, why_not_ready: Callable[[], str]) -> tuple[Door, Gate]:
+        settings = start.settings
+        log.setup(
+            settings.log_format,
+            settings.log_level,
+            f"front-{start.index}",
+            now=clock.now,
+            wall=clock.wall,
+            access=settings.access_log,
+        )
+        board = Board(board_fd)
+        sessions = Sessions(start.session_secret, start.port)
+        gate = Gate(
+            settings.host,
+            KeyRing(start.keys),
+            sessions,
+            require_keys=settings.require_keys,
+            insecure=settings.insecure,
+        )
+        models = {digits.NAME: OnnxModel.load(digits.MODEL_PATH, digits.NAME)}
+        routes = front_routes(
+            Inference(models, board, clock),
+            Relay(os.open(settings.state, os.O_RDONLY | os.O_DIRECTORY)),
+            gate,
+            sessions,
+            lambda: why_not_ready() or door.why_not_ready(),
+            clock,
+        )
+        door = Door(routes, gate, board, clock)
+        return door, gate
+
+    async def serve() -> None:
+        await Front(socket.socket(fileno=LINK_FD), build).run()
+
+    uvloop.run(serve())
+
+
+def _require_key(settings: Settings, keys: KeyFile) -> None:
+    if settings.insecure or (is_loopback(settings.host) and not settings.require_keys):
+        keys.load()  # a damaged file is told now, not at the first request
+        return
+    if not keys.load():
+        raise NoKey(
+            f"{settings.host} can be reached from other machines, and there is no key yet"
+            if not is_loopback(settings.host)
+            else "keys are required, and there is none yet",
+            value=settings.host,
+            remedy="Make one with `paceline key create NAME --role admin`"
+            f"{_state_option(settings)}, or open the server to everybody with --insecure.",
+        )
+
+
+def _state_option(settings: Settings) -> str:
+    default = Settings().state
+    return "" if settings.state == default else f" --state {settings.state}"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        (family, kind, proto, _, address), *_ = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except socket.gaierror as error:
+        raise CannotStart(
+            f"the address cannot be resolved: {error.strerror}",
+            value=host,
+            remedy="Choose an address of this machine with --host; 127.0.0.1 stays local.",
+        ) from error
+    listener = socket.socket(family, kind, proto)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(CONNECTION_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise _port_taken(port) from error
+        raise CannotStart(
+            f"cannot listen there: {error.strerror}",
+            value=f"{host}:{port}",
+            remedy="Choose another address or port with --host and --port"
+            + (", above 1023 unless you are root." if error.errno == errno.EACCES else "."),
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _port_taken(port: int) -> PortTaken:
+    from paceline.processes.ports import listener_on
+
+    holder = listener_on(port)
+    return PortTaken(
+        f"port {port} is taken by {holder}" if holder else f"port {port} is taken",
+        value=port,
+        remedy=f"Stop that program, or choose another port: --port {port + 1 if port < 65535 else 0}.",
+    )
+
+
+def _address(host: str, listener: socket.socket) -> str:
+    port = listener.getsockname()[1]
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}"
+
+
+def _raise_file_limit() -> None:
+    """Every connection is an open file; the soft limit is often far below what the system grants."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

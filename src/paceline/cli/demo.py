@@ -1,0 +1,64 @@
+"""`paceline demo train`: makes the shipped example again and says whether it came out the same.
+
+Not a trainer for anybody's own models. Registered by the command line's entry module.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from paceline.serve import digits
+
+app = typer.Typer(
+    help="The example model that is served without a configuration.", no_args_is_help=True
+)
+
+
+@app.callback()
+def demo() -> None:
+    """Keeps `train` a command of its own: a Typer with one command would swallow its name."""
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Directory to write digits.onnx and its card to.")] = (
+        Path("digits")
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
+) -> None:
+    """Train the handwritten-digit example from scikit-learn's bundled data (extra: sklearn).
+
+    Example: paceline demo train --out /tmp/digits
+    """
+    from paceline.serve.digits.train import train as train_digits
+
+    made = train_digits(out, (lambda stage: None) if as_json else _say)
+    same = made.sha256 == digits.card().sha256
+    if as_json:
+        shown = {**msgspec.to_builtins(made), "path": str(out), "same_as_shipped": same}
+        print(msgspec.json.encode(shown).decode())
+        return
+    print(f"accuracy  {made.accuracy:.2%} ({made.correct} of {made.test_rows} unseen rows)")
+    print(f"size      {made.size_bytes} bytes, {out / digits.MODEL_PATH.name}")
+    print(f"sha256    {made.sha256}")
+    print(f"shipped   {_comparison(made, same)}")
+
+
+def _comparison(made: digits.Card, same: bool) -> str:
+    if same:
+        return "the same file, byte for byte"
+    shipped = digits.card()
+    changed = [
+        f"{name} {version} (shipped: {shipped.versions.get(name)})"
+        for name, version in made.versions.items()
+        if version != shipped.versions.get(name)
+    ]
+    why = f"; other versions: {', '.join(changed)}" if changed else ""
+    return f"another file, of accuracy {shipped.accuracy:.2%}{why}"
+
+
+def _say(stage: str) -> None:
+    print(f"… {stage}", file=sys.stderr, flush=True)

@@ -1,0 +1,39 @@
+"""Who listens on a port of this machine, as far as this user may know. For an error message only."""
+
+import os
+from pathlib import Path
+
+PROC = Path("/proc")
+LISTENING = "0A"
+
+
+def listener_on(port: int) -> str | None:
+    """`NAME (process PID)`, or None where the kernel does not tell us."""
+    inodes = _listening_inodes(port)
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    for process in PROC.iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            for fd in (process / "fd").iterdir():
+                if os.readlink(fd) in wanted:
+                    name = (process / "comm").read_text().strip()
+                    return f"{name} (process {process.name})"
+        except OSError:
+            continue  # it has ended, or belongs to somebody else
+    return None
+
+
+def _listening_inodes(port: int) -> set[str]:
+    inodes = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = (PROC / "net" / table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            local, state, inode = fields[1], fields[3], fields[9]
+            if state == LISTENING and int(local.rpartition(":")[2], 16) == port:
+                inodes.add(inode)
+    return inodes

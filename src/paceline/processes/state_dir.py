@@ -1,0 +1,124 @@
+"""The state directory: made on first use, held by one process at a time.
+
+The lock is the kernel's (flock), so it is gone with the process that held it, however that died;
+what the lock file says (pid, address) is only for the message that refuses a second one.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+from pathlib import Path
+
+import msgspec
+
+from paceline.terms.errors import DiskFull, StateInUse, StateUnusable
+from paceline.terms.limits import CONNECTION_BACKLOG
+
+LOCK_FILE = "owner.lock"
+SOCKET_FILE = "owner.sock"
+
+
+class Holder(msgspec.Struct, frozen=True):
+    pid: int
+    address: str
+
+
+class StateDir:
+    """A held state directory. `hold` takes it or says who has it."""
+
+    def __init__(self, path: Path, directory_fd: int, lock_fd: int) -> None:
+        self.path = path
+        self._directory_fd = directory_fd
+        self._lock_fd = lock_fd
+
+    @classmethod
+    def hold(cls, path: Path) -> "StateDir":
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            lock_fd = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise refusal(path, error) from error
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _read_holder(lock_fd)
+            os.close(lock_fd)
+            os.close(directory_fd)
+            raise StateInUse(
+                f"the state directory is in use by {holder}",
+                value=str(path),
+                remedy="Stop that instance, or give this one a directory of its own with --state DIR.",
+            ) from None
+        held = cls(path, directory_fd, lock_fd)
+        held.note(Holder(os.getpid(), ""))
+        return held
+
+    def note(self, holder: Holder) -> None:
+        """Tells a later second instance who this is; a full disk is found here, before anything runs."""
+        try:
+            os.ftruncate(self._lock_fd, 0)
+            os.pwrite(self._lock_fd, msgspec.json.encode(holder), 0)
+        except OSError as error:
+            raise refusal(self.path, error) from error
+
+    def listen(self) -> socket.socket:
+        """The owner's socket, open to this user only, in place of one that a killed owner left."""
+        (self.path / SOCKET_FILE).unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
+        try:
+            listener.bind(socket_address(self._directory_fd))
+        except OSError as error:
+            listener.close()
+            raise refusal(self.path, error) from error
+        finally:
+            os.umask(before)
+        listener.listen(CONNECTION_BACKLOG)
+        return listener
+
+    def release(self) -> None:
+        (self.path / SOCKET_FILE).unlink(missing_ok=True)
+        os.close(self._lock_fd)
+        os.close(self._directory_fd)
+
+
+def socket_address(directory_fd: int) -> str:
+    """The owner's socket by way of the open directory: a path of any length fits that way."""
+    return f"/proc/self/fd/{directory_fd}/{SOCKET_FILE}"
+
+
+def refusal(path: Path, error: OSError) -> StateUnusable:
+    """The operating system's refusal of the state directory, in words that help."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(
+            "no space is left for the state directory",
+            value=str(path),
+            remedy="Free some space, or choose another place with --state DIR.",
+        )
+    if error.errno == errno.EROFS:
+        cause = "the state directory is on a read-only file system"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        cause = "the state directory may not be written by this user"
+    elif error.errno in (errno.ENOTDIR, errno.EEXIST):
+        cause = "the state directory is not a directory"
+    else:
+        cause = f"the state directory cannot be used: {error.strerror}"
+    return StateUnusable(
+        cause, value=str(path), remedy="Choose a directory you can write to with --state DIR."
+    )
+
+
+def _read_holder(lock_fd: int) -> str:
+    holder = _parse_holder(lock_fd)
+    if holder is None:
+        return "another process"
+    return f"process {holder.pid}" + (f" at {holder.address}" if holder.address else "")
+
+
+def _parse_holder(lock_fd: int) -> Holder | None:
+    try:
+        return msgspec.json.decode(os.pread(lock_fd, 4096, 0), type=Holder)
+    except msgspec.DecodeError:
+        return None  # its owner is just writing it

@@ -1,0 +1,126 @@
+"""An ONNX file as a Model, run in this process by onnxruntime.
+
+Not isolated: a crash inside the runtime takes the process with it. Called by whoever loads models
+at start; `run` blocks its thread for as long as the model computes.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import onnxruntime as ort  # type: ignore[import-untyped]
+
+from paceline.serve.model import ANY_LENGTH, ModelSpec, Tensors, TensorSpec
+from paceline.terms.errors import BadModel, ModelFailed
+
+DATATYPES: Mapping[str, str] = {
+    "tensor(bool)": "BOOL",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(float16)": "FP16",
+    "tensor(bfloat16)": "BF16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+"""onnxruntime's name of a tensor type, and KServe V2's."""
+
+ONLY_FATAL = 4
+"""onnxruntime's log level: what it would print as an error, it also raises."""
+
+
+class OnnxModel:
+    """Fills the `Model` seam; make one with `load`."""
+
+    def __init__(self, spec: ModelSpec, session: Any) -> None:
+        self.spec = spec
+        self._session = session
+        self._outputs = [tensor.name for tensor in spec.outputs]
+
+    @classmethod
+    def load(
+        cls, path: Path, name: str, *, intra_op_threads: int = 1, inter_op_threads: int = 1
+    ) -> Self:
+        if not path.is_file():
+            raise BadModel(
+                f"there is no model file for `{name}`",
+                value=str(path),
+                remedy="Check the path; Paceline loads ONNX files.",
+            )
+        ort.disable_telemetry_events()
+        ort.set_default_logger_severity(ONLY_FATAL)
+        options = _options(intra_op_threads, inter_op_threads)
+        try:
+            session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise BadModel(
+                f"onnxruntime {ort.__version__} cannot load the model `{name}`: {_reason(error)}",
+                value=str(path),
+                remedy="Check that the file is complete and that this version supports its opset.",
+            ) from error
+        return cls(_spec(session, name), session)
+
+    def run(self, batch: Tensors) -> Tensors:
+        try:
+            answers = self._session.run(self._outputs, dict(batch))
+        except Exception as error:
+            raise ModelFailed(
+                f"the model `{self.spec.name}` failed: {_reason(error)}",
+                remedy="Check the values sent; if they are right, the model file is at fault.",
+            ) from error
+        return dict(zip(self._outputs, answers, strict=True))
+
+    def close(self) -> None:
+        """Frees the model's memory once the last `run` has returned."""
+        self._session = None
+
+
+def _options(intra_op_threads: int, inter_op_threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = intra_op_threads
+    options.inter_op_num_threads = inter_op_threads
+    options.log_severity_level = ONLY_FATAL
+    # Threads that spin between runs keep an idle server's CPU busy.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # The arena keeps the memory of the largest batch ever seen, for the life of the process.
+    options.enable_cpu_mem_arena = False
+    return options
+
+
+def _spec(session: Any, name: str) -> ModelSpec:
+    about = session.get_modelmeta()
+    return ModelSpec(
+        name=name,
+        version=str(about.version) if about.version > 0 else "1",
+        inputs=_tensors(session.get_inputs(), name),
+        outputs=_tensors(session.get_outputs(), name),
+        doc=about.description,
+    )
+
+
+def _tensors(nodes: Iterable[Any], model: str) -> tuple[TensorSpec, ...]:
+    return tuple(_tensor(node, model) for node in nodes)
+
+
+def _tensor(node: Any, model: str) -> TensorSpec:
+    if node.type not in DATATYPES:
+        raise BadModel(
+            f"the model `{model}` has `{node.name}`, which is not a tensor Paceline knows",
+            value=node.type,
+            remedy="Export plain tensors; for skl2onnx that is the option zipmap=False.",
+        )
+    # An open dimension has a name, or nothing at all.
+    shape = tuple(size if isinstance(size, int) else ANY_LENGTH for size in node.shape)
+    return TensorSpec(node.name, DATATYPES[node.type], shape)
+
+
+def _reason(error: Exception) -> str:
+    """onnxruntime's message without its prefix of codes."""
+    return str(error).rpartition(" : ")[2].strip()

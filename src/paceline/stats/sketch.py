@@ -1,0 +1,191 @@
+"""A quantile sketch: what a million values looked like, in 11 kB, to within one per cent.
+
+Values fall into buckets whose borders grow by a constant factor (the idea of DDSketch, Masson et
+al., VLDB 2019), here over a fixed range, so a sketch is nothing but `CELLS` numbers. Those numbers
+may live anywhere: a list, an array, or memory shared between processes, where a reader still finds
+what a killed writer had recorded. There is no state beside the cells; cells full of zeros are an
+empty sketch. One writer per sketch, any number of readers.
+
+It is not exact, and not a window over time: it only grows. Called by `observe/` for everything that
+is timed or sized. Layout, error bound and rejected designs: docs/design/sketch.md.
+"""
+
+import math
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Protocol
+
+RELATIVE_ERROR = 0.01
+"""No quantile inside the range is further from the true one than this share of it."""
+
+RANGE_LOW = 1e-7
+RANGE_HIGH = 1e5
+"""Seconds: from a tenth of a microsecond to a day. Choose other units so that values fit."""
+
+# The cells: a header, then one cell per bucket in rising order, UNDER first and OVER last.
+COUNT, SUM, MIN, MAX, REFUSED, UNDER = range(6)
+FIRST = UNDER + 1
+BUCKETS = 1401
+OVER = FIRST + BUCKETS
+CELLS = OVER + 1
+"""1408 cells of 8 bytes: whole cache lines, so that neighbours in shared memory share none."""
+
+# Bucket i spans RANGE_LOW * exp(i * WIDTH) to RANGE_LOW * exp((i + 1) * WIDTH) and stands for the
+# value of which both are equally wrong: by tanh(WIDTH / 2) = 0.986 %. What is left of one per cent
+# pays for rounding, and for the millionth of a bucket that keeps both ends out of UNDER and OVER.
+SPARE = 1e-6
+WIDTH = math.log(RANGE_HIGH / RANGE_LOW) / (BUCKETS - 2 * SPARE)
+MIDDLE = 2 / (1 + math.exp(-WIDTH))
+
+_PER_LOG = 1 / WIDTH
+_OFFSET = FIRST + SPARE - math.log(RANGE_LOW) / WIDTH
+_log = math.log
+
+
+class Cells(Protocol):
+    """A mutable sequence of floats: `list`, `array('d')`, or a `memoryview` cast to 'd'."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[float]: ...
+    def __getitem__(self, index: int, /) -> float: ...
+    def __setitem__(self, index: int, value: float, /) -> None: ...
+
+
+class Sketch:
+    """A reading and writing hand on `CELLS` numbers; two hands on the same cells are the same."""
+
+    __slots__ = ("_cells",)
+
+    def __init__(self, cells: Cells | None = None) -> None:
+        if cells is None:
+            cells = array("d", bytes(8 * CELLS))
+        if len(cells) != CELLS:
+            raise ValueError(f"a sketch has {CELLS} cells, not {len(cells)}")
+        if isinstance(cells, memoryview) and cells.format != "d":
+            raise ValueError(f"cells hold floats: memoryview.cast('d'), not {cells.format!r}")
+        self._cells = cells
+
+    def record(self, value: float, times: int = 1) -> None:
+        """Count `value`, once or for a whole batch.
+
+        The hot path is written out in one piece. Its order is for a reader in another process, and
+        for one that outlives this process: whatever a bucket holds already lies within min and max.
+        """
+        if RANGE_LOW <= value < RANGE_HIGH and times > 0:
+            cells = self._cells
+            count = cells[COUNT]
+            if count:
+                if value < cells[MIN]:
+                    cells[MIN] = value
+                elif value > cells[MAX]:
+                    cells[MAX] = value
+            else:
+                cells[MIN] = cells[MAX] = value
+            cells[int(_log(value) * _PER_LOG + _OFFSET)] += times
+            cells[SUM] += value * times
+            cells[COUNT] = count + times
+        else:
+            self._record_unusual(value, times)
+
+    def _record_unusual(self, value: float, times: int) -> None:
+        """Outside the range, no value at all, or no times: counted apart, never lost or mixed in.
+
+        Telemetry must not fail the request it watches, so a bad value is counted as refused; a
+        negative number of times is a bug in the caller and raises.
+        """
+        if times < 0:
+            raise ValueError(f"a value cannot be recorded {times} times; counts never fall")
+        if times == 0:
+            return
+        cells = self._cells
+        if not 0 <= value < math.inf:  # negative, infinite, or NaN (which compares false)
+            cells[REFUSED] += times
+            return
+        first = not cells[COUNT]
+        if first or value < cells[MIN]:
+            cells[MIN] = value
+        if first or value > cells[MAX]:
+            cells[MAX] = value
+        cells[UNDER if value < RANGE_LOW else OVER] += times
+        cells[SUM] += value * times
+        cells[COUNT] += times
+
+    @property
+    def count(self) -> int:
+        return int(self._cells[COUNT])
+
+    @property
+    def sum(self) -> float:
+        return self._cells[SUM]
+
+    @property
+    def refused(self) -> int:
+        """How many values were negative, infinite or NaN; they are in no other number here."""
+        return int(self._cells[REFUSED])
+
+    @property
+    def min(self) -> float | None:
+        return self._cells[MIN] if self._cells[COUNT] else None
+
+    @property
+    def max(self) -> float | None:
+        return self._cells[MAX] if self._cells[COUNT] else None
+
+    def quantile(self, q: float) -> float | None:
+        """The value at position floor(q * (count - 1)) of all values in order; None if there are
+        none.
+
+        Within `RELATIVE_ERROR` inside the range, exact at both ends. Below the range it is the
+        smallest value seen, too little by `RANGE_LOW` at most; above it the largest one seen.
+        """
+        if not 0 <= q <= 1:
+            raise ValueError(f"a quantile lies between 0 and 1, not at {q}")
+        cells = _copied(self._cells)
+        # Counted from the buckets, not the header: they cannot disagree with themselves.
+        reached = list(accumulate(cells[UNDER:]))
+        total = reached[-1]
+        if not total:
+            return None
+        position = math.floor(q * (total - 1))
+        cell = UNDER + bisect_right(reached, position)
+        if position == 0 or cell == UNDER:
+            return cells[MIN]
+        if position == total - 1 or cell == OVER:
+            return cells[MAX]
+        value = RANGE_LOW * math.exp((cell - FIRST) * WIDTH) * MIDDLE
+        return min(max(value, cells[MIN]), cells[MAX])
+
+    def merge(self, other: "Sketch") -> None:
+        """Add all that `other` holds.
+
+        Counts are whole numbers below 2**53 in floats, so counts and quantiles come out the same
+        in any order and grouping; `sum` does up to the rounding of float addition.
+        """
+        theirs = _copied(other._cells)
+        # A writer may have been killed between bucket and header: the buckets are the truth.
+        count = sum(theirs[UNDER:])
+        cells = self._cells
+        if count:
+            first = not cells[COUNT]
+            cells[MIN] = theirs[MIN] if first else min(cells[MIN], theirs[MIN])
+            cells[MAX] = theirs[MAX] if first else max(cells[MAX], theirs[MAX])
+        for cell in range(UNDER, CELLS):
+            if theirs[cell]:
+                cells[cell] += theirs[cell]
+        cells[REFUSED] += theirs[REFUSED]
+        cells[SUM] += theirs[SUM]
+        cells[COUNT] += count
+
+    def snapshot(self) -> "Sketch":
+        """What it holds now, on memory of its own that nobody can write to."""
+        return Sketch(memoryview(_copied(self._cells).tobytes()).cast("d"))
+
+
+def _copied(cells: Cells) -> "array[float]":
+    """All cells in one go: a block of memory where there is one, so that a writer in another
+    process gets little time to move on between the first cell and the last."""
+    if isinstance(cells, array | memoryview):
+        return array("d", cells.tobytes())
+    return array("d", cells)

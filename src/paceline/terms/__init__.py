@@ -1,0 +1,1 @@
+"""The nouns: frozen values without I/O, each defined once. Every other package imports them."""

@@ -1,0 +1,144 @@
+"""The one table of metric names: what Paceline counts and measures, with unit and labels.
+
+Recording (`observe/board.py`) takes a Metric from here and nothing else; the exposition, the page
+and docs/reference/metrics.md read the same table.
+"""
+
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["counter", "gauge", "sketch"]
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """`sketch` is exposed as a Prometheus summary: quantiles with 1 % relative error, sum, count."""
+
+    name: str
+    kind: Kind
+    unit: str
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+REQUESTS = Metric(
+    "paceline_requests_total",
+    "counter",
+    "requests",
+    "Inference requests answered, by model, priority and HTTP status.",
+    ("model", "priority", "status"),
+)
+REQUEST_SECONDS = Metric(
+    "paceline_request_duration_seconds",
+    "sketch",
+    "seconds",
+    "Time from the request's head to the end of its answer.",
+    ("model",),
+)
+MODEL_SECONDS = Metric(
+    "paceline_model_run_duration_seconds",
+    "sketch",
+    "seconds",
+    "Time of one model run.",
+    ("model",),
+)
+ROWS = Metric("paceline_rows_total", "counter", "rows", "Rows run through a model.", ("model",))
+HTTP_REQUESTS = Metric(
+    "paceline_http_requests_total",
+    "counter",
+    "requests",
+    "HTTP requests answered by the fronts, by area of the address space and status.",
+    ("area", "status"),
+)
+REFUSED = Metric(
+    "paceline_refused_total", "counter", "requests", "Requests refused, by error code.", ("code",)
+)
+IN_FLIGHT = Metric(
+    "paceline_in_flight_requests", "gauge", "requests", "Requests being answered right now."
+)
+PARKED = Metric(
+    "paceline_parked_connections_total",
+    "counter",
+    "connections",
+    "Connections the owner kept for a front that was not ready.",
+)
+FRONTS_READY = Metric("paceline_ready_fronts", "gauge", "processes", "Fronts that answer requests.")
+FRONTS_WANTED = Metric("paceline_wanted_fronts", "gauge", "processes", "Fronts that should run.")
+FRONT_RESTARTS = Metric(
+    "paceline_front_restarts_total", "counter", "restarts", "Fronts started again after they died."
+)
+SERIES_DROPPED = Metric(
+    "paceline_dropped_series_total",
+    "counter",
+    "series",
+    "Label combinations not recorded because the process had reached its bound.",
+)
+LOG_SUPPRESSED = Metric(
+    "paceline_suppressed_log_lines_total",
+    "counter",
+    "lines",
+    "Log lines held back by the rate limit.",
+)
+CPU_SECONDS = Metric(
+    "paceline_process_cpu_seconds_total",
+    "counter",
+    "seconds",
+    "CPU time used, processes that have ended included.",
+    ("role",),
+)
+RESIDENT_BYTES = Metric(
+    "paceline_process_resident_memory_bytes",
+    "gauge",
+    "bytes",
+    "Resident memory of the living processes.",
+    ("role",),
+)
+OPEN_FILES = Metric(
+    "paceline_process_open_fds", "gauge", "files", "Open file descriptors.", ("role",)
+)
+CONTAINER_CORES = Metric(
+    "paceline_container_cpu_cores", "gauge", "cores", "CPU cores this container may use."
+)
+CONTAINER_CPU_SECONDS = Metric(
+    "paceline_container_cpu_seconds_total", "counter", "seconds", "CPU time the container has used."
+)
+CONTAINER_MEMORY = Metric(
+    "paceline_container_memory_bytes", "gauge", "bytes", "Memory the container uses."
+)
+CONTAINER_MEMORY_LIMIT = Metric(
+    "paceline_container_memory_limit_bytes",
+    "gauge",
+    "bytes",
+    "Memory the container may use; absent without a limit.",
+)
+BUILD = Metric(
+    "paceline_build_info", "gauge", "", "Always 1; the labels say what runs.", ("version",)
+)
+STARTED = Metric(
+    "paceline_start_time_seconds", "gauge", "seconds", "When this server was started, unix time."
+)
+
+METRICS: tuple[Metric, ...] = (
+    REQUESTS,
+    REQUEST_SECONDS,
+    MODEL_SECONDS,
+    ROWS,
+    HTTP_REQUESTS,
+    REFUSED,
+    IN_FLIGHT,
+    PARKED,
+    FRONTS_READY,
+    FRONTS_WANTED,
+    FRONT_RESTARTS,
+    SERIES_DROPPED,
+    LOG_SUPPRESSED,
+    CPU_SECONDS,
+    RESIDENT_BYTES,
+    OPEN_FILES,
+    CONTAINER_CORES,
+    CONTAINER_CPU_SECONDS,
+    CONTAINER_MEMORY,
+    CONTAINER_MEMORY_LIMIT,
+    BUILD,
+    STARTED,
+)

@@ -1,0 +1,64 @@
+"""Errors as HTTP answers: the one place where a PacelineError becomes a status, headers and JSON."""
+
+import msgspec
+from starlette.types import Send
+
+from paceline.terms.errors import (
+    Draining,
+    KeyRequired,
+    Overloaded,
+    PacelineError,
+    Unavailable,
+    WrongKey,
+)
+
+Headers = list[tuple[bytes, bytes]]
+
+RETRY_AFTER_S = 1
+
+
+def error_body(error: PacelineError, request_id: str = "") -> bytes:
+    fields = error.as_fields()
+    if request_id:
+        fields["request_id"] = request_id
+    return msgspec.json.encode(fields)
+
+
+def error_headers(error: PacelineError, body: bytes) -> Headers:
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    if isinstance(error, Draining):
+        headers.append((b"connection", b"close"))
+    if isinstance(error, (Unavailable, Overloaded)):
+        headers.append((b"retry-after", str(RETRY_AFTER_S).encode()))
+    if isinstance(error, (KeyRequired, WrongKey)):
+        headers.append((b"www-authenticate", b"Bearer"))
+    return headers
+
+
+async def send_error(send: Send, error: PacelineError, request_id: str) -> None:
+    body = error_body(error, request_id)
+    headers = [*error_headers(error, body), (b"x-request-id", request_id.encode())]
+    await send({"type": "http.response.start", "status": error.http, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def error_event(error: PacelineError) -> bytes:
+    """The last event of a stream that cannot go on."""
+    return b"event: error\ndata: " + error_body(error) + b"\n\n"
+
+
+def draining() -> Draining:
+    return Draining(
+        "the server is stopping", remedy="Send the request again; another instance will answer it."
+    )
+
+
+def raw_response(error: PacelineError) -> bytes:
+    """A whole HTTP/1.1 answer, for connections that no application holds."""
+    body = error_body(error)
+    lines = [b"HTTP/1.1 %d %s" % (error.http, error.code.encode())]
+    lines += [name + b": " + value for name, value in error_headers(error, body)]
+    return b"\r\n".join([*lines, b"connection: close", b"", body])

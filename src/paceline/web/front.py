@@ -1,0 +1,111 @@
+"""One front process: accepts, answers, drains. Its parts come from `app.py`, its orders by link.
+
+It never supervises anything, writes nothing to disk, and ends with its owner.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable
+
+from paceline.access.gate import Gate
+from paceline.access.keys import KeyRing
+from paceline.observe import log
+from paceline.processes.link import Link
+from paceline.terms.limits import FLUSH_S
+from paceline.web.connections import Connections
+from paceline.web.door import Door
+from paceline.web.messages import (
+    Adopt,
+    Drain,
+    KeysChanged,
+    Leaving,
+    Ping,
+    Pong,
+    Ready,
+    Start,
+    ToFront,
+    to_front,
+)
+
+logger = log.get(__name__)
+
+Build = Callable[[Start, int, Callable[[], str]], tuple[Door, Gate]]
+"""Makes the application of a front: from its orders, the board's memory and why it is not ready."""
+
+
+class Front:
+    """Lives from the link's first message to its end, or to the end of a drain."""
+
+    def __init__(self, link_end: socket.socket, build: Build) -> None:
+        self._build = build
+        self._started: asyncio.Future[tuple[Start, list[int]]] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self._stop = asyncio.Event()
+        self._owner_gone = False
+        self._adopting: set[asyncio.Task[None]] = set()
+        self._connections: Connections | None = None
+        self._gate: Gate | None = None
+        self._link: Link[ToFront] = Link(link_end, to_front, self._on_message, self._on_link_end)
+
+    async def run(self) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop.set)
+        orders = asyncio.ensure_future(self._started)
+        stop = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait((orders, stop), return_when=asyncio.FIRST_COMPLETED)
+        if orders.done():
+            start, (listener_fd, board_fd) = orders.result()
+            await self._serve(start, socket.socket(fileno=listener_fd), board_fd)
+
+    async def _serve(self, start: Start, listener: socket.socket, board_fd: int) -> None:
+        door, self._gate = self._build(start, board_fd, self._why_not_ready)
+        os.close(board_fd)
+        self._connections = connections = Connections(door)
+        await connections.listen(listener)
+        self._link.send(Ready())
+        await self._stop.wait()
+        door.begin_drain()
+        connections.close_idle()
+        if self._owner_gone:
+            connections.stop_listening()  # the port is free at once for the next start
+        else:
+            self._link.send(Leaving())
+        await door.finish(max(0.0, start.settings.drain_s - 2 * FLUSH_S))
+        connections.stop_listening()
+        connections.close_idle()
+        await connections.closed(FLUSH_S)
+        self._link.close()
+
+    def _why_not_ready(self) -> str:
+        if self._owner_gone:
+            return "the owner process is gone"
+        return "draining" if self._stop.is_set() else ""
+
+    def _on_message(self, message: ToFront, fds: list[int]) -> None:
+        match message:
+            case Start():
+                self._started.set_result((message, fds))
+            case KeysChanged(keys):
+                assert self._gate is not None
+                self._gate.ring = KeyRing(keys)
+            case Adopt():
+                for fd in fds:
+                    self._adopt(socket.socket(fileno=fd))
+            case Drain():
+                self._stop.set()
+            case Ping():
+                self._link.send(Pong())
+
+    def _adopt(self, accepted: socket.socket) -> None:
+        assert self._connections is not None
+        task = asyncio.ensure_future(self._connections.adopt(accepted))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+
+    def _on_link_end(self) -> None:
+        if not self._stop.is_set():
+            logger.warning("the owner process is gone; finishing what is in hand")
+        self._owner_gone = True
+        self._stop.set()

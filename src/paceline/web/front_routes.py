@@ -1,0 +1,65 @@
+"""What a front answers itself (inference, health, login) and what it relays to the owner."""
+
+from collections.abc import Callable
+
+import msgspec
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Router
+
+from paceline.access.gate import Gate
+from paceline.access.sessions import Sessions
+from paceline.clock import Clock
+from paceline.terms.errors import BadJson, WrongKey
+from paceline.web.body import read_body
+from paceline.web.inference import Inference
+from paceline.web.routing import Endpoint, on, router
+
+
+class Login(msgspec.Struct, forbid_unknown_fields=True):
+    key: str
+
+
+def front_routes(
+    inference: Inference,
+    relay: Endpoint,
+    gate: Gate,
+    sessions: Sessions,
+    why_not_ready: Callable[[], str],
+    clock: Clock,
+) -> Router:
+    async def live(http: HttpRequest) -> Response:
+        return JSONResponse({"live": True})
+
+    async def ready(http: HttpRequest) -> Response:
+        why = why_not_ready()
+        return JSONResponse({"ready": not why, "why": why}, 503 if why else 200)
+
+    async def login(http: HttpRequest) -> Response:
+        try:
+            key = msgspec.json.decode(await read_body(http), type=Login).key
+        except msgspec.DecodeError as error:
+            raise BadJson(f"not a login: {error}", remedy='Send {"key": "pl_..."}.') from error
+        known = gate.ring.check(key)
+        if known is None:
+            raise WrongKey(
+                "the key is unknown or revoked", remedy="Check it for missing characters."
+            )
+        cookie = sessions.set_cookie(
+            sessions.issue(known.id, clock.wall()),
+            secure=http.headers.get("x-forwarded-proto") == "https",
+        )
+        return Response(status_code=204, headers={"set-cookie": cookie})
+
+    return router(
+        on("GET", "/health/live", live),
+        on("GET", "/health/ready", ready),
+        on("POST", "/v2/models/{model}/infer", inference.infer),
+        on("POST", "/predict/{model}", inference.predict),
+        on("POST", "/login", login),
+        on("GET", "/", relay),
+        on("GET", "/metrics", relay),
+        on("GET", "/api/status", relay),
+        on("GET", "/api/events", relay),
+        on("POST", "/api/shutdown", relay),
+    )

@@ -1,0 +1,55 @@
+"""CPU and memory of our processes and of the container around them, as Measurements.
+
+CPU time of processes that have ended is kept by the kernel for their parent, so the sum over a
+role never falls. Called by the owner when somebody asks for metrics or looks at the page.
+"""
+
+import os
+import resource
+
+from paceline.observe.probes import ProcessUsage, container, process
+from paceline.terms.measurement import Measurement
+from paceline.terms.metric import (
+    CONTAINER_CORES,
+    CONTAINER_CPU_SECONDS,
+    CONTAINER_MEMORY,
+    CONTAINER_MEMORY_LIMIT,
+    CPU_SECONDS,
+    OPEN_FILES,
+    RESIDENT_BYTES,
+)
+
+
+def probe(front_pids: list[int]) -> list[Measurement]:
+    living = [usage for pid in front_pids if (usage := _usage(pid)) is not None]
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    own = process(os.getpid())
+    seen = container()
+    measured = [
+        *_of_role("owner", [own], own.cpu_s),
+        *_of_role(
+            "front", living, ended.ru_utime + ended.ru_stime + sum(one.cpu_s for one in living)
+        ),
+        Measurement(CONTAINER_CORES, (), seen.cores),
+        Measurement(CONTAINER_CPU_SECONDS, (), seen.cpu_used_s),
+        Measurement(CONTAINER_MEMORY, (), float(seen.memory_used_bytes)),
+    ]
+    if seen.memory_limit_bytes is not None:
+        limit = float(seen.memory_limit_bytes)
+        measured.append(Measurement(CONTAINER_MEMORY_LIMIT, (), limit))
+    return measured
+
+
+def _of_role(role: str, processes: list[ProcessUsage], cpu_s: float) -> list[Measurement]:
+    return [
+        Measurement(CPU_SECONDS, (role,), cpu_s),
+        Measurement(RESIDENT_BYTES, (role,), float(sum(one.rss_bytes for one in processes))),
+        Measurement(OPEN_FILES, (role,), float(sum(one.open_files for one in processes))),
+    ]
+
+
+def _usage(pid: int) -> ProcessUsage | None:
+    try:
+        return process(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return None  # it has just ended; the kernel's sum has it from now on

@@ -1,0 +1,63 @@
+"""What a machine may lack that some tests need, and how to find out.
+
+A test asks with `@pytest.mark.needs("promtool")`; conftest.py skips it where the probe here gives
+a reason. Not for Python packages: the lock has them all.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+Probe = Callable[[], str | None]
+"""None where the machine has it, else why not."""
+
+
+def on_path(*names: str, remedy: str) -> Probe:
+    def probe() -> str | None:
+        return None if any(map(shutil.which, names)) else f"no {names[0]} on PATH; {remedy}"
+
+    return probe
+
+
+def docker_engine() -> str | None:
+    docker = shutil.which("docker")
+    if docker is None:
+        return "no docker on PATH"
+    answers = subprocess.run([docker, "info"], capture_output=True, timeout=30).returncode == 0
+    return None if answers else "no Docker engine answers"
+
+
+def systemd() -> str | None:
+    return None if Path("/run/systemd/system").is_dir() else "systemd does not run this machine"
+
+
+def root() -> str | None:
+    return None if os.geteuid() == 0 else "not root"
+
+
+def tmpfs() -> str | None:
+    with tempfile.TemporaryDirectory() as place:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place]
+        try:
+            failed = subprocess.run(mount, capture_output=True).returncode
+        except FileNotFoundError:
+            return "no mount command"
+        if failed:
+            return "may not mount a tmpfs"
+        subprocess.run(["umount", place], check=True)
+    return None
+
+
+CAPABILITIES: Mapping[str, Probe] = {
+    "promtool": on_path("promtool", remedy="apt-get install prometheus"),
+    "chromium": on_path("chromium", "chromium-browser", remedy="apt-get install chromium"),
+    "systemd-analyze": on_path("systemd-analyze", remedy="apt-get install systemd"),
+    "docker": on_path("docker", remedy="apt-get install docker.io"),
+    "docker-engine": docker_engine,
+    "systemd": systemd,
+    "root": root,
+    "tmpfs": tmpfs,
+}

@@ -1,0 +1,337 @@
+"""Each rule of `./check` is planted a fault in a copy of the tree, and must find it.
+
+The copy runs the real script; only its environment is borrowed from the one that runs this test.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BORROWED = '#!/bin/sh\nshift\nexec "$BORROWED_PYTHON" "$@"\n'
+
+
+class Plant(NamedTuple):
+    """`text` is written at the end of `path`; `step` must then say `wrong` there, and a remedy."""
+
+    step: str
+    path: str
+    text: str
+    wrong: str
+    remedy: str
+
+
+PURE = "src/paceline/stats/planted.py"
+LOWEST = "src/paceline/terms/planted.py"
+TOP = '"""Planted by a test."""\n\n'
+ERRORS = "src/paceline/terms/errors.py"
+RAISING = f"{TOP}from paceline.terms.errors import BadJson\n\n"
+# Put together here, so that the check of this tree does not find them here.
+MACHINE = "/" + "home/somebody/project"
+REGISTRY = "pypi" + ".org"
+UNFINISHED = "TO" + "DO"
+
+PLANTS = {
+    "upward import": Plant(
+        "imports", LOWEST, f"{TOP}from paceline import clock\n", "paceline.clock", "app.py"
+    ),
+    "upward import inside a function": Plant(
+        "imports",
+        LOWEST,
+        f"{TOP}def late() -> None:\n    import paceline.web.routes\n",
+        "paceline.web",
+        "app.py",
+    ),
+    "import of a neighbour that is not named": Plant(
+        "imports", PURE, f"{TOP}from paceline import clock\n", "paceline.clock", "app.py"
+    ),
+    "package without a floor": Plant(
+        "imports", "src/paceline/planted/__init__.py", TOP, "no floor", "[tool.importlinter]"
+    ),
+    "clock in a decision": Plant(
+        "calls", PURE, f"{TOP}import time\n\nNOW = time.monotonic()\n", "time.monotonic", "Clock"
+    ),
+    "clock under another name": Plant(
+        "calls",
+        PURE,
+        f"{TOP}from time import monotonic as passed\n\nNOW = passed()\n",
+        "time.monotonic",
+        "Clock",
+    ),
+    "clock that is handed on": Plant(
+        "calls", PURE, f"{TOP}import time as t\n\nNOW = t.time\n", "time.time", "Clock"
+    ),
+    "clock of the loop": Plant(
+        "calls",
+        PURE,
+        f"{TOP}import asyncio\n\nNOW = asyncio.get_running_loop().time()\n",
+        "loop.time",
+        "Clock",
+    ),
+    "date of today": Plant(
+        "calls",
+        PURE,
+        f"{TOP}from datetime import datetime\n\nNOW = datetime.now()\n",
+        "datetime.now",
+        "Clock",
+    ),
+    "sleep as a wait": Plant(
+        "calls",
+        PURE,
+        f"{TOP}import asyncio\n\nWAIT = asyncio.sleep(1)\n",
+        "asyncio.sleep",
+        "Wait for an event",
+    ),
+    "dice without a seed": Plant(
+        "calls", PURE, f"{TOP}import random\n\nDICE = random.Random()\n", "random.Random", "seeded"
+    ),
+    "dice of everybody": Plant(
+        "calls", PURE, f"{TOP}from random import choice\n\nDICE = choice\n", "choice", "seeded"
+    ),
+    "secret outside access": Plant(
+        "calls", PURE, f"{TOP}import os\n\nKEY = os.urandom(16)\n", "os.urandom", "access/"
+    ),
+    "error without a remedy": Plant(
+        "errors", PURE, f'{RAISING}raise BadJson("broken")\n', "without a remedy", "remedy="
+    ),
+    "error with an empty remedy": Plant(
+        "errors",
+        PURE,
+        f'{RAISING}ERROR = BadJson("broken", remedy="")\n',
+        "without a remedy",
+        "remedy=",
+    ),
+    "error without a code": Plant(
+        "errors", ERRORS, "\n\nclass Planted(NotFound):\n    pass\n", "has no code", "code ="
+    ),
+    "error without a row": Plant(
+        "errors",
+        ERRORS,
+        '\n\nclass PlantedToo(NotFound):\n    code = "planted"\n',
+        "no row in TABLE",
+        ERRORS,
+    ),
+    "error that says nothing": Plant(
+        "errors", PURE, f'{TOP}raise RuntimeError("no")\n', "RuntimeError", ERRORS
+    ),
+    "error that is swallowed": Plant(
+        "errors",
+        PURE,
+        f"{TOP}try:\n    pass\nexcept Exception:\n    pass\n",
+        "swallows",
+        "Name what is expected",
+    ),
+    "class named manager": Plant(
+        "names", PURE, f"{TOP}class PlanManager:\n    pass\n", "PlanManager", "what it does"
+    ),
+    "module named utils": Plant(
+        "names", "src/paceline/stats/http_utils.py", TOP, "http_utils", "what it does"
+    ),
+    "registry in a lock": Plant(
+        "lock", "locks/run.txt", f"--index-url https://{REGISTRY}\n", "neither pin", "lock.py"
+    ),
+    "machine path": Plant(
+        "tree", "README.md", f"\nSee {MACHINE}.\n", "a path of one machine", "relative"
+    ),
+    "registry in the docs": Plant(
+        "tree", "README.md", f"\nFrom {REGISTRY}.\n", "package registry", "configuration"
+    ),
+    "unfinished work": Plant(
+        "tree", PURE, f"{TOP}# {UNFINISHED} later\n", "unfinished work", "status.md"
+    ),
+    "empty package": Plant(
+        "tree", "src/paceline/planted/__init__.py", TOP, "an empty package", "first code"
+    ),
+    "package that contracts cannot see": Plant(
+        "tree", "src/paceline/planted/late.py", TOP, "without __init__.py", "docstring"
+    ),
+    "generated file": Plant("tree", "docs/planted.whl", "x", "generated", ".gitignore"),
+    "huge file": Plant("tree", "docs/planted.txt", "x" * 1_000_001, "1000001 bytes", "under"),
+    "limit outside the table": Plant(
+        "docs", "src/paceline/terms/limits.py", "\nPLANTED_S = 3.0\n", "PLANTED_S", "LIMITS"
+    ),
+    "metric outside the table": Plant(
+        "docs",
+        "src/paceline/terms/metric.py",
+        '\nPLANTED = Metric("paceline_planted", "gauge", "", "Planted.")\n',
+        "PLANTED",
+        "METRICS",
+    ),
+    "link that leads nowhere": Plant(
+        "docs", "README.md", "\n[planted](docs/planted.md)\n", "docs/planted.md", "Correct"
+    ),
+    "module without a docstring": Plant("docs", PURE, "X = 1\n", "no docstring", "what it is"),
+    "proof that is no test": Plant(
+        "acceptance",
+        "docs/design/acceptance.md",
+        "| planted | `./test tests/test_check.py::test_nothing` | 1 |\n",
+        "no test",
+        "correct its path",
+    ),
+    "proof that is no benchmark": Plant(
+        "acceptance",
+        "docs/design/acceptance.md",
+        "| planted | `./bench planted` | 1 |\n",
+        "no benchmark",
+        "benchmarks/planted.py",
+    ),
+    "proof without a figure": Plant(
+        "acceptance",
+        "docs/design/acceptance.md",
+        "| planted | `./test tests/test_check.py::test_every_planted_fault_is_found` | |\n",
+        "figure is empty",
+        "Run the proof",
+    ),
+    "line too long": Plant("lint", PURE, f"{TOP}# {'x' * 120}\n", "E501", "ruff rule"),
+    "file not formatted": Plant("format", PURE, f"{TOP}X = {{ }}\n", "not formatted", "--write"),
+}
+STEPS = sorted({fault.step for fault in PLANTS.values()})
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tmp_path / name)
+    (tmp_path / "tools/python").write_text(BORROWED)
+    return tmp_path
+
+
+def check(tree: Path, *arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        ["./check", *arguments],
+        cwd=tree,
+        env=os.environ | {"BORROWED_PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def outcomes(said: str) -> list[str]:
+    lines = [line for line in said.splitlines() if line.startswith(("ok ", "FAIL "))]
+    return [" ".join(line.split()[:2]) for line in lines]
+
+
+def plant(tree: Path, path: str, text: str) -> None:
+    (tree / path).parent.mkdir(parents=True, exist_ok=True)
+    with (tree / path).open("a") as file:
+        file.write(text)
+
+
+def assert_found(tree: Path, *faults: Plant) -> None:
+    code, said = check(tree, faults[0].step)
+    assert code == 1, said
+    for fault in faults:
+        lines = [line for line in said.splitlines() if line.startswith(f"{fault.path}:")]
+        found = [line for line in lines if fault.wrong in line and fault.remedy in line]
+        assert found, f"{fault}\n{said}"
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_tree_without_a_fault_passes(copy: Path, step: str) -> None:
+    code, said = check(copy, step)
+    assert code == 0, said
+    assert outcomes(said) == [f"ok {step}"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_planted_fault_is_found(copy: Path, step: str) -> None:
+    """All faults of a step in one tree, each in a file of its own: one run instead of many."""
+    faults = [
+        fault._replace(path=fault.path.replace("planted", f"planted_{number}"))
+        for number, fault in enumerate(PLANTS.values())
+        if fault.step == step
+    ]
+    for fault in faults:
+        plant(copy, fault.path, fault.text)
+    assert_found(copy, *faults)
+
+
+@pytest.mark.slow  # mypy starts without its cache
+def test_an_untyped_function_is_found(copy: Path) -> None:
+    code, said = check(copy, "types")
+    assert code == 0, said
+    plant(copy, PURE, f"{TOP}def double(value):\n    return value + value\n")
+    assert_found(copy, Plant("types", PURE, "", "missing a type annotation", "Annotate it"))
+
+
+def test_a_dependency_missing_from_the_lock_is_found(copy: Path) -> None:
+    project = copy / "pyproject.toml"
+    wanted = 'dependencies = [\n    "planted >=1",'
+    project.write_text(project.read_text().replace("dependencies = [", wanted, 1))
+    fault = Plant("lock", "pyproject.toml", "", "planted is not in locks/run.txt", "tools/lock.py")
+    assert_found(copy, fault)
+
+
+def test_a_pin_outside_its_range_is_found(copy: Path) -> None:
+    project = copy / "pyproject.toml"
+    project.write_text(project.read_text().replace('"msgspec >=', '"msgspec ==0.0.1,>=', 1))
+    assert_found(copy, Plant("lock", "pyproject.toml", "", "outside `", "tools/lock.py"))
+
+
+def test_a_pin_without_a_hash_is_found(copy: Path) -> None:
+    lock = copy / "locks/run.txt"
+    pins = [line for line in lock.read_text().splitlines(True) if "--hash" not in line]
+    lock.write_text("".join(pins))
+    assert_found(copy, Plant("lock", "locks/run.txt", "", "has no sha256 hash", "tools/lock.py"))
+
+
+@pytest.mark.parametrize(
+    ("page", "source", "old", "new"),
+    [
+        ("errors", ERRORS, "nothing lives at this address", "nothing is there"),
+        ("limits", "src/paceline/terms/limits.py", "ROWS = 1024", "ROWS = 2048"),
+        ("metrics", "src/paceline/terms/metric.py", "Open file descriptors.", "Open files."),
+    ],
+)
+def test_a_reference_that_lags_behind_the_code_is_found_and_rewritten(
+    copy: Path, page: str, source: str, old: str, new: str
+) -> None:
+    text = (copy / source).read_text()
+    assert old in text
+    (copy / source).write_text(text.replace(old, new, 1))
+    wrong = "not what the code says"
+    assert_found(copy, Plant("docs", f"docs/reference/{page}.md", "", wrong, "--write docs"))
+    assert check(copy, "--write", "docs")[0] == 0
+
+
+def test_what_only_looks_like_a_fault_passes(copy: Path) -> None:
+    plant(
+        copy,
+        PURE,
+        '"""Says time.monotonic() and raise RuntimeError, and does neither."""\n\n'
+        "import asyncio\nimport random\n\n"
+        "from paceline.terms.errors import BadJson\n\n"
+        "DICE: random.Random = random.Random(7)\n"
+        "NUMBER = DICE.random()\n"
+        "NEXT = asyncio.sleep(0)\n"
+        'ERROR = BadJson("broken", remedy="Send JSON.")\n\n\n'
+        "class Database:\n    pass\n",
+    )
+    _, said = check(copy, "calls", "errors", "names")
+    assert len(outcomes(said)) == 3
+    assert PURE not in said
+
+
+def test_every_step_runs_although_one_fails(copy: Path) -> None:
+    plant(copy, PURE, f"{TOP}class PlanManager:\n    pass\n")
+    code, said = check(copy, "names", "lock", "acceptance")
+    assert code == 1
+    assert outcomes(said) == ["FAIL names", "ok lock", "ok acceptance"]
+
+
+def test_an_unknown_step_lists_the_known_ones(copy: Path) -> None:
+    code, said = check(copy, "typos")
+    assert code == 2
+    assert "does not know typos" in said
+    assert "types" in said

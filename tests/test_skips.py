@@ -1,0 +1,71 @@
+"""A skipped test says why, and CI accepts only the skips that are listed."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+SUITE = """
+import pytest
+
+@pytest.mark.needs("impossible")
+@pytest.mark.parametrize("x", [1, 2])
+def test_dream(x: int) -> None:
+    raise AssertionError("ran without what it needs")
+
+@pytest.mark.slow
+def test_long() -> None: ...
+
+def test_short() -> None: ...
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    shutil.copy(HERE / "conftest.py", tests)
+    shutil.copy(HERE.parent / "pyproject.toml", tmp_path)
+    (tests / "capabilities.py").write_text('CAPABILITIES = {"impossible": lambda: "no luck"}\n')
+    (tests / "test_it.py").write_text(SUITE)
+    (tests / "skips_allowed.txt").write_text("# nothing\n")
+    return tmp_path
+
+
+def run(suite: Path, *arguments: str, ci: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    env = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
+    return subprocess.run(command, cwd=suite, env=env | {"CI": ci}, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_skip_names_its_test_and_reason(suite: Path, workers: str) -> None:
+    done = run(suite, "-n", workers)
+    assert done.returncode == 0, done.stdout
+    reason = "needs impossible: no luck"
+    assert f"SKIPPED tests/test_it.py::test_dream[1]: {reason}" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("1 passed, 2 skipped")
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_ci_fails_on_a_skip_that_is_not_listed(suite: Path, workers: str) -> None:
+    done = run(suite, "-n", workers, ci="true")
+    assert done.returncode == 1
+    assert "not listed in tests/skips_allowed.txt" in done.stdout
+    (suite / "tests" / "skips_allowed.txt").write_text("tests/test_it.py::test_dream  # a dream\n")
+    assert run(suite, "-n", workers, ci="true").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "passed"), [((), 1), (("--slow",), 2), (("--only-slow",), 1)], ids=str
+)
+def test_slow_tests_run_when_asked_for(suite: Path, options: tuple[str, ...], passed: int) -> None:
+    done = run(suite, "-v", "-k", "long or short", *options)
+    assert f"{passed} passed" in done.stdout
+    assert ("test_long PASSED" in done.stdout) == bool(options)
+    assert ("test_short PASSED" in done.stdout) == (options != ("--only-slow",))
