@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from capabilities import CAPABILITIES
 
 HERE = Path(__file__).parent

@@ -72,7 +72,7 @@ def test_a_moment_that_has_passed_gives_the_others_a_turn() -> None:
 @pytest.mark.parametrize("moment", [math.inf, math.nan])
 def test_waiting_for_ever_is_refused(moment: float) -> None:
     async def main(clock: Clock, chance: Chance) -> None:
-        with pytest.raises(ValueError, match=r"asyncio\.Event"):
+        with pytest.raises(AssertionError, match=r"asyncio\.Event"):
             await clock.until(moment)
 
     run_simulated(main)
@@ -187,7 +187,7 @@ def test_a_clock_set_by_hand_needs_no_simulation() -> None:
     clock = SimulatedClock()
     clock.advance(2.5)
     assert (clock.now(), clock.wall()) == (2.5, WALL_AT_START_S + 2.5)
-    with pytest.raises(ValueError, match="-1"):
+    with pytest.raises(AssertionError, match="-1"):
         clock.advance(-1)
 
 

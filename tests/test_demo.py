@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from paceline.cli import demo
-from paceline.serve import digits
+from paceline.serve import digits, predict, v2
 from paceline.serve.digits.train import train
 from paceline.serve.onnx_model import OnnxModel
 from paceline.terms.errors import MissingExtra, Misuse
@@ -78,3 +79,22 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(Misuse, match="--out"):
         demo.train(out=tmp_path / "taken")
+
+
+def test_the_examples_of_the_reference_are_answered_as_it_shows() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "reference" / "http.md").read_text()
+    shown = re.findall(r"-d '\n(.*?)'\n```\n```json\n(.*?)\n```", text, re.DOTALL)
+    (row, row_answer), (infer, infer_answer) = shown
+    model = OnnxModel.load(digits.MODEL_PATH, digits.NAME)
+
+    plain = predict.decode(row.encode(), model.spec)
+    answered = json.loads(predict.encode(model.spec, plain, model.run(plain.inputs)))
+    expected = json.loads(row_answer)
+    probabilities = expected["outputs"].pop("probabilities")  # the last bits depend on the CPU
+    assert answered["outputs"].pop("probabilities") == pytest.approx(probabilities, rel=1e-3)
+    assert answered == expected
+
+    asked = v2.decode(infer.encode(), model.spec)
+    assert json.loads(v2.encode(model.spec, asked, model.run(asked.inputs))) == json.loads(
+        infer_answer
+    )

@@ -19,14 +19,14 @@ class Progress:
         self.filled, self.empty = "━╌" if "utf" in (sys.stderr.encoding or "").lower() else "#-"
         self.title = ""
         self.done = 0
-        self.total = 1
+        self.total = 0  # nothing to count
         self.item = ""
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.started_s
 
-    def stage(self, title: str, total: int = 1) -> None:
+    def stage(self, title: str, total: int = 0) -> None:
         self.title, self.done, self.total, self.item = title, 0, total, ""
         if self.live:
             self.draw()
@@ -41,9 +41,9 @@ class Progress:
     def draw(self) -> None:
         if not self.live:
             return
-        full = BAR_CELLS * self.done // self.total
+        full = BAR_CELLS * self.done // max(self.total, 1)
         bar = self.filled * full + self.empty * (BAR_CELLS - full)
-        counted = [bar, f"{self.done}/{self.total}", self.item] if self.total > 1 else []
+        counted = [bar, f"{self.done}/{self.total}", self.item] if self.total else []
         line = "  ".join(part for part in [self.title, *counted, f"{self.seconds:.0f} s"] if part)
         width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
         sys.stderr.write("\r\x1b[2K" + line[: width - 1])

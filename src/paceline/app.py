@@ -3,7 +3,6 @@
 Called by the command line (`run_owner`) and by `python -m paceline _front` (`run_front`).
 """
 
-import asyncio
 import errno
 import os
 import resource
@@ -15,8 +14,8 @@ import uvloop
 
 from paceline.access.gate import Gate, is_loopback
 from paceline.access.keys import KeyFile, KeyRing
-from paceline.access.sessions import Sessions
-from paceline.clock import RealClock
+from paceline.access.sessions import Sessions, new_secret
+from paceline.clock import Chance, RealClock
 from paceline.config import Settings
 from paceline.observe import log
 from paceline.observe.board import Board
@@ -68,6 +67,7 @@ def run_owner(settings: Settings, on_ready: Callable[[str], None]) -> None:
                 MODELS,
                 probe,
                 clock,
+                new_secret(),
                 lambda: on_ready(address),
             )
             await owner.run()
@@ -117,7 +117,7 @@ def run_front() -> None:
             lambda: why_not_ready() or door.why_not_ready(),
             clock,
         )
-        door = Door(routes, gate, board, clock)
+        door = Door(routes, gate, board, clock, Chance())
         return door, gate
 
     async def serve() -> None:
@@ -183,7 +183,7 @@ def _port_taken(port: int) -> PortTaken:
     return PortTaken(
         f"port {port} is taken by {holder}" if holder else f"port {port} is taken",
         value=port,
-        remedy=f"Stop that program, or choose another port: --port {port + 1 if port < 65535 else 0}.",
+        remedy="Stop that program, or choose another port with --port; 0 takes a free one.",
     )
 
 
@@ -194,7 +194,7 @@ def _address(host: str, listener: socket.socket) -> str:
 
 
 def _raise_file_limit() -> None:
-    """Every connection is an open file; the soft limit is often far below what the system grants."""
+    """Every connection is an open file; the soft limit is often far below the hard one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -47,5 +47,5 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def default_fronts(cores: float) -> int:
-    """One core is left for everything else; measured on two cores, a second front only adds memory."""
+    """One core is left for everything else, the callers of this machine included."""
     return max(1, min(FRONTS, int(cores) - 1))

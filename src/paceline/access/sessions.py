@@ -8,8 +8,14 @@ Called by `gate.py` (check) and by `web/` (issue, header lines).
 
 import hashlib
 import hmac
+import secrets
 
 from paceline.terms.limits import SESSION_S
+
+
+def new_secret() -> bytes:
+    """For one run of the server."""
+    return secrets.token_bytes(32)
 
 
 class Sessions:
@@ -18,8 +24,7 @@ class Sessions:
     """
 
     def __init__(self, secret: bytes, port: int) -> None:
-        if len(secret) < 16:
-            raise ValueError("a session secret needs 16 random bytes or more")
+        assert len(secret) >= 16, "a session secret needs 16 random bytes or more"
         self.cookie = f"paceline_{port}"
         self._secret = secret
 

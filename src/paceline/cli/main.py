@@ -1,4 +1,4 @@
-"""The command line: one module per command, imported when it is called; errors become exit codes."""
+"""The command line: one module per command; errors become messages and exit codes."""
 
 import sys
 from collections.abc import Sequence

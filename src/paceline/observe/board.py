@@ -12,6 +12,7 @@ so that readers never see half an entry), then the cells of the series.
 import mmap
 import os
 from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 import msgspec
 
@@ -20,6 +21,8 @@ from paceline.stats.sketch import Sketch
 from paceline.terms.limits import SERIES_PER_PROCESS
 from paceline.terms.measurement import Distribution, Measurement
 from paceline.terms.metric import METRICS, SERIES_DROPPED, Metric
+
+Cells: TypeAlias = "memoryview[float]"
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 
@@ -47,7 +50,7 @@ class Counter:
 
     __slots__ = ("_cells", "_index")
 
-    def __init__(self, cells: memoryview, index: int) -> None:
+    def __init__(self, cells: Cells, index: int) -> None:
         self._cells = cells
         self._index = index
 
@@ -70,7 +73,7 @@ class Board:
     def __init__(self, fd: int | None = None) -> None:
         """On the memory behind `fd` (see `make`), or on memory of its own."""
         self._bytes = memoryview(mmap.mmap(-1 if fd is None else fd, _BYTES))
-        self._cells = self._bytes.cast("d")
+        self._cells: Cells = self._bytes.cast("d")
         self._known: dict[tuple[str, tuple[str, ...]], int] = {}
         for entry in self._directory():
             self._known[entry.name, entry.labels] = entry.cell
@@ -102,7 +105,7 @@ class Board:
             return Sketch([0.0] * SKETCH_CELLS)
         return Sketch(self._cells[first : first + SKETCH_CELLS])
 
-    def series(self) -> Iterator[tuple[Metric, tuple[str, ...], memoryview]]:
+    def series(self) -> Iterator[tuple[Metric, tuple[str, ...], Cells]]:
         for entry in self._directory():
             metric = _BY_NAME[entry.name]
             size = SKETCH_CELLS if metric.kind == "sketch" else 1
@@ -157,7 +160,7 @@ def read(boards: Iterable[Board]) -> list[Measurement]:
     measured = [Measurement(metric, labels, v) for (metric, labels), v in numbers.items()]
     for (metric, labels), sketch in sketches.items():
         if sketch.count:
-            quantiles = tuple((q, sketch.quantile(q)) for q in QUANTILES)
+            quantiles = tuple((q, at) for q in QUANTILES if (at := sketch.quantile(q)) is not None)
             value = Distribution(sketch.count, sketch.sum, quantiles)
             measured.append(Measurement(metric, labels, value))
     return measured

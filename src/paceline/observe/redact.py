@@ -18,8 +18,8 @@ MAX_SECRET_CHARS = 4096
 MAX_DEPTH = 4
 
 # What may stand between a name and its value in headers, assignments, JSON, and JSON inside JSON.
-_IS = r"""(?:\\?["'])?\s{0,4}[:=]\s{0,4}(?:b(?=["']))?"""
-_QUOTED = r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\\"[^"]*"|\\'[^']*'"""
+_IS = r"""(?:\\{0,8}["'])?\s{0,4}[:=]\s{0,4}(?:b(?=["']))?"""
+_QUOTED = r""""(?:[^"\\]|\\+[^\\])*"|'(?:[^'\\]|\\+[^\\])*'|\\{1,8}"[^"]*"|\\{1,8}'[^']*'"""
 _SECRET_WORD = (
     r"(?:(?:api|access|secret|private|session|client|signing)[_-]?key"
     r"|password|passwd|secret|token|[?&]key)"

@@ -1,4 +1,4 @@
-"""A link between two processes: whole messages over a socket pair, which can carry open files along.
+"""A link between two processes: whole messages over a socket pair, open files along with them.
 
 Sequenced packets keep message boundaries, so there is no framing; the end of the other process is
 the end of the link. Not for bulk: a message is bounded, and a peer that does not read is cut off.
@@ -29,7 +29,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 class Link(Generic[Incoming]):
-    """One end. `on_message` gets each message with the descriptors that came along, and owns them."""
+    """One end. `on_message` gets each message with the descriptors it brought, and owns them."""
 
     def __init__(
         self,

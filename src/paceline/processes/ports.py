@@ -1,4 +1,4 @@
-"""Who listens on a port of this machine, as far as this user may know. For an error message only."""
+"""Who listens on a port, as far as this user may know. For an error message only."""
 
 import os
 from pathlib import Path

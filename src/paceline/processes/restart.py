@@ -1,4 +1,4 @@
-"""When to start a process again after it died. Pure: told how long it lived, answers how long to wait."""
+"""When to start a process again: told how long it lived, answers how long to wait. Pure."""
 
 from paceline.terms.limits import RESTART_FIRST_S, RESTART_MOST_S, RESTART_STEADY_S
 

@@ -49,14 +49,14 @@ class StateDir:
             raise StateInUse(
                 f"the state directory is in use by {holder}",
                 value=str(path),
-                remedy="Stop that instance, or give this one a directory of its own with --state DIR.",
+                remedy="Stop that instance, or give this one its own directory with --state DIR.",
             ) from None
         held = cls(path, directory_fd, lock_fd)
         held.note(Holder(os.getpid(), ""))
         return held
 
     def note(self, holder: Holder) -> None:
-        """Tells a later second instance who this is; a full disk is found here, before anything runs."""
+        """Tells a second instance who this is; a full disk is found here, before anything runs."""
         try:
             os.ftruncate(self._lock_fd, 0)
             os.pwrite(self._lock_fd, msgspec.json.encode(holder), 0)

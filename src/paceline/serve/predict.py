@@ -92,7 +92,7 @@ def _array(raw: msgspec.Raw, tensor: TensorSpec, form: str) -> tuple[NDArray[Any
     shape = shape_of(values, depth)
     if one_row:
         values, shape = [values], (1, *shape)
-    check_shape(shape, tensor)
+    check_shape(shape, tensor, remedy=form)
     return array_of(values, tensor, shape, rank), one_row
 
 

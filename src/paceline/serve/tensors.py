@@ -90,7 +90,7 @@ def values_of(raw: JsonBytes, tensor: TensorSpec, depth: int) -> Any:
     try:
         return _decoder(tensor.datatype, depth).decode(raw)
     except msgspec.ValidationError as error:
-        said = str(error).replace("`$", "`data")
+        said = str(error).replace("`$", f"`{tensor.name}")
         raise BadInput(
             f"input `{tensor.name}`: {said[0].lower()}{said[1:]}", remedy=_send(tensor)
         ) from None
@@ -132,7 +132,7 @@ def array_of(values: Any, tensor: TensorSpec, shape: Sequence[int], depth: int) 
                 remedy="Make shape and data agree.",
             )
     elif depth > 1:
-        _check_even(values, tensor, shape, where="data")
+        _check_even(values, tensor, shape, where=tensor.name)
     dtype = DTYPES[tensor.datatype]
     try:
         with np.errstate(over="ignore"):  # what overflows becomes infinite, and is found below
@@ -163,7 +163,7 @@ def _check_even(values: Any, tensor: TensorSpec, shape: Sequence[int], where: st
             _check_even(inner, tensor, shape[1:], f"{where}[{index}]")
 
 
-def check_shape(shape: Sequence[int], tensor: TensorSpec) -> None:
+def check_shape(shape: Sequence[int], tensor: TensorSpec, *, remedy: str) -> None:
     """One tensor's shape against what the model takes; neither empty nor of too many rows."""
     fits = len(shape) == len(tensor.shape) and all(
         want in (-1, size) for size, want in zip(shape, tensor.shape, strict=True)
@@ -171,7 +171,7 @@ def check_shape(shape: Sequence[int], tensor: TensorSpec) -> None:
     if not fits:
         raise BadInput(
             f"input `{tensor.name}`: expected shape {list(tensor.shape)}, got {_shown(shape)}",
-            remedy=_send(tensor),
+            remedy=remedy,
         )
     if 0 in shape:
         raise BadInput(

@@ -142,10 +142,11 @@ def _array(given: _Input, tensor: TensorSpec) -> NDArray[Any]:
         raise BadInput(
             f"input `{tensor.name}`: expected datatype {tensor.datatype}",
             value=given.datatype,
-            remedy=f"Declare it as {tensor.datatype}"
-            + (", whole numbers too." if tensor.datatype.startswith("FP") else "."),
+            remedy=f"Set its datatype to {tensor.datatype}"
+            + ("; whole numbers are fine." if tensor.datatype.startswith("FP") else "."),
         )
-    check_shape(given.shape, tensor)
+    takes = f"The model takes {tensor}; -1 is any length, first the number of rows."
+    check_shape(given.shape, tensor, remedy=takes)
     if not bytes(given.data):
         raise BadInput(f"input `{tensor.name}` has no `data`", remedy=FORM)
     # V2 data is flat, or nested as its shape says. One value may stand for a shape of [].

@@ -61,10 +61,9 @@ class Sketch:
     def __init__(self, cells: Cells | None = None) -> None:
         if cells is None:
             cells = array("d", bytes(8 * CELLS))
-        if len(cells) != CELLS:
-            raise ValueError(f"a sketch has {CELLS} cells, not {len(cells)}")
-        if isinstance(cells, memoryview) and cells.format != "d":
-            raise ValueError(f"cells hold floats: memoryview.cast('d'), not {cells.format!r}")
+        assert len(cells) == CELLS, f"a sketch has {CELLS} cells, not {len(cells)}"
+        if isinstance(cells, memoryview):
+            assert cells.format == "d", f"cast the memory to 'd', not {cells.format!r}"
         self._cells = cells
 
     def record(self, value: float, times: int = 1) -> None:
@@ -93,11 +92,10 @@ class Sketch:
         """Outside the range, no value at all, or no times: counted apart, never lost or mixed in.
 
         Telemetry must not fail the request it watches, so a bad value is counted as refused; a
-        negative number of times is a bug in the caller and raises.
+        negative number of times is a bug in the caller.
         """
-        if times < 0:
-            raise ValueError(f"a value cannot be recorded {times} times; counts never fall")
-        if times == 0:
+        assert times >= 0, f"a value cannot be recorded {times} times: counts never fall"
+        if times <= 0:
             return
         cells = self._cells
         if not 0 <= value < math.inf:  # negative, infinite, or NaN (which compares false)
@@ -140,8 +138,7 @@ class Sketch:
         Within `RELATIVE_ERROR` inside the range, exact at both ends. Below the range it is the
         smallest value seen, too little by `RANGE_LOW` at most; above it the largest one seen.
         """
-        if not 0 <= q <= 1:
-            raise ValueError(f"a quantile lies between 0 and 1, not at {q}")
+        assert 0 <= q <= 1, f"a quantile lies between 0 and 1, not at {q}"
         cells = _copied(self._cells)
         # Counted from the buckets, not the header: they cannot disagree with themselves.
         reached = list(accumulate(cells[UNDER:]))
@@ -184,8 +181,8 @@ class Sketch:
 
 
 def _copied(cells: Cells) -> "array[float]":
-    """All cells in one go: a block of memory where there is one, so that a writer in another
-    process gets little time to move on between the first cell and the last."""
-    if isinstance(cells, array | memoryview):
-        return array("d", cells.tobytes())
-    return array("d", cells)
+    """All cells in one go, while a writer in another process may move on. Min and max are read
+    again afterwards, because they are written before the buckets: so they bound what was copied."""
+    copy = array("d", cells.tobytes() if isinstance(cells, array | memoryview) else cells)
+    copy[MIN], copy[MAX] = cells[MIN], cells[MAX]
+    return copy

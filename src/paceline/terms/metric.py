@@ -12,7 +12,7 @@ Kind = Literal["counter", "gauge", "sketch"]
 
 
 class Metric(msgspec.Struct, frozen=True):
-    """`sketch` is exposed as a Prometheus summary: quantiles with 1 % relative error, sum, count."""
+    """A `sketch` is exposed as a Prometheus summary: quantiles within 1 %, sum, count."""
 
     name: str
     kind: Kind

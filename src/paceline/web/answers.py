@@ -1,4 +1,4 @@
-"""Errors as HTTP answers: the one place where a PacelineError becomes a status, headers and JSON."""
+"""Errors as HTTP answers: where a PacelineError becomes a status, headers and JSON."""
 
 import msgspec
 from starlette.types import Send
@@ -38,9 +38,9 @@ def error_headers(error: PacelineError, body: bytes) -> Headers:
     return headers
 
 
-async def send_error(send: Send, error: PacelineError, request_id: str) -> None:
+async def send_error(send: Send, error: PacelineError, request_id: str = "") -> None:
     body = error_body(error, request_id)
-    headers = [*error_headers(error, body), (b"x-request-id", request_id.encode())]
+    headers = error_headers(error, body)
     await send({"type": "http.response.start", "status": error.http, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

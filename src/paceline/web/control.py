@@ -124,6 +124,6 @@ def _with_errors(app: Router) -> ASGIApp:
         try:
             await app(scope, receive, send)
         except PacelineError as error:
-            await send_error(send, error, "")
+            await send_error(send, error)
 
     return answered

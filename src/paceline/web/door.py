@@ -7,12 +7,11 @@ request is answered once.
 """
 
 import asyncio
-import secrets
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paceline.access.gate import Gate
-from paceline.clock import Clock
+from paceline.clock import Chance, Clock
 from paceline.observe import log
 from paceline.observe.board import Board, Counter
 from paceline.terms.errors import Overloaded, PacelineError
@@ -49,11 +48,14 @@ class InHand:
 
 
 class Door:
-    def __init__(self, app: ASGIApp, gate: Gate, board: Board, clock: Clock) -> None:
+    def __init__(
+        self, app: ASGIApp, gate: Gate, board: Board, clock: Clock, chance: Chance
+    ) -> None:
         self.draining = False
         self._app = app
         self._gate = gate
         self._clock = clock
+        self._chance = chance
         self._board = board
         self._in_hand: set[InHand] = set()
         self._in_flight = board.gauge(IN_FLIGHT_METRIC)
@@ -67,7 +69,7 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
         path: str = scope["path"]
-        in_hand = InHand(_request_id(scope), path == ENDLESS)
+        in_hand = InHand(self._request_id(scope), path == ENDLESS)
         scope["state"]["request_id"] = in_hand.id
         self._enter(in_hand)
         try:
@@ -115,9 +117,7 @@ class Door:
             await self._refuse(send, draining(), in_hand)
         except PacelineError as error:
             await self._refuse(send, error, in_hand)
-        except (
-            Exception
-        ):  # the last resort: a bug of ours is answered and logged with its traceback
+        except Exception:  # the last resort: a bug of ours is answered, and logged whole
             logger.exception("a request failed inside Paceline")
             await self._refuse(send, _bug(in_hand.id), in_hand)
 
@@ -125,10 +125,17 @@ class Door:
         self._count(REFUSED.name, error.code)
         if in_hand.streaming:
             await send({"type": "http.response.body", "body": error_event(error)})
-        elif in_hand.status:
-            raise ConnectionAbortedError("an answer of known length was cut short") from error
-        else:
+        elif not in_hand.status:
             await send_error(send, error, in_hand.id)
+        # else an answer of known length is cut short: its connection closes, and the caller sees
+
+    def _request_id(self, scope: Scope) -> str:
+        """The caller's own if it is harmless in a log and a header, else a new one."""
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        if 0 < len(given) <= REQUEST_ID_CHARS and given.isascii() and given.isprintable():
+            return given
+        return f"{self._chance.integer(0, 2**64 - 1):016x}"
 
     def _cut(self, endless_only: bool) -> None:
         for each in list(self._in_hand):
@@ -159,8 +166,10 @@ def _watched(send: Send, in_hand: InHand) -> Send:
     async def watched(message: Message) -> None:
         if message["type"] == "http.response.start":
             in_hand.status = message["status"]
-            headers = dict(message["headers"])
-            in_hand.streaming = headers.get(b"content-type", b"").startswith(b"text/event-stream")
+            headers = list(message.get("headers", ()))
+            content_type = dict(headers).get(b"content-type", b"")
+            in_hand.streaming = content_type.startswith(b"text/event-stream")
+            message = {**message, "headers": [*headers, (b"x-request-id", in_hand.id.encode())]}
         await send(message)
 
     return watched
@@ -171,15 +180,6 @@ def _bug(request_id: str) -> PacelineError:
         "an unexpected error inside Paceline",
         remedy=f"The server's log has the details under request {request_id}.",
     )
-
-
-def _request_id(scope: Scope) -> str:
-    """The caller's own if it is harmless in a log and a header, else a new one."""
-    headers: dict[bytes, bytes] = dict(scope["headers"])
-    given = headers.get(b"x-request-id", b"").decode("latin-1")
-    if 0 < len(given) <= REQUEST_ID_CHARS and given.isascii() and given.isprintable():
-        return given
-    return secrets.token_hex(8)
 
 
 def _area(path: str) -> str:

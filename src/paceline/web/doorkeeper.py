@@ -97,7 +97,7 @@ class Doorkeeper:
         return connection
 
     def _look(self, connection: socket.socket) -> None:
-        """Once per connection, at its first bytes: a probe is answered, the others go on waiting."""
+        """Once per connection, at its first bytes: a probe is answered, others go on waiting."""
         self._loop.remove_reader(connection.fileno())
         try:
             first = connection.recv(FIRST_BYTES, socket.MSG_PEEK)
@@ -119,7 +119,7 @@ class Doorkeeper:
 
 
 def _reply(connection: socket.socket, answer: bytes) -> None:
-    """Answers and closes. What was sent is read first: closing over it would reset the connection."""
+    """Answers and closes. What was sent is read first: closing over it would be a reset."""
     try:
         while len(connection.recv(BODY_BYTES)) == BODY_BYTES:
             pass

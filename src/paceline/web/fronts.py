@@ -22,7 +22,6 @@ from paceline.web.messages import (
     Pong,
     Ready,
     Start,
-    ToFront,
     ToOwner,
     to_owner,
 )

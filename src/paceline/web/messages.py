@@ -1,4 +1,4 @@
-"""What owner and fronts tell each other over their link. Nothing else passes between them but HTTP."""
+"""What owner and fronts tell each other over their link. All else between them is HTTP."""
 
 import msgspec
 

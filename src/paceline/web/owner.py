@@ -1,10 +1,9 @@
-"""The owner process: holds the port, the state directory and the fronts; answers the page and calls.
+"""The owner process: holds port, state directory and fronts; answers the page and the calls.
 
 It never loads a model and never answers an inference. Its parts come from `app.py`.
 """
 
 import asyncio
-import secrets
 import signal
 import socket
 from collections.abc import Callable
@@ -40,7 +39,7 @@ Probe = Callable[[list[int]], list[Measurement]]
 
 
 class Owner:
-    """`run` serves until it is told to stop; `on_ready` is called once, at the first ready front."""
+    """`run` serves until told to stop; `on_ready` is called once, at the first ready front."""
 
     def __init__(
         self,
@@ -52,6 +51,7 @@ class Owner:
         models: tuple[str, ...],
         probe: Probe,
         clock: Clock,
+        session_secret: bytes,
         on_ready: Callable[[], None],
     ) -> None:
         self._settings = settings
@@ -65,7 +65,7 @@ class Owner:
         self._probe = probe
         self._clock = clock
         self._on_ready: Callable[[], None] | None = on_ready
-        self._session_secret = secrets.token_bytes(32)
+        self._session_secret = session_secret
         self._started_wall = clock.wall()
         self._stopping = asyncio.Event()
         board = Board()

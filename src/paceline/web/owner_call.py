@@ -26,7 +26,7 @@ def call_owner(state: Path, method: str, path: str) -> bytes | None:
             raise Unavailable(
                 f"the server does not answer on its socket: {error}",
                 value=str(state),
-                remedy="If it hangs, stop it; the change is in the file and holds from its next start.",
+                remedy="If it hangs, stop it; the change holds from its next start.",
             ) from error
         finally:
             connection.close()

@@ -21,9 +21,10 @@ from paceline.terms.metric import (
 
 
 def probe(front_pids: list[int]) -> list[Measurement]:
-    living = [usage for pid in front_pids if (usage := _usage(pid)) is not None]
+    living = [usage for pid in front_pids if (usage := process(pid)) is not None]
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     own = process(os.getpid())
+    assert own is not None, "this process is alive"
     seen = container()
     measured = [
         *_of_role("owner", [own], own.cpu_s),
@@ -44,12 +45,5 @@ def _of_role(role: str, processes: list[ProcessUsage], cpu_s: float) -> list[Mea
     return [
         Measurement(CPU_SECONDS, (role,), cpu_s),
         Measurement(RESIDENT_BYTES, (role,), float(sum(one.rss_bytes for one in processes))),
-        Measurement(OPEN_FILES, (role,), float(sum(one.open_files for one in processes))),
+        Measurement(OPEN_FILES, (role,), float(sum(one.open_files or 0 for one in processes))),
     ]
-
-
-def _usage(pid: int) -> ProcessUsage | None:
-    try:
-        return process(pid)
-    except (FileNotFoundError, ProcessLookupError):
-        return None  # it has just ended; the kernel's sum has it from now on

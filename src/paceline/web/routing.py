@@ -36,5 +36,5 @@ async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
     raise NotFound(
         "nothing lives at this address",
         value=scope["path"],
-        remedy="Inference is POST /predict/MODEL or POST /v2/models/MODEL/infer; the page is GET /.",
+        remedy="Inference is POST /predict/MODEL or /v2/models/MODEL/infer; the page is GET /.",
     )

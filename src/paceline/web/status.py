@@ -24,7 +24,7 @@ from paceline.terms.metric import (
 
 
 class ModelStatus(msgspec.Struct):
-    """Latencies are over the server's whole life, in milliseconds; None before the first request."""
+    """Latencies are of the server's whole life; None before the first request."""
 
     name: str
     requests: float = 0.0
