@@ -51,6 +51,15 @@ def tmpfs() -> str | None:
     return None
 
 
+def own_network() -> str | None:
+    command = ["unshare", "--map-root-user", "--net", "ip", "link", "set", "lo", "up"]
+    try:
+        failed = subprocess.run(command, capture_output=True).returncode
+    except FileNotFoundError:
+        return "no unshare command; apt-get install util-linux iproute2"
+    return "may not make a network namespace, or has no ip command" if failed else None
+
+
 CAPABILITIES: Mapping[str, Probe] = {
     "promtool": on_path("promtool", remedy="apt-get install prometheus"),
     "chromium": on_path("chromium", "chromium-browser", remedy="apt-get install chromium"),
@@ -60,4 +69,5 @@ CAPABILITIES: Mapping[str, Probe] = {
     "systemd": systemd,
     "root": root,
     "tmpfs": tmpfs,
+    "own-network": own_network,
 }

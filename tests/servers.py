@@ -1,4 +1,4 @@
-"""A real server for tests: started as a user starts it, spoken to over HTTP, stopped by a signal."""
+"""A real server for tests: started as a user starts it, asked over HTTP, stopped by a signal."""
 
 import http.client
 import json
@@ -29,15 +29,21 @@ class Server:
     """`with Server(state) as server:` runs `paceline up` on a free port and insists on exit 0."""
 
     def __init__(
-        self, state: Path, *options: str, environ: Mapping[str, str] | None = None
+        self,
+        state: Path,
+        *options: str,
+        port: int = 0,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.state = state
+        self.expected_status = 0
+        self._port = port
         self.log = state.parent / f"{state.name}.log"
         self._options = options
         self._environ = {**os.environ, **(environ or {})}
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "paceline", "up", "--port", "0", "--json"]
+        command = [sys.executable, "-m", "paceline", "up", "--port", str(self._port), "--json"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, "--state", str(self.state), *self._options],
@@ -62,7 +68,7 @@ class Server:
     ) -> None:
         status = self.stop()
         if error is None:
-            assert status == 0, f"exit status {status}:\n{self.log.read_text()}"
+            assert status == self.expected_status, f"exit status {status}:\n{self.log.read_text()}"
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Sends the signal unless it has ended, and returns the exit status."""
@@ -93,6 +99,7 @@ class Server:
         headers: Mapping[str, str] | None = None,
         *,
         raw: bytes | None = None,
+        timeout_s: float = 10.0,
     ) -> Answer:
         """One request on a connection of its own; `body` goes as JSON, `raw` as it is."""
         sent = dict(headers or {})
@@ -100,7 +107,7 @@ class Server:
         if body is not None:
             data = json.dumps(body).encode()
             sent.setdefault("content-type", "application/json")
-        connection = self.connect()
+        connection = self.connect(timeout_s)
         try:
             connection.request(method, path, data, sent)
             response = connection.getresponse()

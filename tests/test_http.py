@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Answer, Server
 
 from paceline.serve import digits
 from paceline.terms.limits import BODY_BYTES
+from servers import Answer, Server
 
 ROW = list(digits.SAMPLE_ROW)
 V2_BODY = {"inputs": [{"name": "x", "shape": [1, 64], "datatype": "FP32", "data": ROW}]}

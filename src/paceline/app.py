@@ -19,6 +19,7 @@ from paceline.clock import Chance, RealClock
 from paceline.config import Settings
 from paceline.observe import log
 from paceline.observe.board import Board
+from paceline.processes import notify
 from paceline.processes.child import LINK_FD
 from paceline.processes.state_dir import Holder, StateDir
 from paceline.serve import digits
@@ -54,8 +55,16 @@ def run_owner(settings: Settings, on_ready: Callable[[str], None]) -> None:
         keys = key_file(settings)
         _require_key(settings, keys)
         listener = _listen(settings.host, settings.port)
+        if settings.insecure and not is_loopback(settings.host):
+            log.get(__name__).warning(
+                "open to everybody who reaches this address, without a key", host=settings.host
+            )
         address = _address(settings.host, listener)
         held.note(Holder(os.getpid(), address))
+
+        def ready() -> None:
+            on_ready(address)
+            notify.ready()
 
         async def serve() -> None:
             owner = Owner(
@@ -68,7 +77,7 @@ def run_owner(settings: Settings, on_ready: Callable[[str], None]) -> None:
                 probe,
                 clock,
                 new_secret(),
-                lambda: on_ready(address),
+                ready,
             )
             await owner.run()
 

@@ -46,9 +46,10 @@ def check(root: Path) -> list[Finding]:
     source = (root / PROJECT).read_text().splitlines()
     found += _missing(run, RUN, run_pins, source)
     found += _missing(dev, DEV, dev_pins, source)
-    known = {pin._replace(line=0) for pin in dev_pins}
+    # Markers may differ: what only old Pythons need to run, a development tool may need on all.
+    known = {pin._replace(line=0, marker="") for pin in dev_pins}
     for pin in run_pins:
-        if pin._replace(line=0) not in known:
+        if pin._replace(line=0, marker="") not in known:
             wrong = f"{pin.name} is not pinned the same way in {DEV}"
             found.append(Finding(RUN, pin.line, wrong, RELOCK))
     return found

@@ -147,19 +147,22 @@ class KeyFile:
         return gone
 
     def _parse(self, content: bytes) -> tuple[Key, ...]:
+        if len(content) > KEY_FILE_BYTES:
+            raise self._damaged(f"it is longer than {KEY_FILE_BYTES} bytes")
         try:
-            if len(content) > KEY_FILE_BYTES:
-                raise ValueError(f"longer than {KEY_FILE_BYTES} bytes")
             keys = msgspec.json.decode(content, type=_Document).keys
-            if len({key.id for key in keys} | {key.name for key in keys}) < 2 * len(keys):
-                raise ValueError("two keys share an id or a name")
-        except ValueError as error:  # msgspec's errors are ValueErrors, bad UTF-8 is one too
-            raise KeysDamaged(
-                f"the key file {self.path} cannot be read as one: {error}",
-                remedy=f"Restore it, or move it away (`mv {self.path} {self.path}.damaged`) "
-                "and create new keys with `paceline key create`.",
-            ) from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._damaged(str(error)) from error
+        if len({key.id for key in keys} | {key.name for key in keys}) < 2 * len(keys):
+            raise self._damaged("two keys share an id or a name")
         return keys
+
+    def _damaged(self, why: str) -> KeysDamaged:
+        return KeysDamaged(
+            f"the key file {self.path} cannot be read as one: {why}",
+            remedy=f"Restore it, or move it away (`mv {self.path} {self.path}.damaged`) "
+            "and create new keys with `paceline key create`.",
+        )
 
     def _replace(self, keys: tuple[Key, ...]) -> None:
         """Write beside the file, then rename: a crash at any instant leaves the old or the new."""

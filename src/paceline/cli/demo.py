@@ -10,16 +10,15 @@ from typing import Annotated
 import msgspec
 import typer
 
+from paceline.cli.showing import help_without_command
 from paceline.serve import digits
 
 app = typer.Typer(
-    help="The example model that is served without a configuration.", no_args_is_help=True
+    help="Make the shipped example again.",
+    rich_markup_mode=None,
+    invoke_without_command=True,
+    callback=help_without_command,
 )
-
-
-@app.callback()
-def demo() -> None:
-    """Keeps `train` a command of its own: a Typer with one command would swallow its name."""
 
 
 @app.command()

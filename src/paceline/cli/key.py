@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import typer
 
+from paceline.cli.showing import help_without_command
 from paceline.config import DEFAULT_STATE, Settings
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Make, list and revoke the keys that callers need.",
     rich_markup_mode=None,
-    no_args_is_help=True,
+    invoke_without_command=True,
+    callback=help_without_command,
 )
 
 State = Annotated[str, typer.Option(help="The server's state directory.")]

@@ -4,9 +4,14 @@ Not isolated: a crash inside the runtime takes the process with it. Called by wh
 at start; `run` blocks its thread for as long as the model computes.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
+
+# Read while onnxruntime is imported, and the only switch that keeps it from phoning home and from
+# writing an identifier to ~/.cache: `disable_telemetry_events()` comes too late for both.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime as ort  # type: ignore[import-untyped]
 
@@ -53,7 +58,6 @@ class OnnxModel:
                 value=str(path),
                 remedy="Check the path; Paceline loads ONNX files.",
             )
-        ort.disable_telemetry_events()
         ort.set_default_logger_severity(ONLY_FATAL)
         options = _options(intra_op_threads, inter_op_threads)
         try:

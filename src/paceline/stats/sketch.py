@@ -30,7 +30,7 @@ FIRST = UNDER + 1
 BUCKETS = 1401
 OVER = FIRST + BUCKETS
 CELLS = OVER + 1
-"""1408 cells of 8 bytes: whole cache lines, so that neighbours in shared memory share none."""
+"""1408 cells of 8 bytes are whole cache lines: aligned neighbours in shared memory share none."""
 
 # Bucket i spans RANGE_LOW * exp(i * WIDTH) to RANGE_LOW * exp((i + 1) * WIDTH) and stands for the
 # value of which both are equally wrong: by tanh(WIDTH / 2) = 0.986 %. What is left of one per cent

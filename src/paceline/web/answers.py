@@ -29,8 +29,6 @@ def error_headers(error: PacelineError, body: bytes) -> Headers:
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
     ]
-    if isinstance(error, Draining):
-        headers.append((b"connection", b"close"))
     if isinstance(error, (Unavailable, Overloaded)):
         headers.append((b"retry-after", str(RETRY_AFTER_S).encode()))
     if isinstance(error, (KeyRequired, WrongKey)):

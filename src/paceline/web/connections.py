@@ -98,9 +98,11 @@ class Connections:
             self._server = None
 
     def close_idle(self) -> None:
-        """Closes connections between two requests; the others close after their answer."""
+        """Closes connections between two requests; the others close after their next answer."""
         for connection in list(self._state.connections):
-            connection.shutdown()
+            assert isinstance(connection, Connection)
+            if connection.cycle is not None:
+                connection.shutdown()
 
     async def closed(self, within_s: float) -> None:
         """Returns when every last answer is on its way; a caller who does not read is cut off."""

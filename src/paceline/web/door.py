@@ -51,12 +51,13 @@ class Door:
     def __init__(
         self, app: ASGIApp, gate: Gate, board: Board, clock: Clock, chance: Chance
     ) -> None:
-        self.draining = False
         self._app = app
         self._gate = gate
         self._clock = clock
         self._chance = chance
         self._board = board
+        self._leaving = False
+        self._refusing = False
         self._in_hand: set[InHand] = set()
         self._in_flight = board.gauge(IN_FLIGHT_METRIC)
         self._counters: dict[tuple[str, ...], Counter] = {}
@@ -74,15 +75,17 @@ class Door:
         self._enter(in_hand)
         try:
             log.request_id.set(in_hand.id)
-            await self._answer(scope, receive, _watched(send, in_hand), in_hand)
+            await self._answer(scope, receive, self._watched(send, in_hand), in_hand)
         finally:
             self._leave(in_hand)
             self._count(HTTP_REQUESTS.name, _area(path), str(in_hand.status))
             access_log.info("request", method=scope["method"], path=path, status=in_hand.status)
 
-    def begin_drain(self) -> None:
-        """From now on nothing new; what could go on for ever ends now."""
-        self.draining = True
+    def begin_drain(self, refuse: bool) -> None:
+        """What could go on for ever ends now. `refuse` what is new where the whole server stops;
+        where only this front leaves, what its connections still send is answered."""
+        self._leaving = True
+        self._refusing = refuse
         self._cut(endless_only=True)
 
     async def finish(self, within_s: float) -> None:
@@ -99,7 +102,7 @@ class Door:
         path: str = scope["path"]
         try:
             if not path.startswith(HEALTH):
-                if self.draining:
+                if self._refusing:
                     raise draining()
                 if len(self._in_hand) > IN_FLIGHT:
                     raise Overloaded(
@@ -128,6 +131,23 @@ class Door:
         elif not in_hand.status:
             await send_error(send, error, in_hand.id)
         # else an answer of known length is cut short: its connection closes, and the caller sees
+
+    def _watched(self, send: Send, in_hand: InHand) -> Send:
+        """Notes what is answered, and adds the headers that every answer has."""
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                in_hand.status = message["status"]
+                headers = list(message.get("headers", ()))
+                content_type = dict(headers).get(b"content-type", b"")
+                in_hand.streaming = content_type.startswith(b"text/event-stream")
+                headers.append((b"x-request-id", in_hand.id.encode()))
+                if self._leaving:
+                    headers.append((b"connection", b"close"))
+                message = {**message, "headers": headers}
+            await send(message)
+
+        return watched
 
     def _request_id(self, scope: Scope) -> str:
         """The caller's own if it is harmless in a log and a header, else a new one."""
@@ -160,19 +180,6 @@ class Door:
             metric = HTTP_REQUESTS if name == HTTP_REQUESTS.name else REFUSED
             self._counters[key] = self._board.counter(metric, *labels)
         self._counters[key].add()
-
-
-def _watched(send: Send, in_hand: InHand) -> Send:
-    async def watched(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            in_hand.status = message["status"]
-            headers = list(message.get("headers", ()))
-            content_type = dict(headers).get(b"content-type", b"")
-            in_hand.streaming = content_type.startswith(b"text/event-stream")
-            message = {**message, "headers": [*headers, (b"x-request-id", in_hand.id.encode())]}
-        await send(message)
-
-    return watched
 
 
 def _bug(request_id: str) -> PacelineError:

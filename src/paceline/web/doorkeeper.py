@@ -46,6 +46,7 @@ class Doorkeeper:
         self._loop = asyncio.get_running_loop()
         self._parked: dict[socket.socket, asyncio.TimerHandle] = {}
         self._open = False
+        self._refusing = False
 
     def open(self) -> None:
         if not self._open:
@@ -65,6 +66,13 @@ class Doorkeeper:
         self._parked.clear()
         if waiting:
             self._hand_over(waiting)
+
+    def refuse(self) -> None:
+        """The server stops: from now on everybody who comes is told so."""
+        self._refusing = True
+        for connection in list(self._parked):
+            self._finish(connection, raw_response(draining()))
+        self.open()
 
     def refuse_all(self) -> None:
         """The end of a drain: whoever still waits, here or in the kernel, gets an answer."""
@@ -109,6 +117,8 @@ class Doorkeeper:
             self._finish(connection, raw_response(not_ready()))
         elif LIVE_PATH in first:
             self._finish(connection, ALIVE)
+        elif self._refusing:
+            self._finish(connection, raw_response(draining()))
         else:
             self._count.add()
 

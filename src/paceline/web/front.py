@@ -45,6 +45,7 @@ class Front:
         )
         self._stop = asyncio.Event()
         self._owner_gone = False
+        self._server_stops = False
         self._adopting: set[asyncio.Task[None]] = set()
         self._connections: Connections | None = None
         self._gate: Gate | None = None
@@ -66,15 +67,11 @@ class Front:
         await connections.listen(listener)
         self._link.send(Ready())
         await self._stop.wait()
-        door.begin_drain()
+        connections.stop_listening()  # the owner's doorkeeper, or another front, accepts
+        self._link.send(Leaving())
+        door.begin_drain(refuse=self._server_stops)
         connections.close_idle()
-        if self._owner_gone:
-            connections.stop_listening()  # the port is free at once for the next start
-        else:
-            self._link.send(Leaving())
         await door.finish(max(0.0, start.settings.drain_s - 2 * FLUSH_S))
-        connections.stop_listening()
-        connections.close_idle()
         await connections.closed(FLUSH_S)
         self._link.close()
 
@@ -94,6 +91,7 @@ class Front:
                 for fd in fds:
                     self._adopt(socket.socket(fileno=fd))
             case Drain():
+                self._server_stops = True
                 self._stop.set()
             case Ping():
                 self._link.send(Pong())
@@ -107,5 +105,5 @@ class Front:
     def _on_link_end(self) -> None:
         if not self._stop.is_set():
             logger.warning("the owner process is gone; finishing what is in hand")
-        self._owner_gone = True
+        self._owner_gone = self._server_stops = True
         self._stop.set()

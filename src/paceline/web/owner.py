@@ -83,6 +83,7 @@ class Owner:
         connections = Connections(self._control.routes())
         await connections.listen(self._held.listen())
         await self._stopping.wait()
+        self._doorkeeper.refuse()
         self._control.end_streams()
         await self._fronts.drain(self._settings.drain_s)
         self._doorkeeper.refuse_all()
@@ -110,13 +111,15 @@ class Owner:
         )
 
     def _on_change(self) -> None:
-        """The doorkeeper stands at the port exactly while no front does."""
+        """The doorkeeper stands at the port while no front does, and at the end."""
+        if self._stopping.is_set():
+            return
         if self._fronts.ready:
             self._doorkeeper.close()
             if self._on_ready is not None:
                 self._on_ready()
                 self._on_ready = None
-        elif not self._stopping.is_set():
+        else:
             self._doorkeeper.open()
 
     def _reload_keys(self) -> None:

@@ -1,0 +1,193 @@
+"""The command line as somebody new meets it: what helps, and what wrong turns are answered."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from paceline.terms.errors import (
+    EXIT_EXTRA,
+    EXIT_START,
+    EXIT_STATE,
+    EXIT_USAGE,
+)
+
+Done = subprocess.CompletedProcess[str]
+
+
+def paceline(*arguments: str, environ: dict[str, str] | None = None) -> Done:
+    return subprocess.run(
+        [sys.executable, "-m", "paceline", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **(environ or {})},
+    )
+
+
+def refused(done: Done, status: int, *says: str) -> None:
+    assert done.returncode == status, done
+    assert "Traceback" not in done.stderr
+    cause, *advice = done.stderr.strip().splitlines()
+    assert cause.startswith("paceline: ")
+    assert advice, "an error without a remedy"
+    for words in says:
+        assert words in done.stderr
+
+
+def test_without_a_command_it_shows_where_to_begin() -> None:
+    done = paceline()
+    assert done.returncode == 0
+    assert "paceline up" in done.stdout
+    assert len(done.stdout.splitlines()) < 15
+
+
+@pytest.mark.parametrize("group", ["key", "demo"])
+def test_a_group_without_a_command_shows_its_commands(group: str) -> None:
+    done = paceline(group)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Commands:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["up"],
+        ["doctor"],
+        ["version"],
+        ["key", "create"],
+        ["key", "list"],
+        ["key", "revoke"],
+        ["demo", "train"],
+    ],
+    ids=" ".join,
+)
+def test_each_commands_help_has_an_example_and_json(command: list[str]) -> None:
+    text = paceline(*command, "--help").stdout
+    assert f"Example: paceline {' '.join(command)}" in " ".join(text.split())
+    assert "--json" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["upp"], EXIT_USAGE, "Did you mean 'up'?"),
+        (["up", "--prot", "1"], EXIT_USAGE, "--port"),
+        (["up", "--port", "abc"], EXIT_USAGE, "abc"),
+        (["up", "--port", "70000"], EXIT_START, "70000"),
+        (["up", "--fronts", "0"], EXIT_START, "--fronts"),
+        (["up", "--drain-s", "-1"], EXIT_START, "--drain-s"),
+        (["up", "--log-level", "loud"], EXIT_USAGE, "warning"),
+        (["up", "--insecure", "--host", "no.such.host.invalid"], EXIT_START, "--host"),
+        (["up", "--insecure", "--host", "192.0.2.1"], EXIT_START, "192.0.2.1"),
+        (["up", "--host", "0.0.0.0"], EXIT_START, "paceline key create"),
+        (["up", "--require-keys"], EXIT_START, "paceline key create"),
+        (["key", "create", "two words"], EXIT_USAGE, "two words"),
+        (["key", "create", "x", "--role", "boss"], EXIT_USAGE, "admin"),
+        (["key", "revoke", "nobody"], EXIT_USAGE, "paceline key list"),
+    ],
+)
+def test_wrong_turns_say_what_to_do(
+    tmp_path: Path, arguments: list[str], status: int, says: str
+) -> None:
+    takes_state = arguments[0] in ("up", "key")
+    state = ["--state", str(tmp_path / "state")] if takes_state else []
+    refused(paceline(*arguments, *state), status, says)
+
+
+def test_errors_come_as_json_when_asked(tmp_path: Path) -> None:
+    done = paceline("up", "--port", "-1", "--json", "--state", str(tmp_path))
+    fields = json.loads(done.stderr)
+    assert fields["code"] == "bad_setting"
+    assert fields["remedy"]
+
+
+def test_a_taken_port_names_who_has_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = paceline("up", "--port", str(port), "--state", str(tmp_path / "state"))
+    refused(done, EXIT_START, f"port {port} is taken by", f"(process {os.getpid()})", "--port")
+
+
+def test_a_state_path_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("")
+    refused(
+        paceline("up", "--port", "0", "--state", str(tmp_path / "state")), EXIT_STATE, "--state"
+    )
+
+
+def test_a_damaged_key_file_is_told_at_start(tmp_path: Path) -> None:
+    (tmp_path / "keys.json").touch(0o600)
+    (tmp_path / "keys.json").write_text('{"format": 1, "ke')
+    refused(paceline("up", "--port", "0", "--state", str(tmp_path)), EXIT_STATE, "keys.json")
+
+
+def test_a_missing_extra_names_itself(tmp_path: Path) -> None:
+    """Where scikit-learn is installed, a module of its name that cannot be imported hides it."""
+    (tmp_path / "sklearn").mkdir()
+    (tmp_path / "sklearn" / "__init__.py").write_text("raise ModuleNotFoundError('sklearn')")
+    done = paceline("demo", "train", "--out", str(tmp_path), environ={"PYTHONPATH": str(tmp_path)})
+    refused(done, EXIT_EXTRA, "paceline[sklearn]")
+
+
+def fill(path: Path) -> None:
+    """Writes until there is no space for one byte more."""
+    with path.open("wb", buffering=0) as rest:
+        try:
+            while rest.write(b"x"):
+                pass
+        except OSError:
+            return
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    with mounted(tmp_path / "full", "size=64k") as place:
+        (place / "ballast").write_bytes(b"x" * 60 * 1024)
+        fill(place / "rest")
+        yield place
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    with mounted(tmp_path / "fixed", "size=64k,ro") as place:
+        yield place
+
+
+class mounted:  # noqa: N801 - reads as a verb
+    def __init__(self, place: Path, options: str) -> None:
+        self.place = place
+        self.options = options
+
+    def __enter__(self) -> Path:
+        self.place.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", self.options, "tmpfs", str(self.place)]
+        subprocess.run(mount, check=True)
+        return self.place
+
+    def __exit__(self, *_: object) -> None:
+        subprocess.run(["umount", str(self.place)], check=True)
+
+
+@pytest.mark.needs("tmpfs")
+@pytest.mark.parametrize("command", [["up", "--port", "0"], ["key", "create", "app"]])
+def test_a_full_disk_is_told_as_such(full_disk: Path, command: list[str]) -> None:
+    done = paceline(*command, "--state", str(full_disk / "state"))
+    refused(done, EXIT_STATE, "no space is left", str(full_disk))
+
+
+@pytest.mark.needs("tmpfs")
+@pytest.mark.parametrize("command", [["up", "--port", "0"], ["key", "create", "app"]])
+def test_a_read_only_directory_is_told_as_such(read_only: Path, command: list[str]) -> None:
+    refused(paceline(*command, "--state", str(read_only)), EXIT_STATE, "--state")
+
+
+def test_output_into_a_closed_pipe_is_no_traceback() -> None:
+    command = f"{sys.executable} -m paceline key --help | head -c 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
