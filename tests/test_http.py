@@ -143,6 +143,12 @@ def test_the_page_is_one_file_that_loads_nothing_else(server: Server) -> None:
     assert b"http-equiv" not in page.body
 
 
+@pytest.mark.parametrize("path", ["/", "/metrics", "/health/ready"])
+def test_head_answers_without_a_body(server: Server, path: str) -> None:
+    head = server.ask("HEAD", path)
+    assert (head.status, head.body) == (200, b"")
+
+
 def test_events_bring_the_state_live(server: Server) -> None:
     connection = server.connect()
     connection.request("GET", "/api/events")

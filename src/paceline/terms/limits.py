@@ -37,7 +37,7 @@ PARK_S = 5.0
 PAGE_STREAMS = 64
 PAGE_TICK_S = 1.0
 RELAY_CHUNK_BYTES = 64 * 1024
-RELAY_CONNECT_S = 1.0
+RELAY_S = 2.0
 RESTART_FIRST_S = 0.1
 RESTART_MOST_S = 5.0
 RESTART_STEADY_S = 10.0
@@ -136,10 +136,10 @@ LIMITS: tuple[Limit, ...] = (
         "one piece of an answer relayed from the owner",
     ),
     Limit(
-        "RELAY_CONNECT_S",
-        RELAY_CONNECT_S,
+        "RELAY_S",
+        RELAY_S,
         "s",
-        "how long a front waits for the owner to answer its call",
+        "how long a front waits for the owner to begin its answer",
     ),
     Limit(
         "RESTART_FIRST_S",

@@ -21,9 +21,9 @@ from paceline.terms.metric import (
 
 
 def probe(front_pids: list[int]) -> list[Measurement]:
-    living = [usage for pid in front_pids if (usage := process(pid)) is not None]
+    living = [usage for pid in front_pids if (usage := process(pid, pss=False)) is not None]
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    own = process(os.getpid())
+    own = process(os.getpid(), pss=False)
     assert own is not None, "this process is alive"
     seen = container()
     measured = [

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from paceline.processes.state_dir import socket_address
 from paceline.terms.errors import OwnerGone
-from paceline.terms.limits import RELAY_CHUNK_BYTES, RELAY_CONNECT_S
+from paceline.terms.limits import RELAY_CHUNK_BYTES, RELAY_S
 from paceline.web.body import read_body
 
 CALLER_HEADER = "x-paceline-caller"
@@ -29,19 +29,19 @@ class Relay:
 
     async def __call__(self, http: HttpRequest) -> Response:
         request = _request_bytes(http, await read_body(http))
-        try:
-            async with asyncio.timeout(RELAY_CONNECT_S):
-                reader, writer = await asyncio.open_unix_connection(self._address)
-        except (OSError, TimeoutError):
-            raise owner_gone() from None
-        writer.write(request)
         answer = _Answer()
         try:
-            while not answer.head_complete:
-                answer.feed(await reader.read(RELAY_CHUNK_BYTES))
-        except BaseException:
-            writer.close()
-            raise
+            async with asyncio.timeout(RELAY_S):
+                reader, writer = await asyncio.open_unix_connection(self._address)
+                try:
+                    writer.write(request)
+                    while not answer.head_complete:
+                        answer.feed(await reader.read(RELAY_CHUNK_BYTES))
+                except BaseException:
+                    writer.close()
+                    raise
+        except (OSError, TimeoutError):
+            raise owner_gone() from None
         return _Stream(answer, reader, writer)
 
 
@@ -134,8 +134,9 @@ def owner_gone() -> OwnerGone:
 def _request_bytes(http: HttpRequest, body: bytes) -> bytes:
     target = quote(http.url.path) + (f"?{http.url.query}" if http.url.query else "")
     caller = http.scope["state"]["caller"]
+    method = "GET" if http.method == "HEAD" else http.method  # our own server drops the body
     lines = [
-        f"{http.method} {target} HTTP/1.1",
+        f"{method} {target} HTTP/1.1",
         "host: owner",
         "connection: close",
         f"{CALLER_HEADER}: {caller.key_id or caller.role}",
