@@ -30,12 +30,28 @@ def docker_engine() -> str | None:
     return None if answers else "no Docker engine answers"
 
 
-def systemd() -> str | None:
-    return None if Path("/run/systemd/system").is_dir() else "systemd does not run this machine"
-
-
 def root() -> str | None:
     return None if os.geteuid() == 0 else "not root"
+
+
+def sandbox() -> str | None:
+    """As tests/sandbox.py makes them."""
+    if os.geteuid() != 0:
+        return "not root"
+    if shutil.which("bwrap") is None:
+        return "no bwrap on PATH; apt-get install bubblewrap"
+    options = ["--unshare-pid", "--unshare-net", "--ro-bind", "/", "/", "--proc", "/proc"]
+    tried = subprocess.run(["bwrap", *options, "true"], capture_output=True, text=True)
+    return f"no sandbox: {tried.stderr.strip()}" if tried.returncode else None
+
+
+def systemd() -> str | None:
+    """For a systemd of our own in a sandbox, whatever runs the machine."""
+    if not Path("/lib/systemd/systemd").exists():
+        return "no /lib/systemd/systemd; apt-get install systemd"
+    if "cgroup2" not in Path("/proc/filesystems").read_text():
+        return "this kernel has no cgroup2"
+    return None
 
 
 def tmpfs() -> str | None:
@@ -66,8 +82,9 @@ CAPABILITIES: Mapping[str, Probe] = {
     "systemd-analyze": on_path("systemd-analyze", remedy="apt-get install systemd"),
     "docker": on_path("docker", remedy="apt-get install docker.io"),
     "docker-engine": docker_engine,
-    "systemd": systemd,
     "root": root,
+    "sandbox": sandbox,
+    "systemd": systemd,
     "tmpfs": tmpfs,
     "own-network": own_network,
 }

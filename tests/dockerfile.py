@@ -12,13 +12,12 @@ import shlex
 import shutil
 import string
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from sandbox import BASE_PATH, bare_root, in_root
+from sandbox import BASE_PATH, PYTHON_COMMAND, bare_root, in_root
 
 WHEELS = "/wheels"
 
@@ -184,6 +183,8 @@ def copy(source: Path, target: Path) -> None:
 
 
 def fetch_wheels(lock: Path, directory: Path) -> None:
-    python = [getattr(sys, "_base_executable", sys.executable), "-m", "pip", "download"]
     options = ["--quiet", "--require-hashes", "--no-deps", "--only-binary=:all:"]
-    subprocess.run([*python, *options, "-r", str(lock), "-d", str(directory)], check=True)
+    subprocess.run(
+        [PYTHON_COMMAND, "-m", "pip", "download", *options, "-r", str(lock), "-d", str(directory)],
+        check=True,
+    )

@@ -1,7 +1,7 @@
 """A root, a process that is number 1 in it, and a network of its own: a container without an engine.
 
-Made with bubblewrap, so it needs root and /usr of this machine. Used to start what `deploy/`
-promises: the container's command, and systemd with the unit.
+Made with bubblewrap out of this machine's /usr and Python. Used to start what `deploy/` promises:
+the container's command, and the unit, under a systemd that is process 1 here and sees nothing else.
 """
 
 import ctypes
@@ -13,8 +13,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,8 +23,11 @@ from typing import Self
 from servers import Answer
 
 PYTHON = Path(sys.base_prefix)
+PYTHON_COMMAND: str = getattr(sys, "_base_executable", sys.executable)
 BASE_PATH = "/usr/local/bin:/usr/bin:/bin"
 ETC = ("passwd", "group", "nsswitch.conf", "ld.so.cache")
+PORT = 8080
+BOOT_S = 60
 STOP_S = 30
 
 
@@ -43,7 +47,7 @@ def bare_root(root: Path) -> Path:
         (local / "bin").mkdir(parents=True)
         (local / "lib").mkdir()
         python = local / "bin" / "python"
-        python.write_text(f'#!/bin/sh\nexec {getattr(sys, "_base_executable", "")} "$@"\n')
+        python.write_text(f'#!/bin/sh\nexec {PYTHON_COMMAND} "$@"\n')
         python.chmod(0o755)
     root.chmod(0o755)
     return root
@@ -62,6 +66,23 @@ def in_root(root: Path, *, writable: bool) -> list[str]:
     ]
 
 
+def exchange(
+    connection: http.client.HTTPConnection,
+    path: str,
+    body: object = None,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """A GET, or a POST of JSON where there is a body; closes the connection."""
+    data = None if body is None else json.dumps(body).encode()
+    sent = {} if body is None else {"content-type": "application/json"}
+    connection.request("GET" if data is None else "POST", path, data, {**sent, **(headers or {})})
+    response = connection.getresponse()
+    seen = {name.lower(): value for name, value in response.getheaders()}
+    answer = Answer(response.status, seen, response.read())
+    connection.close()
+    return answer
+
+
 class Sandbox:
     """`with Sandbox(...) as box` starts the command as process 1; leaving kills all that is left."""
 
@@ -71,19 +92,23 @@ class Sandbox:
         command: Sequence[str],
         environ: Mapping[str, str],
         log: Path,
+        *,
         user: int = 0,
+        cgroup: Path | None = None,
     ) -> None:
         self._options = options
         self._command = command
         self._environ = dict(environ)
         self._log = log
         self._user = user
+        self._cgroup = cgroup
 
     def __enter__(self) -> Self:
         told, telling = os.pipe()
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
+                    *self._in_cgroup(),
                     *("bwrap", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"),
                     *("--unshare-cgroup-try", "--as-pid-1", "--die-with-parent"),
                     *("--info-fd", str(telling), *self._options, *self._as_user(), *self._command),
@@ -113,6 +138,11 @@ class Sandbox:
         assert self.process.stdout
         self.process.stdout.close()
 
+    def _in_cgroup(self) -> list[str]:
+        if not self._cgroup:
+            return []
+        return ["sh", "-c", 'echo $$ >"$0" && exec "$@"', str(self._cgroup / "cgroup.procs")]
+
     def _as_user(self) -> list[str]:
         """As an engine starts a container with --cap-drop ALL and no-new-privileges."""
         if not self._user:
@@ -136,25 +166,22 @@ class Sandbox:
             [*enter, *self._as_user(), *command], env=self._environ, capture_output=True, text=True
         )
 
+    def wait(self) -> int:
+        return self.process.wait(STOP_S)
+
     def stop(self) -> int:
         """SIGTERM to process 1; its exit status."""
         os.kill(self.pid, signal.SIGTERM)
-        return self.process.wait(STOP_S)
+        return self.wait()
 
     def ask(
-        self, port: int, path: str, body: object = None, headers: Mapping[str, str] | None = None
+        self, path: str, body: object = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        connection.sock = self._connect(port)
-        sent = {"content-type": "application/json", **(headers or {})}
-        connection.request("POST" if body else "GET", path, json.dumps(body).encode(), sent)
-        response = connection.getresponse()
-        seen = {name.lower(): value for name, value in response.getheaders()}
-        answer = Answer(response.status, seen, response.read())
-        connection.close()
-        return answer
+        connection = http.client.HTTPConnection("127.0.0.1", PORT)
+        connection.sock = self._connect()
+        return exchange(connection, path, body, headers)
 
-    def _connect(self, port: int) -> socket.socket:
+    def _connect(self) -> socket.socket:
         """A socket stays in the network it was made in; only the thread that makes it goes there."""
 
         def inside() -> socket.socket:
@@ -162,7 +189,52 @@ class Sandbox:
             failed = ctypes.CDLL(None, use_errno=True).setns(network, 0)
             os.close(network)
             assert not failed, os.strerror(ctypes.get_errno())
-            return socket.create_connection(("127.0.0.1", port), timeout=10)
+            return socket.create_connection(("127.0.0.1", PORT), timeout=10)
 
         with ThreadPoolExecutor(1) as visitor:
             return visitor.submit(inside).result()
+
+
+@contextmanager
+def booted(root: Path, etc: Path, place: Path) -> Iterator[Sandbox]:
+    """systemd in this root, with this /etc, once all that is enabled there has been started."""
+    (place / "notify").mkdir()
+    (place / "console").touch()
+    options = [
+        *in_root(root, writable=False),
+        *("--ro-bind", str(etc), "/etc"),
+        *("--tmpfs", "/run", "--tmpfs", "/var", "--tmpfs", "/tmp"),
+        *("--bind", str(place / "notify"), "/run/host"),
+        *("--bind", str(place / "console"), "/dev/console"),
+        *("--ro-bind", "/sys", "/sys", "--tmpfs", "/sys/fs/cgroup"),
+        *("--ro-bind", "/proc/sys", "/proc/sys"),
+    ]
+    boot = "mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec /lib/systemd/systemd --system"
+    # systemd tells the manager of its container when it is done, as any service would.
+    environ = {"container": "bwrap", "NOTIFY_SOCKET": "/run/host/socket", "PATH": BASE_PATH}
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told,
+        cgroup(place) as own,
+    ):
+        told.bind(str(place / "notify" / "socket"))
+        told.settimeout(BOOT_S)
+        with Sandbox(options, ["sh", "-c", boot], environ, place / "log", cgroup=own) as box:
+            while b"READY=1" not in told.recv(4096):
+                pass
+            yield box
+
+
+@contextmanager
+def cgroup(place: Path) -> Iterator[Path]:
+    """A control group of its own, so that a systemd in it does not touch those of the machine."""
+    mounted = place / "cgroup"
+    mounted.mkdir()
+    subprocess.run(["mount", "-t", "cgroup2", "cgroup2", mounted], check=True)
+    own = mounted / f"paceline-test-{os.getpid()}"
+    try:
+        own.mkdir()
+        yield own
+        for directory, _, _ in os.walk(own, topdown=False):
+            os.rmdir(directory)
+    finally:
+        subprocess.run(["umount", mounted], check=True)

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from paceline.serve import digits
+from paceline.terms.limits import IN_FLIGHT
 from probing import Caller, Outcome, ReadinessProbe
 from servers import Server
 
@@ -268,6 +269,23 @@ def test_a_front_asked_to_stop_finishes_and_is_replaced(tmp_path: Path) -> None:
         wait_for_new_front(server, victim, running)
         seen = outcomes(running)
         assert seen[Outcome.REFUSED] == seen[Outcome.SILENCE] == seen[Outcome.CUT] == 0, seen
+
+
+def test_more_requests_than_the_bound_are_refused_and_readiness_says_so(tmp_path: Path) -> None:
+    """Ten times what is usual, as slow uploads; when they leave, all is as before."""
+    with Server(tmp_path / "state", "--drain-s", "1") as server:
+        held = [slow_upload(server) for _ in range(IN_FLIGHT)]
+        refusal = server.ask("POST", "/predict/digits", ROW)
+        assert (refusal.status, refusal.json["code"]) == (503, "overloaded")
+        assert "retry-after" in refusal.headers
+        ready = server.ask("GET", "/health/ready")
+        assert (ready.status, ready.json["ready"]) == (503, False)
+        assert server.ask("GET", "/health/live").status == 200
+        for caller in held:
+            caller.close()
+        while server.ask("GET", "/health/ready").status != 200:
+            pass
+        assert server.ask("POST", "/predict/digits", ROW).status == 200
 
 
 def test_two_instances_on_one_directory(tmp_path: Path) -> None:

@@ -69,6 +69,10 @@ def limits() -> str:
     )
 
 
+WIDTH = 1000
+"""Help is not wrapped for a page, however wide the terminal is that it is made in."""
+
+
 def cli() -> str:
     root = typer.main.get_command(command_line())
     parts = [
@@ -94,7 +98,7 @@ def commands(path: str, command: Any) -> Iterator[tuple[str, Any]]:
 
 
 def section(path: str, command: Any) -> Iterator[str]:
-    context = command.context_class(command, info_name=path)
+    context = command.context_class(command, info_name=path, terminal_width=WIDTH)
     yield f"## {path}"
     if command.help:
         yield inspect.cleandoc(command.help)

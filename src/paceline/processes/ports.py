@@ -5,10 +5,11 @@ from pathlib import Path
 
 PROC = Path("/proc")
 LISTENING = "0A"
+COMMAND_CHARS = 80
 
 
 def listener_on(port: int) -> str | None:
-    """`NAME (process PID)`, or None where the kernel does not tell us."""
+    """`COMMAND (process PID)`, or None where the kernel does not tell us."""
     inodes = _listening_inodes(port)
     wanted = {f"socket:[{inode}]" for inode in inodes}
     for process in PROC.iterdir():
@@ -17,8 +18,9 @@ def listener_on(port: int) -> str | None:
         try:
             for fd in (process / "fd").iterdir():
                 if os.readlink(fd) in wanted:
-                    name = (process / "comm").read_text().strip()
-                    return f"{name} (process {process.name})"
+                    words = (process / "cmdline").read_bytes().split(b"\0")
+                    command = b" ".join(words).decode(errors="replace").strip()[:COMMAND_CHARS]
+                    return f"`{command}` (process {process.name})"
         except OSError:
             continue  # it has ended, or belongs to somebody else
     return None

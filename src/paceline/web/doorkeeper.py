@@ -19,8 +19,8 @@ LIVE_PATH = b" /health/live "
 FIRST_BYTES = 64
 
 ALIVE = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 14\r\n"
-    b'connection: close\r\n\r\n{"live": true}'
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 13\r\n"
+    b'connection: close\r\n\r\n{"live":true}'
 )
 
 

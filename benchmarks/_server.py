@@ -1,0 +1,110 @@
+"""A running server as a benchmark sees it: one prediction over a plain socket, and /proc.
+
+Not a client library: it knows one request, whose right answer is known, so that a wrong answer
+never passes for a fast one. Called by `start` and `faults`.
+"""
+
+import json
+import random
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from paceline.serve import digits
+
+ANSWER_S = 10.0
+PORTS = range(20_000, 30_000)
+"""Below the kernel's range for callers: there, asking a closed port again and again ends in a
+connection of the caller with itself."""
+
+
+def request(method: str, path: str, body: object = None) -> bytes:
+    sent = b"" if body is None else json.dumps(body).encode()
+    head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(sent)}\r\n"
+    return head.encode() + b"content-type: application/json\r\n\r\n" + sent
+
+
+PREDICT = request("POST", f"/predict/{digits.NAME}", digits.SAMPLE_ROW)
+READY = request("GET", "/health/ready")
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), ANSWER_S)
+
+
+def ask(connection: socket.socket, sent: bytes) -> tuple[int, bytes]:
+    """Status and body of one exchange; an OSError where there is no whole answer."""
+    connection.sendall(sent)
+    head, body, length = b"", b"", 0
+    while not head or len(body) < length:
+        chunk = connection.recv(65536)
+        if not chunk:
+            raise ConnectionResetError("the connection ended within an answer")
+        body += chunk
+        if not head and b"\r\n\r\n" in body:
+            head, _, body = body.partition(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    return int(head.split(b" ", 2)[1]), body
+
+
+def is_right(status: int, body: bytes) -> bool:
+    return status == 200 and json.loads(body)["outputs"]["label"] == digits.SAMPLE_LABEL
+
+
+def free_port() -> int:
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as tried:
+            try:
+                tried.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise SystemExit(f"no port is free from {PORTS.start} to {PORTS.stop}")
+
+
+def first_answer(
+    server: subprocess.Popen[bytes], port: int, pause_s: float = 0.001
+) -> tuple[float, float]:
+    """When the port opened and when the first right prediction came, by `time.perf_counter`."""
+    while server.poll() is None:
+        try:
+            connection = connect(port)
+        except ConnectionRefusedError:
+            time.sleep(pause_s)
+            continue
+        opened_s = time.perf_counter()
+        with connection:
+            status, body = ask(connection, PREDICT)
+        answered_s = time.perf_counter()
+        if not is_right(status, body):
+            raise SystemExit(f"a wrong first answer: {status} {body!r}")
+        return opened_s, answered_s
+    raise SystemExit(f"the server ended by itself, with exit status {server.returncode}")
+
+
+def children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in found.split()]
+
+
+def tree(pid: int) -> list[int]:
+    return [pid, *(each for child in children(pid) for each in tree(child))]
+
+
+def pss_mb(pid: int) -> float:
+    """Proportional set size: a page that n processes share counts 1/n in each."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise AssertionError("the kernel tells no PSS")
+
+
+def cpu_s(pids: Sequence[int]) -> float:
+    """CPU time of all their threads, to the nanosecond where /proc/PID/stat counts in hundredths."""
+    return 1e-9 * sum(
+        int(stat.read_text().split()[0])
+        for pid in pids
+        for stat in Path(f"/proc/{pid}/task").glob("*/schedstat")
+    )
