@@ -5,7 +5,10 @@ never passes for a fast one. Called by `start` and `faults`.
 """
 
 import json
+import os
 import random
+import select
+import signal
 import socket
 import subprocess
 import time
@@ -15,9 +18,16 @@ from pathlib import Path
 from paceline.serve import digits
 
 ANSWER_S = 10.0
+STOP_S = 30.0
 PORTS = range(20_000, 30_000)
 """Below the kernel's range for callers: there, asking a closed port again and again ends in a
 connection of the caller with itself."""
+
+
+RIGHT = "right"
+REFUSED = "refused"
+CUT = "cut"
+SILENT = "silent"
 
 
 def request(method: str, path: str, body: object = None) -> bytes:
@@ -27,7 +37,7 @@ def request(method: str, path: str, body: object = None) -> bytes:
 
 
 PREDICT = request("POST", f"/predict/{digits.NAME}", digits.SAMPLE_ROW)
-READY = request("GET", "/health/ready")
+HEALTH_READY = request("GET", "/health/ready")
 
 
 def connect(port: int) -> socket.socket:
@@ -51,6 +61,28 @@ def ask(connection: socket.socket, sent: bytes) -> tuple[int, bytes]:
 
 def is_right(status: int, body: bytes) -> bool:
     return status == 200 and json.loads(body)["outputs"]["label"] == digits.SAMPLE_LABEL
+
+
+def predict(connection: socket.socket) -> str:
+    """RIGHT, or what it was instead."""
+    try:
+        status, body = ask(connection, PREDICT)
+    except TimeoutError:
+        return SILENT
+    except OSError:
+        return CUT
+    return RIGHT if is_right(status, body) else f"wrong, status {status}"
+
+
+def predict_afresh(port: int) -> str:
+    try:
+        connection = connect(port)
+    except TimeoutError:
+        return SILENT
+    except OSError:
+        return REFUSED
+    with connection:
+        return predict(connection)
 
 
 def free_port() -> int:
@@ -84,6 +116,25 @@ def first_answer(
     raise SystemExit(f"the server ended by itself, with exit status {server.returncode}")
 
 
+def stop(server: subprocess.Popen[bytes]) -> float:
+    """Tells it to stop, insists on exit status 0, and answers how many seconds that took."""
+    asked_s = time.perf_counter()
+    server.send_signal(signal.SIGTERM)
+    wait_until_gone([os.pidfd_open(server.pid)])
+    took_s = time.perf_counter() - asked_s
+    if server.wait() != 0:
+        raise SystemExit(f"the server stopped with exit status {server.returncode}")
+    return took_s
+
+
+def wait_until_gone(pidfds: Sequence[int]) -> None:
+    """Closes them. Wakes at the end itself, where `Popen.wait` with a timeout looks at times."""
+    for pidfd in pidfds:
+        if not select.select([pidfd], [], [], STOP_S)[0]:
+            raise SystemExit(f"a process did not end within {STOP_S:.0f} s")
+        os.close(pidfd)
+
+
 def children(pid: int) -> list[int]:
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in found.split()]
@@ -102,7 +153,7 @@ def pss_mb(pid: int) -> float:
 
 
 def cpu_s(pids: Sequence[int]) -> float:
-    """CPU time of all their threads, to the nanosecond where /proc/PID/stat counts in hundredths."""
+    """CPU time of all their threads, in nanoseconds where /proc/PID/stat has hundredths."""
     return 1e-9 * sum(
         int(stat.read_text().split()[0])
         for pid in pids

@@ -8,20 +8,19 @@ import argparse
 import os
 import re
 import shutil
-import signal
 import statistics
 import subprocess
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import record
-from benchmarks._server import cpu_s, first_answer, free_port, pss_mb, tree
+from benchmarks._server import cpu_s, first_answer, free_port, pss_mb, stop, tree
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,7 +30,6 @@ IDLE_MB = 120.0
 IDLE_PERCENT = 0.5
 INSTALLED_MB = 250.0
 SETTLE_S = 10.0
-STOP_S = 30.0
 
 IMPORT = re.compile(r"import time:\s+(\d+) \|\s+\d+ \| +(\w+)")
 IMPORTS_SHOWN = 8
@@ -97,15 +95,6 @@ def what_is_measured() -> str:
     return f"a copy of {head} with {changed} files changed" if changed else f"a clone of {head}"
 
 
-def stopped_after_s(server: subprocess.Popen[bytes]) -> float:
-    asked_s = time.perf_counter()
-    server.send_signal(signal.SIGTERM)
-    status = server.wait(STOP_S)
-    if status != 0:
-        raise SystemExit(f"the server stopped with exit status {status}")
-    return time.perf_counter() - asked_s
-
-
 def received_mb() -> float:
     """By this machine's network, loopback left out, since it is up."""
     lines = Path("/proc/net/dev").read_text().splitlines()[2:]
@@ -141,7 +130,7 @@ class Trace(NamedTuple):
     process, in ms."""
 
     stages: Mapping[str, float]
-    imports: Mapping[str, Counter[str]]
+    imports: Mapping[str, Mapping[str, float]]
 
 
 def trace(fresh: Tree) -> Trace:
@@ -159,11 +148,11 @@ def trace(fresh: Tree) -> Trace:
     reader = threading.Thread(target=read)
     reader.start()
     opened_s, answered_s = first_answer(server, port)
-    stopped_after_s(server)
+    stop(server)
     reader.join()
     python_s, front_s = [at for at, line in lines if "imported package" in line]
     until = {"owner": (python_s, opened_s), "front": (front_s, answered_s)}
-    imports = {role: Counter[str]() for role in until}
+    imports: dict[str, dict[str, float]] = {role: defaultdict(float) for role in until}
     loaded_s = front_s
     for at, line in lines:
         found = IMPORT.match(line)
@@ -178,7 +167,8 @@ def trace(fresh: Tree) -> Trace:
         "front imports": loaded_s,
         "front loads the model, is ready, answers": answered_s,
     }
-    stages, last_s = {}, begun_s
+    stages: dict[str, float] = {}
+    last_s = begun_s
     for stage, at in moments.items():
         stages[stage], last_s = 1e3 * (at - last_s), at
     return Trace(stages, imports)
@@ -226,7 +216,7 @@ def main() -> None:
             server = fresh.start(port)
             first_s.append(first_answer(server, port, pause_s=0.02)[1] - begun_s)
             fetched_mb.append(received_mb() - before_mb)
-            stopped_after_s(server)
+            stop(server)
             if not left:
                 figures, verdicts = of_the_installed(fresh, asked)
     first = record.figure("first start, to a right answer", "s", first_s)
@@ -262,7 +252,7 @@ def of_the_installed(
         opened_s, answered_s = first_answer(server, port)
         opened.append(opened_s - begun_s)
         answered.append(answered_s - begun_s)
-        stopped.append(stopped_after_s(server))
+        stopped.append(stop(server))
     traces = [trace(fresh) for _ in range(asked.traced)]
     idles: list[Idle] = []
     for _ in range(asked.idle):
@@ -270,7 +260,7 @@ def of_the_installed(
         server = fresh.start(port)
         first_answer(server, port)
         idles.append(idle(server, asked.idle_s))
-        stopped_after_s(server)
+        stop(server)
     second = record.figure("second start, to a right answer", "s", answered)
     memory = record.figure(
         "idle memory, PSS of all processes",

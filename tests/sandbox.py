@@ -1,4 +1,4 @@
-"""A root, a process that is number 1 in it, and a network of its own: a container without an engine.
+"""A root, a process that is number 1 in it, a network of its own: a container without an engine.
 
 Made with bubblewrap out of this machine's /usr and Python. Used to start what `deploy/` promises:
 the container's command, and the unit, under a systemd that is process 1 here and sees nothing else.
@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from servers import Answer
 
 PYTHON = Path(sys.base_prefix)
 PYTHON_COMMAND: str = getattr(sys, "_base_executable", sys.executable)
-BASE_PATH = "/usr/local/bin:/usr/bin:/bin"
+BASE_PATH = "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ETC = ("passwd", "group", "nsswitch.conf", "ld.so.cache")
 PORT = 8080
 BOOT_S = 60
@@ -84,7 +85,7 @@ def exchange(
 
 
 class Sandbox:
-    """`with Sandbox(...) as box` starts the command as process 1; leaving kills all that is left."""
+    """`with Sandbox(...) as box` starts the command as process 1; leaving kills what is left."""
 
     def __init__(
         self,
@@ -182,7 +183,7 @@ class Sandbox:
         return exchange(connection, path, body, headers)
 
     def _connect(self) -> socket.socket:
-        """A socket stays in the network it was made in; only the thread that makes it goes there."""
+        """A socket stays in the network it was made in, so only a thread need go there."""
 
         def inside() -> socket.socket:
             network = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY)
@@ -230,11 +231,12 @@ def cgroup(place: Path) -> Iterator[Path]:
     mounted = place / "cgroup"
     mounted.mkdir()
     subprocess.run(["mount", "-t", "cgroup2", "cgroup2", mounted], check=True)
-    own = mounted / f"paceline-test-{os.getpid()}"
     try:
-        own.mkdir()
-        yield own
-        for directory, _, _ in os.walk(own, topdown=False):
-            os.rmdir(directory)
+        own = Path(tempfile.mkdtemp(prefix="paceline-test-", dir=mounted))
+        try:
+            yield own
+        finally:
+            for directory, _, _ in os.walk(own, topdown=False):
+                os.rmdir(directory)
     finally:
         subprocess.run(["umount", mounted], check=True)

@@ -152,8 +152,8 @@ PLANTS = {
     ),
     "generated file": Plant("tree", "docs/planted.whl", "x", "generated", ".gitignore"),
     "huge file": Plant("tree", "docs/planted.txt", "x" * 1_000_001, "1000001 bytes", "under"),
-    "limit outside the table": Plant(
-        "docs", "src/paceline/terms/limits.py", "\nPLANTED_S = 3.0\n", "PLANTED_S", "LIMITS"
+    "limit without a meaning": Plant(
+        "docs", "src/paceline/terms/limits.py", "\nPLANTED_S = 3.0\n", "PLANTED_S", "below it"
     ),
     "metric outside the table": Plant(
         "docs",

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from dockerfile import Image, build, fetch_wheels, ignored
-from sandbox import PORT, PYTHON, STOP_S, Sandbox, booted, exchange, in_root
-from servers import Answer, Server
 
+from dockerfile import Image, build, fetch_wheels, ignored
 from paceline.config import Settings
 from paceline.serve import digits
 from paceline.terms import errors
+from sandbox import PORT, PYTHON, STOP_S, Sandbox, booted, exchange, in_root
+from servers import Answer, Server
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
@@ -50,7 +50,7 @@ class Container(Protocol):
     ) -> Answer: ...
 
 
-class Engine(Protocol):
+class Runtime(Protocol):
     """The image with one volume. `run` takes what comes after the image in `docker run`."""
 
     health: list[str]
@@ -174,26 +174,26 @@ def test_the_container_keeps_its_promises(image: Image, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.needs("docker-engine")
 def test_the_container_keeps_its_promises_in_docker(tmp_path: Path) -> None:
-    engine = Docker(tmp_path)
+    runtime = Docker(tmp_path)
     try:
-        keeps_its_promises(engine)
+        keeps_its_promises(runtime)
     finally:
-        engine.remove()
+        runtime.remove()
 
 
-def keeps_its_promises(engine: Engine) -> None:
-    with engine.run() as keyless:
+def keeps_its_promises(runtime: Runtime) -> None:
+    with runtime.run() as keyless:
         assert keyless.wait() == errors.EXIT_START
         assert "paceline key create" in keyless.log
-    with engine.run("key", "create", "phone", "--state", STATE, "--json") as create:
+    with runtime.run("key", "create", "phone", "--state", STATE, "--json") as create:
         key = json.loads(create.line())["key"]
         assert create.wait() == 0
-    with engine.run() as container:
+    with runtime.run() as container:
         assert json.loads(container.line())["state"] == STATE
         assert container.ask(PREDICT, ROW).status == 401
         answer = container.ask(PREDICT, ROW, {"x-api-key": key})
         assert answer.json["outputs"]["label"] == digits.SAMPLE_LABEL
-        assert container.execute(*engine.health).returncode == 0
+        assert container.execute(*runtime.health).returncode == 0
         for status in statuses(container):
             assert "0" not in status["Uid"].split()
             assert set(status["CapEff"]) == set(status["CapBnd"]) == {"0"}
@@ -203,7 +203,7 @@ def keeps_its_promises(engine: Engine) -> None:
         assert container.execute("rm", f"{STATE}/file").returncode == 0
         assert container.stop() == errors.EXIT_OK
         assert [json.loads(line)["msg"] for line in container.log.splitlines()] == ["stopping"]
-    with engine.run("key", "list", "--state", STATE) as listing:  # nothing listens in this one
+    with runtime.run("key", "list", "--state", STATE) as listing:  # nothing listens in this one
         assert "phone" in listing.line()
         assert key not in listing.log
 
@@ -312,7 +312,8 @@ def test_the_unit_serves_under_systemd(image: Image, etc: Path, tmp_path: Path) 
             assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
 
         key = ["/opt/paceline/bin/paceline", "key", "create", "phone", "--state", STATE, "--json"]
-        created = machine.execute("runuser", "-u", "paceline", "--", *key)
+        as_user = ["setpriv", "--reuid=paceline", "--regid=paceline", "--clear-groups"]
+        created = machine.execute(*as_user, *key)
         secret = json.loads(created.stdout)["key"]
         assert machine.ask(PREDICT, ROW, {"x-api-key": secret}).status == 200
         assert machine.ask(PREDICT, ROW, {"x-api-key": f"{secret}x"}).status == 401
@@ -345,7 +346,8 @@ def test_the_unit_is_not_restarted_to_repeat_a_mistake(
 def test_systemd_finds_nothing_to_say_about_the_unit(
     image: Image, etc: Path, tmp_path: Path
 ) -> None:
-    options = [*in_root(image.root, writable=False), "--ro-bind", str(etc), "/etc"]
+    root = in_root(image.root, writable=False)
+    options = [*root, "--ro-bind", str(etc), "/etc", "--tmpfs", "/run", "--tmpfs", "/tmp"]
     analyze = ["systemd-analyze", "verify", "/etc/systemd/system/paceline.service"]
     with Sandbox(options, analyze, image.environ, tmp_path / "log") as box:
         assert (box.wait(), box.log) == (0, "")

@@ -4,21 +4,24 @@ Without arguments it writes; `--check` names the pages that are not what the cod
 explains nothing: guides do. Called by `./check docs` and `./check --write docs`.
 """
 
+import ast
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from paceline.cli.main import command_line
+from paceline.terms import limits as bounds
 from paceline.terms.errors import EXIT_CODES, TABLE
-from paceline.terms.limits import LIMITS
 from paceline.terms.metric import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = "docs/reference"
+LIMITS = "src/paceline/terms/limits.py"
 MADE = "<!-- Written by `./check --write docs` from {source}; edit that. -->"
 
 
@@ -57,16 +60,28 @@ def metrics() -> str:
 
 
 def limits() -> str:
+    source = (ROOT / LIMITS).read_text()
     rows = [
-        (f"`{limit.name}`", f"{limit.value:,.12g}".replace(",", " "), limit.unit, limit.meaning)
-        for limit in LIMITS
+        (f"`{name}`", f"{getattr(bounds, name):,.12g}".replace(",", " "), meaning)
+        for name, meaning in constants(ast.parse(source))
     ]
     return page(
         "Limits",
-        "src/paceline/terms/limits.py",
-        "Every bound on a queue, a body, a retry or a wait.",
-        table(("name", "value", "unit", "what it bounds"), rows),
+        LIMITS,
+        "Every bound on a queue, a body, a retry or a wait. The end of a name is its unit.",
+        table(("name", "value", "what it bounds"), rows),
     )
+
+
+def constants(module: ast.Module) -> Iterator[tuple[str, str]]:
+    """Each constant with the text below it; `./check docs` finds those without one."""
+    for node, below in pairwise(module.body):
+        match node, below:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)]),
+                ast.Expr(value=ast.Constant(value=str(meaning))),
+            ):
+                yield name, meaning
 
 
 WIDTH = 1000

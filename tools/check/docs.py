@@ -6,6 +6,7 @@ Whether the prose is true is for the slow tests, which run it, and for readers.
 import ast
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from check.found import Finding, explained, files, modules, run
@@ -15,13 +16,13 @@ LINK = re.compile(r"\]\((?P<target>[^)\s]+)(?: \"[^\"]*\")?\)")
 ELSEWHERE = re.compile(r"[a-z]+:|#")
 FENCE = re.compile(r"\s*(?:```|~~~)")
 
-# Modules that are tables: every constant made in them belongs to the table the reference shows.
-TABLES = {"src/paceline/terms/limits.py": "LIMITS", "src/paceline/terms/metric.py": "METRICS"}
+LIMITS = "src/paceline/terms/limits.py"
+METRICS = "src/paceline/terms/metric.py"
 
 
 def check(root: Path) -> list[Finding]:
     """the reference equals the code, links resolve, every module has a docstring"""
-    return [*_reference(root), *_tables(root), *_links(root), *_docstrings(root)]
+    return [*_reference(root), *_limits(root), *_metrics(root), *_links(root), *_docstrings(root)]
 
 
 def write(root: Path) -> None:
@@ -37,25 +38,33 @@ def _reference(root: Path) -> list[Finding]:
     return explained(found, outcome, command)
 
 
-def _tables(root: Path) -> Iterator[Finding]:
-    """A bound or a metric that its table leaves out would be in no reference."""
-    for module in modules(root):
-        title = TABLES.get(module.path)
-        if title is None:
+def _limits(root: Path) -> Iterator[Finding]:
+    """A bound without a text below it would stand in the reference without a meaning."""
+    body = [node for path, tree in modules(root) if path == LIMITS for node in tree.body]
+    for node, below in pairwise([*body, ast.Pass()]):
+        told = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+        if isinstance(node, ast.Assign) and not told:
+            wrong = f"{ast.unparse(node.targets[0])} is not explained in the reference"
+            yield Finding(LIMITS, node.lineno, wrong, "Say below it what it bounds")
+
+
+def _metrics(root: Path) -> Iterator[Finding]:
+    """A metric that METRICS leaves out would be in no reference."""
+    for path, tree in modules(root):
+        if path != METRICS:
             continue
         made = {
             target.id: node
-            for node in module.tree.body
+            for node in tree.body
             if isinstance(node, ast.Assign | ast.AnnAssign)
             for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
             if isinstance(target, ast.Name) and target.id.isupper()
         }
-        shown = {
-            node.id for node in ast.walk(made.pop(title, ast.Pass())) if isinstance(node, ast.Name)
-        }
+        table = made.pop("METRICS", ast.Pass())
+        shown = {node.id for node in ast.walk(table) if isinstance(node, ast.Name)}
         for name in made.keys() - shown:
-            wrong = f"{name} is not in {title}, so the reference does not show it"
-            yield Finding(module.path, made[name].lineno, wrong, f"Add it to {title}")
+            wrong = f"{name} is not in METRICS, so the reference does not show it"
+            yield Finding(METRICS, made[name].lineno, wrong, "Add it to METRICS")
 
 
 def _links(root: Path) -> Iterator[Finding]:
