@@ -34,7 +34,7 @@ STOP_S = 30
 
 def bare_root(root: Path) -> Path:
     """The directories and the Python that every image has, without /usr, which in_root adds."""
-    for name in ("usr", "etc", "home", "proc", "dev", "sys", "run", "tmp", "var/lib"):
+    for name in ("usr", "etc", "home", "mnt", "proc", "dev", "sys", "run", "tmp", "var/lib"):
         (root / name).mkdir(parents=True)
     (root / str(PYTHON).lstrip("/")).mkdir(parents=True, exist_ok=True)
     for name in ("bin", "sbin", "lib", "lib64"):

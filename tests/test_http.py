@@ -226,6 +226,15 @@ def keys_required(tmp_path: Path) -> Server:
     return Server(tmp_path / "state", "--require-keys")
 
 
+def test_a_server_leaves_nothing_in_the_home_directory(tmp_path: Path) -> None:
+    """onnxruntime would write an identifier to ~/.cache and report to its maker."""
+    home = tmp_path / "home"
+    home.mkdir()
+    with Server(tmp_path / "state", environ={"HOME": str(home)}) as server:
+        assert server.ask("POST", "/predict/digits", ROW).status == 200
+    assert list(home.iterdir()) == []
+
+
 def command(*arguments: str) -> str:
     import subprocess
     import sys

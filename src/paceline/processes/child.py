@@ -1,8 +1,8 @@
 """One child process: started with a link to its parent, watched, killed.
 
-The child gets the other end of the link as file descriptor 3 and nothing else of ours. SIGINT is
-blocked in it from its first instruction: Ctrl-C in a terminal reaches every process of the group,
-but how to stop is the parent's decision.
+The child gets the other end of the link as file descriptor 3 and nothing else of ours. What a
+terminal sends to every process of its group, Ctrl-C and hang-up, is blocked in it from its first
+instruction: how to stop is the parent's decision.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 LINK_FD = 3
+TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)
 
 
 class Child:
@@ -29,7 +30,7 @@ class Child:
                 (os.POSIX_SPAWN_DUP2, link_end.fileno(), LINK_FD),
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             ],
-            setsigmask=[signal.SIGINT],
+            setsigmask=TERMINAL_SIGNALS,
         )
         link_end.close()
         self._on_exit = on_exit

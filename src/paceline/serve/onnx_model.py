@@ -9,12 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-# Read while onnxruntime is imported, and the only switch that keeps it from phoning home and from
-# writing an identifier to ~/.cache: `disable_telemetry_events()` comes too late for both.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
-import onnxruntime as ort  # type: ignore[import-untyped]
-
 from paceline.serve.model import ANY_LENGTH, ModelSpec, Tensors, TensorSpec
 from paceline.terms.errors import BadModel, ModelFailed
 
@@ -58,8 +52,8 @@ class OnnxModel:
                 value=str(path),
                 remedy="Check the path; Paceline loads ONNX files.",
             )
-        ort.set_default_logger_severity(ONLY_FATAL)
-        options = _options(intra_op_threads, inter_op_threads)
+        ort = _runtime()
+        options = _options(ort, intra_op_threads, inter_op_threads)
         try:
             session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:
@@ -85,7 +79,18 @@ class OnnxModel:
         self._session = None
 
 
-def _options(intra_op_threads: int, inter_op_threads: int) -> Any:
+def _runtime() -> Any:
+    """onnxruntime, silent. It reads this variable while it is imported, and nothing else keeps it
+    from phoning home and leaving an identifier in ~/.cache: its function for that comes too late.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime  # type: ignore[import-untyped]
+
+    onnxruntime.set_default_logger_severity(ONLY_FATAL)
+    return onnxruntime
+
+
+def _options(ort: Any, intra_op_threads: int, inter_op_threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
     options.inter_op_num_threads = inter_op_threads

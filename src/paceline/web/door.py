@@ -7,6 +7,7 @@ request is answered once.
 """
 
 import asyncio
+from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,7 +16,7 @@ from paceline.clock import Chance, Clock
 from paceline.observe import log
 from paceline.observe.board import Board, Counter
 from paceline.terms.errors import Overloaded, PacelineError
-from paceline.terms.limits import IN_FLIGHT
+from paceline.terms.limits import FLUSH_S, IN_FLIGHT
 from paceline.terms.metric import HTTP_REQUESTS, REFUSED
 from paceline.terms.metric import IN_FLIGHT as IN_FLIGHT_METRIC
 from paceline.web.answers import draining, error_event, send_error
@@ -96,7 +97,9 @@ class Door:
         except TimeoutError:
             logger.warning("unfinished requests are answered 503", requests=len(self._in_hand))
             self._cut(endless_only=False)
-            await self._empty.wait()
+            with suppress(TimeoutError):  # a caller who does not read cannot be waited for
+                async with asyncio.timeout(FLUSH_S):
+                    await self._empty.wait()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, in_hand: InHand) -> None:
         path: str = scope["path"]

@@ -71,7 +71,7 @@ class Front:
         self._link.send(Leaving())
         door.begin_drain(refuse=self._server_stops)
         connections.close_idle()
-        await door.finish(max(0.0, start.settings.drain_s - 2 * FLUSH_S))
+        await door.finish(max(0.0, start.settings.drain_s - 3 * FLUSH_S))
         await connections.closed(FLUSH_S)
         self._link.close()
 

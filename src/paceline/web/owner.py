@@ -68,15 +68,14 @@ class Owner:
         self._session_secret = session_secret
         self._started_wall = clock.wall()
         self._stopping = asyncio.Event()
-        board = Board()
-        self._board = board
+        self._board = Board()
         self._fronts = Fronts(settings.fronts, self._orders, listener, self._on_change, clock)
-        self._doorkeeper = Doorkeeper(listener, self._fronts.hand_over, board.counter(PARKED))
+        self._doorkeeper = Doorkeeper(listener, self._fronts.hand_over, self._board.counter(PARKED))
         self._control = Control(self._measure, self._status, self.stop, self._reload_keys)
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal, number)
         self._doorkeeper.open()
         self._fronts.start()
