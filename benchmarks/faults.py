@@ -6,6 +6,7 @@ answer that anybody saw is held against the server's own counters.
 """
 
 import argparse
+import http.client
 import os
 import re
 import signal
@@ -17,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from benchmarks import record
 from benchmarks._load import Failure, Seen
 from benchmarks._server import (
     CUT,
+    ANSWER_S,
     HEALTH_READY,
     REFUSED,
     RIGHT,
@@ -37,7 +39,6 @@ from benchmarks._server import (
     first_answer,
     free_port,
     predict_afresh,
-    request,
     stop,
     wait_until_gone,
 )
@@ -54,21 +55,27 @@ KEPT, FRESH = 6, 2
 DRAIN_S = 2
 READY = "ready"
 NOT_READY = "not ready"
-METRICS = request("GET", "/metrics")
 UNFINISHED = (
     b"POST /predict/digits HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     b"content-length: 100\r\nexpect: 100-continue\r\n\r\n"
 )
 
 
-def start(folder: Path, port: int, *options: str) -> subprocess.Popen[bytes]:
+@contextmanager
+def served(folder: Path, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-P", "-m", "paceline", "up", "--port", str(port)]
     with (folder / "log").open("wb") as log:
-        return subprocess.Popen(
+        server = subprocess.Popen(
             [*command, "--state", str(folder / "state"), *options],
             stdout=subprocess.DEVNULL,
             stderr=log,
         )
+    try:
+        first_answer(server, port)
+        yield server
+    finally:
+        server.kill()
+        server.wait()
 
 
 class Load:
@@ -111,11 +118,13 @@ class Watch(threading.Thread):
 
     def look(self) -> None:
         try:
-            with connect(self._port) as connection:
-                _, body = ask(connection, METRICS)
-        except OSError:
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_S)
+            with closing(connection):
+                connection.request("GET", "/metrics")
+                text = connection.getresponse().read().decode()
+        except (OSError, http.client.HTTPException):
             return  # the front that was to relay it has just been killed
-        lines = (line.rpartition(" ") for line in body.decode().splitlines() if line[0] != "#")
+        lines = (line.rpartition(" ") for line in text.splitlines() if line[0] != "#")
         now = {series: float(value) for series, _, value in lines}
         self.looks += 1
         for series, before in self._seen.items():

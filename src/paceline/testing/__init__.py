@@ -1,6 +1,7 @@
 """The public test kit: what tests, here and elsewhere, need to run Paceline's parts alone.
 
-Nothing in the product imports it. So far: simulated time.
+Nothing in the product imports it. Here: simulated time; beside it the suites that every
+implementation of a seam runs (`model_contract`), apart, because they need what they test.
 """
 
 from paceline.clock import (
