@@ -12,7 +12,7 @@ import msgspec
 
 from benchmarks._server import REFUSED, RIGHT, SILENT, connect, predict
 
-REQUESTS_PER_CONNECTION = 200
+REQUESTS_PER_CONNECTION = 100
 """Then a new one, so that connections spread over all fronts again after one was restarted."""
 FRESH_PAUSE_S = 0.01
 

@@ -27,8 +27,8 @@ import msgspec
 from benchmarks import record
 from benchmarks._load import Failure, Seen
 from benchmarks._server import (
-    CUT,
     ANSWER_S,
+    CUT,
     HEALTH_READY,
     REFUSED,
     RIGHT,
@@ -52,6 +52,8 @@ NOT_READY_S = 0.1
 PROBE_S = 0.01
 WATCH_S = 0.05
 KEPT, FRESH = 6, 2
+SPREAD_S = 1.0
+"""In which kept connections spread over all fronts again: see `_load`."""
 DRAIN_S = 2
 READY = "ready"
 NOT_READY = "not ready"
@@ -95,7 +97,7 @@ class Watch(threading.Thread):
     """Reads /metrics all the time, and notices whenever a counter falls."""
 
     def __init__(self, port: int) -> None:
-        super().__init__()
+        super().__init__(daemon=True)
         self.looks = 0
         self.falls: list[str] = []
         self.restarts = 0.0
@@ -154,7 +156,7 @@ class Probe(threading.Thread):
     """Asks for readiness every 10 ms, and takes it at its word."""
 
     def __init__(self, port: int) -> None:
-        super().__init__()
+        super().__init__(daemon=True)
         self.probes: list[Probed] = []
         self._port = port
         self._checks = ThreadPoolExecutor(8)
@@ -271,29 +273,34 @@ def tell(fronts: int, count: int, folder: Path) -> Story:
     port = free_port()
     probe = Probe(port)
     probe.start()
-    server = start(folder, port, "--fronts", str(fronts), "--drain-s", str(DRAIN_S))
-    first_answer(server, port)
-    load, watch, begun_s = Load(port), Watch(port), time.perf_counter()
-    watch.start()
-    kills: list[Killed] = []
-    for number in range(count):
-        victim, *others = children(server.pid)
-        time.sleep(max(0.0, RESTART_STEADY_S + 0.2 - age_s(victim)))
-        spared = frozenset(end for pid in others for end in callers_of(pid, port))
-        tries: Counter[str] = Counter()
-        at_s = time.perf_counter()
-        os.kill(victim, signal.SIGKILL)
-        while not tries[RIGHT]:
-            tries[predict_afresh(port)] += 1
-        back_s = time.perf_counter() - at_s
-        while watch.restarts <= number or watch.ready < fronts:
-            time.sleep(0.005)
-        kills.append(Killed(at_s, back_s, time.perf_counter() - at_s, spared, tries))
-    seen, seconds = load.stop(), time.perf_counter() - begun_s
-    probes = probe.stop()
-    watch.stop()
-    drain, drained_s = drain_probed(server, port)
+    with served(folder, port, "--fronts", str(fronts), "--drain-s", str(DRAIN_S)) as server:
+        load, watch, begun_s = Load(port), Watch(port), time.perf_counter()
+        watch.start()
+        kills = [kill_oldest(server.pid, port, watch) for _ in range(count)]
+        seen, seconds = load.stop(), time.perf_counter() - begun_s
+        probes = probe.stop()
+        watch.stop()
+        drain, drained_s = drain_probed(server, port)
     return Story(fronts, seconds, kills, seen, probes, drain, drained_s, watch)
+
+
+def kill_oldest(owner: int, port: int, watch: Watch) -> Killed:
+    """Kills the front that has lived longest, once it has lived long enough to restart at once."""
+    victim, *others = children(owner)
+    time.sleep(max(SPREAD_S, RESTART_STEADY_S + 0.2 - age_s(victim)))
+    spared = frozenset(end for pid in others for end in callers_of(pid, port))
+    restarts = watch.restarts
+    tries: Counter[str] = Counter()
+    at_s = time.perf_counter()
+    os.kill(victim, signal.SIGKILL)
+    while not tries[RIGHT]:
+        tries[predict_afresh(port)] += 1
+    back_s = time.perf_counter() - at_s
+    while watch.restarts == restarts or watch.ready < len(others) + 1:
+        time.sleep(WATCH_S / 10)
+        if time.perf_counter() > at_s + ANSWER_S:
+            raise SystemExit(f"no new front {ANSWER_S:.0f} s after one was killed")
+    return Killed(at_s, back_s, time.perf_counter() - at_s, spared, tries)
 
 
 def drain_probed(server: subprocess.Popen[bytes], port: int) -> tuple[list[Probed], float]:
@@ -348,20 +355,18 @@ class OwnerKilled(NamedTuple):
 
 def kill_owner(folder: Path, in_hand: bool) -> OwnerKilled:
     port = free_port()
-    server = start(folder, port)
-    first_answer(server, port)
-    fronts = [os.pidfd_open(pid) for pid in children(server.pid)]
-    with unfinished_request(port) if in_hand else nullcontext():
-        at_s = time.perf_counter()
-        server.kill()
-        server.wait()
-        wait_until_gone(fronts)
-        gone_s = time.perf_counter() - at_s
+    with served(folder, port) as server:
+        fronts = [os.pidfd_open(pid) for pid in children(server.pid)]
+        with unfinished_request(port) if in_hand else nullcontext():
+            at_s = time.perf_counter()
+            server.kill()
+            wait_until_gone(fronts)
+            gone_s = time.perf_counter() - at_s
     begun_s = time.perf_counter()
-    successor = start(folder, port, "--log-level", "warning")
-    _, answered_s = first_answer(successor, port)
-    stop(successor)
-    return OwnerKilled(gone_s, answered_s - begun_s, (folder / "log").read_text())
+    with served(folder, port, "--log-level", "warning") as successor:
+        next_s = time.perf_counter() - begun_s
+        stop(successor)
+    return OwnerKilled(gone_s, next_s, (folder / "log").read_text())
 
 
 def of_story(story: Story) -> tuple[list[record.Figure], list[record.Verdict]]:

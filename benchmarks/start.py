@@ -54,15 +54,21 @@ class Tree:
             "PIP_CONFIG_FILE": str(pip_config),
         }
 
-    def start(self, port: int, **more: str) -> subprocess.Popen[bytes]:
+    @contextmanager
+    def up(self, port: int, **more: str) -> Iterator[subprocess.Popen[bytes]]:
         with self.log.open("ab") as log:
-            return subprocess.Popen(
+            server = subprocess.Popen(
                 ["./paceline", "up", "--port", str(port)],
                 cwd=self.path,
                 env=self.environ | more,
                 stdout=log,
                 stderr=subprocess.PIPE if more else log,
             )
+        try:
+            yield server
+        finally:
+            server.kill()
+            server.wait()
 
 
 @contextmanager
@@ -138,18 +144,16 @@ def trace(fresh: Tree) -> Trace:
     port = free_port()
     lines: list[tuple[float, str]] = []
     begun_s = time.perf_counter()
-    server = fresh.start(port, PYTHONPROFILEIMPORTTIME="1")
-
-    def read() -> None:
+    with fresh.up(port, PYTHONPROFILEIMPORTTIME="1") as server:
         assert server.stderr is not None
-        for line in server.stderr:
-            lines.append((time.perf_counter(), line.decode()))
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    opened_s, answered_s = first_answer(server, port)
-    stop(server)
-    reader.join()
+        reader = threading.Thread(
+            target=lambda said: lines.extend((time.perf_counter(), line.decode()) for line in said),
+            args=(server.stderr,),
+        )
+        reader.start()
+        opened_s, answered_s = first_answer(server, port)
+        stop(server)
+        reader.join()
     python_s, front_s = [at for at, line in lines if "imported package" in line]
     until = {"owner": (python_s, opened_s), "front": (front_s, answered_s)}
     imports: dict[str, dict[str, float]] = {role: defaultdict(float) for role in until}
@@ -213,10 +217,10 @@ def main() -> None:
     for left in reversed(range(asked.first)):
         with fresh_tree() as fresh:
             port, begun_s, before_mb = free_port(), time.perf_counter(), received_mb()
-            server = fresh.start(port)
-            first_s.append(first_answer(server, port, pause_s=0.02)[1] - begun_s)
-            fetched_mb.append(received_mb() - before_mb)
-            stop(server)
+            with fresh.up(port) as server:
+                first_s.append(first_answer(server, port, pause_s=0.02)[1] - begun_s)
+                fetched_mb.append(received_mb() - before_mb)
+                stop(server)
             if not left:
                 figures, verdicts = of_the_installed(fresh, asked)
     first = record.figure("first start, to a right answer", "s", first_s)
@@ -248,19 +252,19 @@ def of_the_installed(
     stopped: list[float] = []
     for _ in range(asked.second):
         port, begun_s = free_port(), time.perf_counter()
-        server = fresh.start(port)
-        opened_s, answered_s = first_answer(server, port)
-        opened.append(opened_s - begun_s)
-        answered.append(answered_s - begun_s)
-        stopped.append(stop(server))
+        with fresh.up(port) as server:
+            opened_s, answered_s = first_answer(server, port)
+            opened.append(opened_s - begun_s)
+            answered.append(answered_s - begun_s)
+            stopped.append(stop(server))
     traces = [trace(fresh) for _ in range(asked.traced)]
     idles: list[Idle] = []
     for _ in range(asked.idle):
         port = free_port()
-        server = fresh.start(port)
-        first_answer(server, port)
-        idles.append(idle(server, asked.idle_s))
-        stop(server)
+        with fresh.up(port) as server:
+            first_answer(server, port)
+            idles.append(idle(server, asked.idle_s))
+            stop(server)
     second = record.figure("second start, to a right answer", "s", answered)
     memory = record.figure(
         "idle memory, PSS of all processes",

@@ -251,3 +251,11 @@ def test_the_cookie_is_out_of_reach_for_scripts_and_other_sites() -> None:
 
 def test_two_servers_on_one_host_keep_their_sessions_apart() -> None:
     assert Sessions(b"s" * 32, 8080).cookie != Sessions(b"s" * 32, 8081).cookie
+
+
+@pytest.mark.needs("root")
+def test_what_root_makes_belongs_to_the_owner_of_the_directory(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 12345)
+    KeyFile(tmp_path / "keys.json").create("app", "client", 0.0)
+    for path in tmp_path.iterdir():
+        assert path.stat().st_uid == 12345

@@ -145,8 +145,8 @@ def _require_key(settings: Settings, keys: KeyFile) -> None:
             if not is_loopback(settings.host)
             else "keys are required, and there is none yet",
             value=settings.host,
-            remedy="Make one with `paceline key create NAME --role admin`"
-            f"{_state_option(settings)}, or open the server to everybody with --insecure.",
+            remedy=f"Make one with `paceline key create NAME --role admin{_state_option(settings)}`"
+            ", or open the server to everybody with --insecure.",
         )
 
 

@@ -208,6 +208,9 @@ class KeyFile:
 def _open_private(path: str, flags: int) -> int:
     fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     os.fchmod(fd, 0o600)  # also when the file was there, or the umask is odd
+    if os.geteuid() == 0:  # the server, of whatever user, must be able to read what root made
+        owner = os.stat(os.path.dirname(path))
+        os.fchown(fd, owner.st_uid, owner.st_gid)
     return fd
 
 
