@@ -55,10 +55,10 @@ class Tree:
         }
 
     @contextmanager
-    def up(self, port: int, **more: str) -> Iterator[subprocess.Popen[bytes]]:
+    def up(self, port: int, *options: str, **more: str) -> Iterator[subprocess.Popen[bytes]]:
         with self.log.open("ab") as log:
             server = subprocess.Popen(
-                ["./paceline", "up", "--port", str(port)],
+                ["./paceline", "up", "--port", str(port), *options],
                 cwd=self.path,
                 env=self.environ | more,
                 stdout=log,
@@ -144,7 +144,7 @@ def trace(fresh: Tree) -> Trace:
     port = free_port()
     lines: list[tuple[float, str]] = []
     begun_s = time.perf_counter()
-    with fresh.up(port, PYTHONPROFILEIMPORTTIME="1") as server:
+    with fresh.up(port, "--fronts", "1", PYTHONPROFILEIMPORTTIME="1") as server:
         assert server.stderr is not None
         reader = threading.Thread(
             target=lambda said: lines.extend((time.perf_counter(), line.decode()) for line in said),
@@ -278,7 +278,7 @@ def of_the_installed(
         record.figure("stop with nothing in hand", "s", stopped),
         memory,
         record.figure("idle memory, PSS of the owner", "MB", [each.owner_mb for each in idles]),
-        record.figure("idle memory, PSS of the front", "MB", [each.fronts_mb for each in idles]),
+        record.figure("idle memory, PSS of the fronts", "MB", [each.fronts_mb for each in idles]),
         cpu,
         installed,
         *of_traces(traces),

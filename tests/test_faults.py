@@ -226,7 +226,7 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
 
 
 def test_killing_the_owner_ends_the_fronts_and_the_next_start_is_clean(tmp_path: Path) -> None:
-    first = Server(tmp_path / "state", "--drain-s", "2")
+    first = Server(tmp_path / "state", "--drain-s", "600")
     with first, slow_upload(first) as unfinished:
         fronts = first.fronts
         os.kill(first.process.pid, signal.SIGKILL)

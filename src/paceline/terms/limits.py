@@ -100,6 +100,9 @@ START_S = 60.0
 FLUSH_S = 0.3
 """how long a last answer may take to be read at the end of a drain"""
 
+OWNER_GONE_S = 5.0
+"""how long a front outlives its owner, whatever the drain time; what is unfinished gets 503"""
+
 FRONTS = 8
 """the most fronts that are started without being asked for"""
 

@@ -13,7 +13,7 @@ from paceline.access.gate import Gate
 from paceline.access.keys import KeyRing
 from paceline.observe import log
 from paceline.processes.link import Link
-from paceline.terms.limits import FLUSH_S
+from paceline.terms.limits import FLUSH_S, OWNER_GONE_S
 from paceline.web.connections import Connections
 from paceline.web.door import Door
 from paceline.web.messages import (
@@ -71,7 +71,10 @@ class Front:
         self._link.send(Leaving())
         door.begin_drain(refuse=self._server_stops)
         connections.close_idle()
-        await door.finish(max(0.0, start.settings.drain_s - 3 * FLUSH_S))
+        drain_s = start.settings.drain_s
+        if self._owner_gone:
+            drain_s = min(drain_s, OWNER_GONE_S)
+        await door.finish(max(0.0, drain_s - 3 * FLUSH_S))
         await connections.closed(FLUSH_S)
         self._link.close()
 
