@@ -15,7 +15,7 @@ import uvloop
 from paceline.access.gate import Gate, is_loopback
 from paceline.access.keys import KeyFile, KeyRing
 from paceline.access.sessions import Sessions, new_secret
-from paceline.clock import Chance, RealClock
+from paceline.clock import Chance, Clock, RealClock
 from paceline.config import Settings
 from paceline.observe import log
 from paceline.observe.board import Board
@@ -63,8 +63,8 @@ def run_owner(settings: Settings, on_ready: Callable[[str], None]) -> None:
         held.note(Holder(os.getpid(), address))
 
         def ready() -> None:
-            on_ready(address)
             notify.ready()
+            on_ready(address)
 
         async def serve() -> None:
             owner = Owner(
@@ -98,7 +98,9 @@ def run_front() -> None:
 
     clock = RealClock()
 
-    def build(start: Start, board_fd: int, why_not_ready: Callable[[], str]) -> tuple[Door, Gate]:
+    def build(
+        start: Start, board_fd: int, directory_fd: int, why_not_ready: Callable[[], str]
+    ) -> tuple[Door, Gate, Clock]:
         settings = start.settings
         log.setup(
             settings.log_format,
@@ -109,6 +111,7 @@ def run_front() -> None:
             access=settings.access_log,
         )
         board = Board(board_fd)
+        os.close(board_fd)
         sessions = Sessions(start.session_secret, start.port)
         gate = Gate(
             settings.host,
@@ -120,14 +123,14 @@ def run_front() -> None:
         models = {digits.NAME: OnnxModel.load(digits.MODEL_PATH, digits.NAME)}
         routes = front_routes(
             Inference(models, board, clock),
-            Relay(os.open(settings.state, os.O_RDONLY | os.O_DIRECTORY)),
+            Relay(directory_fd),
             gate,
             sessions,
             lambda: why_not_ready() or door.why_not_ready(),
             clock,
         )
         door = Door(routes, gate, board, clock, Chance())
-        return door, gate
+        return door, gate, clock
 
     async def serve() -> None:
         await Front(socket.socket(fileno=LINK_FD), build).run()

@@ -32,6 +32,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 value=self.port,
                 remedy="Choose another with --port; 0 takes any free one.",
             )
+        if not self.state or not self.host.strip() or not self.host.isprintable():
+            raise BadSetting(
+                "the state directory or the address is empty or unreadable",
+                value=self.state and self.host,
+                remedy="Name them with --state DIR and --host ADDRESS, or leave both away.",
+            )
         if self.fronts < 1:
             raise BadSetting(
                 "a server needs at least one front",

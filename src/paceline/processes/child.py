@@ -32,10 +32,15 @@ class Child:
             ],
             setsigmask=TERMINAL_SIGNALS,
         )
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError:  # nobody could watch it
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            raise
         link_end.close()
         self._on_exit = on_exit
         self._loop = asyncio.get_running_loop()
-        self._pidfd = os.pidfd_open(self.pid)
         self._loop.add_reader(self._pidfd, self._reap)
         self.alive = True
 

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -65,10 +66,10 @@ class StateDir:
 
     def listen(self) -> socket.socket:
         """The owner's socket, open to this user only, in place of one that a killed owner left."""
-        (self.path / SOCKET_FILE).unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o177)
         try:
+            self._unlink_socket()
             listener.bind(socket_address(self._directory_fd))
         except OSError as error:
             listener.close()
@@ -78,10 +79,20 @@ class StateDir:
         listener.listen(CONNECTION_BACKLOG)
         return listener
 
+    def share(self) -> int:
+        """A descriptor of the directory for another process; it outlives the name of it."""
+        return os.dup(self._directory_fd)
+
     def release(self) -> None:
-        (self.path / SOCKET_FILE).unlink(missing_ok=True)
+        with suppress(OSError):  # what is left of it is in nobody's way
+            self._unlink_socket()
         os.close(self._lock_fd)
         os.close(self._directory_fd)
+
+    def _unlink_socket(self) -> None:
+        """In the directory that is held, whatever stands at its path by now."""
+        with suppress(FileNotFoundError):
+            os.unlink(SOCKET_FILE, dir_fd=self._directory_fd)
 
 
 def socket_address(directory_fd: int) -> str:

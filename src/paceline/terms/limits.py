@@ -16,8 +16,14 @@ HEAD_BYTES = 64 * 1024
 HEAD_S = 10.0
 """how long line and headers may take to arrive"""
 
-KEEP_ALIVE_S = 75
+KEEP_ALIVE_S = 75.0
 """how long a connection may stay open between two requests"""
+
+DISCARD_BYTES = 16 * 1024 * 1024
+"""of a body nobody wants, read and dropped so that the answer before it arrives"""
+
+DISCARD_S = 2.0
+"""how long that goes on"""
 
 IN_FLIGHT = 1024
 """requests one front holds at once; one more is answered 503 `overloaded`"""
@@ -76,8 +82,8 @@ PAGE_TICK_S = 1.0
 RELAY_CHUNK_BYTES = 64 * 1024
 """one piece of an answer relayed from the owner"""
 
-RELAY_S = 2.0
-"""how long a front waits for the owner to begin its answer"""
+RELAY_S = 5.0
+"""how long a front waits for the next piece of the owner's answer"""
 
 RESTART_FIRST_S = 0.1
 """wait before the second restart of a process that keeps dying; doubles each time"""
@@ -91,8 +97,23 @@ RESTART_STEADY_S = 10.0
 PING_S = 1.0
 """how often the owner asks a front whether its loop turns"""
 
-HANG_S = 5.0
-"""a front silent for so long is killed and restarted"""
+MISSED_PINGS_NOT_READY = 2
+"""unanswered ones in a row, after which the doorkeeper answers in the place of a front"""
+
+MISSED_PINGS_HUNG = 5
+"""unanswered ones in a row, after which a front is killed and restarted"""
+
+LEAVE_S = 3.0
+"""how long a front that leaves alone may finish; shorter than PARK_S, its callers are waiting"""
+
+EXIT_S = 1.0
+"""how long a front may take to exit after its link ended"""
+
+PROBES = 64
+"""connections beyond PARKED_CONNECTIONS that are looked at, for health must be answered"""
+
+ACCEPT_AGAIN_S = 0.1
+"""pause before accepting again after the system had no descriptor left, or half a line arrived"""
 
 START_S = 60.0
 """a front that is not ready after so long is killed and restarted"""

@@ -14,11 +14,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from paceline.net.answers import draining, error_event, send_error
 from paceline.observe import exposition, log
 from paceline.terms.errors import LimitReached, PacelineError
 from paceline.terms.limits import PAGE_STREAMS, PAGE_TICK_S
 from paceline.terms.measurement import Measurement
-from paceline.web.answers import draining, error_event, send_error
 from paceline.web.relay import CALLER_HEADER
 from paceline.web.routing import on, router
 from paceline.web.status import Status
@@ -86,6 +86,8 @@ class Control:
                 remedy="Close one, or read GET /api/status instead.",
             )
         headers = {"cache-control": "no-store"}
+        if http.method == "HEAD":
+            return Response(media_type="text/event-stream", headers=headers)
         return StreamingResponse(self._events(), media_type="text/event-stream", headers=headers)
 
     async def _events(self) -> AsyncIterator[bytes]:

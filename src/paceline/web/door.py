@@ -13,13 +13,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paceline.access.gate import Gate
 from paceline.clock import Chance, Clock
+from paceline.net.answers import draining, error_event, send_error
 from paceline.observe import log
 from paceline.observe.board import Board, Counter
 from paceline.terms.errors import Overloaded, PacelineError
 from paceline.terms.limits import FLUSH_S, IN_FLIGHT
 from paceline.terms.metric import HTTP_REQUESTS, REFUSED
 from paceline.terms.metric import IN_FLIGHT as IN_FLIGHT_METRIC
-from paceline.web.answers import draining, error_event, send_error
 
 HEALTH = "/health/"
 ENDLESS = "/api/events"
@@ -57,7 +57,6 @@ class Door:
         self._clock = clock
         self._chance = chance
         self._board = board
-        self._leaving = False
         self._refusing = False
         self._in_hand: set[InHand] = set()
         self._in_flight = board.gauge(IN_FLIGHT_METRIC)
@@ -85,7 +84,6 @@ class Door:
     def begin_drain(self, refuse: bool) -> None:
         """What could go on for ever ends now. `refuse` what is new where the whole server stops;
         where only this front leaves, what its connections still send is answered."""
-        self._leaving = True
         self._refusing = refuse
         self._cut(endless_only=True)
 
@@ -120,6 +118,7 @@ class Door:
         except asyncio.CancelledError:
             if not in_hand.cut:
                 raise
+            in_hand.task.uncancel()  # it has one more thing to do
             await self._refuse(send, draining(), in_hand)
         except PacelineError as error:
             await self._refuse(send, error, in_hand)
@@ -145,8 +144,6 @@ class Door:
                 content_type = dict(headers).get(b"content-type", b"")
                 in_hand.streaming = content_type.startswith(b"text/event-stream")
                 headers.append((b"x-request-id", in_hand.id.encode()))
-                if self._leaving:
-                    headers.append((b"connection", b"close"))
                 message = {**message, "headers": headers}
             await send(message)
 
@@ -194,7 +191,7 @@ def _bug(request_id: str) -> PacelineError:
 
 def _area(path: str) -> str:
     """The first part of the path where it is one of ours: a bounded label."""
-    first = path.split("/", 2)[1]
+    first = path.removeprefix("/").partition("/")[0]
     if first in AREAS:
         return first
     return "page" if path == "/" else "other"

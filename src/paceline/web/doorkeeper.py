@@ -1,27 +1,35 @@
 """Stands at the port while no front is ready: answers probes, keeps everybody else for a front.
 
 It looks at the first bytes of a connection without taking them out of the kernel, so that a front
-which gets the connection later reads the request as if it had accepted it itself. It never parses
-a request and never serves one. Called by the owner.
+which gets the connection later reads the request as if it had accepted it itself. It parses no more
+than a request line and never serves one. Called by the owner.
 """
 
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
+from paceline.net.answers import draining, raw_response
 from paceline.observe.board import Counter
 from paceline.terms.errors import Unavailable
-from paceline.terms.limits import BODY_BYTES, PARK_S, PARKED_CONNECTIONS
-from paceline.web.answers import draining, raw_response
-
-READY_PATH = b" /health/ready "
-LIVE_PATH = b" /health/live "
-FIRST_BYTES = 64
-
-ALIVE = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 13\r\n"
-    b'connection: close\r\n\r\n{"live":true}'
+from paceline.terms.limits import (
+    ACCEPT_AGAIN_S,
+    BODY_BYTES,
+    PARK_S,
+    PARKED_CONNECTIONS,
+    PROBES,
 )
+
+READY = b"/health/ready"
+LIVE = b"/health/live"
+LINE_BYTES = 256
+
+ALIVE_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 13\r\n"
+    b"connection: close\r\n\r\n"
+)
+ALIVE = ALIVE_HEAD + b'{"live":true}'
 
 
 def not_ready() -> Unavailable:
@@ -46,26 +54,32 @@ class Doorkeeper:
         self._loop = asyncio.get_running_loop()
         self._parked: dict[socket.socket, asyncio.TimerHandle] = {}
         self._open = False
+        self._paused = False
         self._refusing = False
 
     def open(self) -> None:
         if not self._open:
             self._open = True
-            self._loop.add_reader(self._listener.fileno(), self._accept)
+            if not self._paused:
+                self._loop.add_reader(self._listener.fileno(), self._accept)
 
     def close(self) -> None:
         """A front is ready: it accepts from now on, and gets those who wait."""
-        if self._open:
-            self._open = False
-            self._loop.remove_reader(self._listener.fileno())
-        for timer in self._parked.values():
-            timer.cancel()
-        for connection in self._parked:
-            self._loop.remove_reader(connection.fileno())
+        self._stop_accepting()
         waiting = list(self._parked)
-        self._parked.clear()
+        for connection in waiting:
+            self._forget(connection)
         if waiting:
             self._hand_over(waiting)
+
+    def park(self, connection: socket.socket) -> None:
+        """Keeps a connection until a front is ready, at most PARK_S."""
+        if len(self._parked) >= PARKED_CONNECTIONS + PROBES:
+            _reply(connection, raw_response(not_ready()))
+            return
+        expiry = self._loop.call_later(PARK_S, self._finish, connection, raw_response(not_ready()))
+        self._parked[connection] = expiry
+        self._loop.add_reader(connection.fileno(), self._look, connection)
 
     def refuse(self) -> None:
         """The server stops: from now on everybody who comes is told so."""
@@ -76,25 +90,31 @@ class Doorkeeper:
 
     def refuse_all(self) -> None:
         """The end of a drain: whoever still waits, here or in the kernel, gets an answer."""
-        if self._open:
-            self._open = False
-            self._loop.remove_reader(self._listener.fileno())
+        self._stop_accepting()
         refusal = raw_response(draining())
         for connection in list(self._parked):
             self._finish(connection, refusal)
-        while (queued := self._next()) is not None:
-            _reply(queued, refusal)
+        with suppress(OSError):
+            while (queued := self._next()) is not None:
+                _reply(queued, refusal)
+
+    def _stop_accepting(self) -> None:
+        self._open = False
+        self._loop.remove_reader(self._listener.fileno())
 
     def _accept(self) -> None:
-        while (connection := self._next()) is not None:
-            if len(self._parked) == PARKED_CONNECTIONS:
-                _reply(connection, raw_response(not_ready()))
-                continue
-            expiry = self._loop.call_later(
-                PARK_S, self._finish, connection, raw_response(not_ready())
-            )
-            self._parked[connection] = expiry
-            self._loop.add_reader(connection.fileno(), self._look, connection)
+        try:
+            while (connection := self._next()) is not None:
+                self.park(connection)
+        except OSError:  # no descriptor is left: the others wait in the kernel until one is
+            self._paused = True
+            self._loop.remove_reader(self._listener.fileno())
+            self._loop.call_later(ACCEPT_AGAIN_S, self._accept_again)
+
+    def _accept_again(self) -> None:
+        self._paused = False
+        if self._open:
+            self._loop.add_reader(self._listener.fileno(), self._accept)
 
     def _next(self) -> socket.socket | None:
         try:
@@ -105,27 +125,47 @@ class Doorkeeper:
         return connection
 
     def _look(self, connection: socket.socket) -> None:
-        """Once per connection, at its first bytes: a probe is answered, others go on waiting."""
+        """At its first line: a probe is answered, the others go on waiting."""
         self._loop.remove_reader(connection.fileno())
         try:
-            first = connection.recv(FIRST_BYTES, socket.MSG_PEEK)
+            line, complete, _ = connection.recv(LINE_BYTES, socket.MSG_PEEK).partition(b"\r\n")
         except OSError:
-            first = b""
-        if not first:
+            line, complete = b"", b""
+        if not line:
             self._finish(connection, b"")
-        elif READY_PATH in first:
-            self._finish(connection, raw_response(not_ready()))
-        elif LIVE_PATH in first:
-            self._finish(connection, ALIVE)
+        elif not complete and len(line) < LINE_BYTES:
+            self._loop.call_later(ACCEPT_AGAIN_S, self._look_again, connection)
+        elif (path := _path(line)) in (READY, LIVE):
+            answer = ALIVE if path == LIVE else raw_response(not_ready())
+            head_only = line.startswith(b"HEAD ")
+            self._finish(connection, _head(answer) if head_only else answer)
         elif self._refusing:
             self._finish(connection, raw_response(draining()))
+        elif len(self._parked) > PARKED_CONNECTIONS:
+            self._finish(connection, raw_response(not_ready()))
         else:
             self._count.add()
 
+    def _look_again(self, connection: socket.socket) -> None:
+        if connection in self._parked:
+            self._loop.add_reader(connection.fileno(), self._look, connection)
+
     def _finish(self, connection: socket.socket, answer: bytes) -> None:
+        self._forget(connection)
+        _reply(connection, answer)
+
+    def _forget(self, connection: socket.socket) -> None:
         self._parked.pop(connection).cancel()
         self._loop.remove_reader(connection.fileno())
-        _reply(connection, answer)
+
+
+def _path(line: bytes) -> bytes:
+    target = line.split(b" ")[1] if line.count(b" ") == 2 else b""
+    return target.partition(b"?")[0]
+
+
+def _head(answer: bytes) -> bytes:
+    return answer.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 
 
 def _reply(connection: socket.socket, answer: bytes) -> None:

@@ -4,20 +4,21 @@ It never supervises anything, writes nothing to disk, and ends with its owner.
 """
 
 import asyncio
-import os
 import signal
 import socket
 from collections.abc import Callable
 
 from paceline.access.gate import Gate
 from paceline.access.keys import KeyRing
+from paceline.clock import Clock
+from paceline.net.server import Connections
 from paceline.observe import log
 from paceline.processes.link import Link
-from paceline.terms.limits import FLUSH_S, OWNER_GONE_S
-from paceline.web.connections import Connections
+from paceline.terms.limits import FLUSH_S, LEAVE_S, OWNER_GONE_S
 from paceline.web.door import Door
 from paceline.web.messages import (
     Adopt,
+    Adopted,
     Drain,
     KeysChanged,
     Leaving,
@@ -31,8 +32,9 @@ from paceline.web.messages import (
 
 logger = log.get(__name__)
 
-Build = Callable[[Start, int, Callable[[], str]], tuple[Door, Gate]]
-"""Makes the application of a front: from its orders, the board's memory and why it is not ready."""
+Build = Callable[[Start, int, int, Callable[[], str]], tuple[Door, Gate, Clock]]
+"""Makes the parts of a front from its orders, the memory of its board, the state directory, and
+what says why it is not ready; the descriptors are its own."""
 
 
 class Front:
@@ -57,23 +59,27 @@ class Front:
         stop = asyncio.ensure_future(self._stop.wait())
         await asyncio.wait((orders, stop), return_when=asyncio.FIRST_COMPLETED)
         if orders.done():
-            start, (listener_fd, board_fd) = orders.result()
-            await self._serve(start, socket.socket(fileno=listener_fd), board_fd)
+            start, (listener_fd, board_fd, directory_fd) = orders.result()
+            parts = self._build(start, board_fd, directory_fd, self._why_not_ready)
+            await self._serve(start, socket.socket(fileno=listener_fd), *parts)
 
-    async def _serve(self, start: Start, listener: socket.socket, board_fd: int) -> None:
-        door, self._gate = self._build(start, board_fd, self._why_not_ready)
-        os.close(board_fd)
-        self._connections = connections = Connections(door)
+    async def _serve(
+        self, start: Start, listener: socket.socket, door: Door, gate: Gate, clock: Clock
+    ) -> None:
+        self._gate = gate
+        self._connections = connections = Connections(door, clock)
         await connections.listen(listener)
         self._link.send(Ready())
         await self._stop.wait()
         connections.stop_listening()  # the owner's doorkeeper, or another front, accepts
         self._link.send(Leaving())
         door.begin_drain(refuse=self._server_stops)
-        connections.close_idle()
+        connections.leave()
         drain_s = start.settings.drain_s
         if self._owner_gone:
             drain_s = min(drain_s, OWNER_GONE_S)
+        elif not self._server_stops:
+            drain_s = min(drain_s, LEAVE_S)
         await door.finish(max(0.0, drain_s - 3 * FLUSH_S))
         await connections.closed(FLUSH_S)
         self._link.close()
@@ -91,6 +97,7 @@ class Front:
                 assert self._gate is not None
                 self._gate.ring = KeyRing(keys)
             case Adopt():
+                self._link.send(Adopted())
                 for fd in fds:
                     self._adopt(socket.socket(fileno=fd))
             case Drain():

@@ -38,7 +38,7 @@ def front_routes(
     async def login(http: HttpRequest) -> Response:
         try:
             key = msgspec.json.decode(await read_body(http), type=Login).key
-        except msgspec.DecodeError as error:
+        except ValueError as error:  # of msgspec, and of UTF-8
             raise BadJson(f"not a login: {error}", remedy='Send {"key": "pl_..."}.') from error
         known = gate.ring.check(key)
         if known is None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from paceline.access.keys import Key
@@ -12,9 +13,16 @@ from paceline.observe.board import Board
 from paceline.processes.child import Child, how_it_ended
 from paceline.processes.link import FDS_PER_MESSAGE, Link, pair
 from paceline.processes.restart import Restart
-from paceline.terms.limits import HANG_S, PING_S, START_S
+from paceline.terms.limits import (
+    EXIT_S,
+    MISSED_PINGS_HUNG,
+    MISSED_PINGS_NOT_READY,
+    PING_S,
+    START_S,
+)
 from paceline.web.messages import (
     Adopt,
+    Adopted,
     Drain,
     KeysChanged,
     Leaving,
@@ -41,27 +49,36 @@ class Slot:
         self.restart = Restart()
         self.child: Child | None = None
         self.link: Link[ToOwner] | None = None
-        self.ready = False
+        self.accepts = False
+        self.missed_pings = 0
         self.started_s = 0.0
-        self.heard_s = 0.0
+        self.handed_over: deque[list[socket.socket]] = deque()
+
+    @property
+    def ready(self) -> bool:
+        return self.accepts and self.missed_pings < MISSED_PINGS_NOT_READY
 
 
 class Fronts:
-    """`on_change` is called when the number of ready fronts changes, or a front ends."""
+    """`shared` duplicates what every front gets beside its board; `on_change` is called when the
+    number of ready fronts may have changed; `on_orphans` gets connections that a front was handed
+    and died without taking."""
 
     def __init__(
         self,
         count: int,
         orders: Callable[[int], Start],
-        listener: socket.socket,
+        shared: Callable[[], list[int]],
         on_change: Callable[[], None],
+        on_orphans: Callable[[list[socket.socket]], None],
         clock: Clock,
     ) -> None:
         self.slots = [Slot(index) for index in range(count)]
         self.restarts = 0
         self._orders = orders
-        self._listener = listener
+        self._shared = shared
         self._on_change = on_change
+        self._on_orphans = on_orphans
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._draining = False
@@ -84,15 +101,19 @@ class Fronts:
 
     def hand_over(self, connections: Sequence[socket.socket]) -> None:
         """Accepted connections, to the ready fronts in turn."""
-        ready = [slot.link for slot in self.slots if slot.ready and slot.link]
-        for start in range(0, len(connections), FDS_PER_MESSAGE):
-            link = ready[self._next_adopter % len(ready)]
+        ready = [slot for slot in self.slots if slot.ready]
+        for first in range(0, len(connections), FDS_PER_MESSAGE):
+            slot = ready[self._next_adopter % len(ready)]
             self._next_adopter += 1
-            link.send(Adopt(), [c.detach() for c in connections[start : start + FDS_PER_MESSAGE]])
+            handed = list(connections[first : first + FDS_PER_MESSAGE])
+            slot.handed_over.append(handed)
+            assert slot.link is not None
+            slot.link.send(Adopt(), [os.dup(each.fileno()) for each in handed])
 
     def tell_keys(self, keys: tuple[Key, ...]) -> None:
+        """To every front that has its orders; one that is starting reads this before it accepts."""
         for slot in self.slots:
-            if slot.link is not None and slot.ready:
+            if slot.link is not None:
                 slot.link.send(KeysChanged(keys))
 
     async def drain(self, within_s: float) -> None:
@@ -119,48 +140,78 @@ class Fronts:
                 slot.child.kill()
 
     def _start(self, slot: Slot) -> None:
+        """Starts a front, now or, when the system refuses, a little later and again and again."""
         if self._draining:
             return
-        ours, theirs = pair()
-        slot.child = Child(FRONT_ARGUMENTS, theirs, lambda status: self._on_exit(slot, status))
+        try:
+            self._spawn(slot)
+        except OSError as error:
+            wait_s = slot.restart.died(0.0) or PING_S
+            logger.error(
+                "a front cannot be started", front=slot.index, error=str(error), wait_s=wait_s
+            )
+            self._loop.call_later(wait_s, self._start, slot)
+
+    def _spawn(self, slot: Slot) -> None:
+        orders = self._orders(slot.index)
+        fds = self._shared()
+        try:
+            fds.insert(1, os.dup(slot.board_fd))
+            ours, theirs = pair()
+            try:
+                child = Child(FRONT_ARGUMENTS, theirs, lambda status: self._on_exit(slot, status))
+            except OSError:
+                ours.close()
+                theirs.close()
+                raise
+        except OSError:
+            for fd in fds:
+                os.close(fd)
+            raise
+        slot.child = child
+        slot.missed_pings = 0
+        slot.started_s = self._clock.now()
         slot.link = Link(
             ours,
             to_owner,
             lambda message, _: self._on_message(slot, message),
-            lambda: self._on_link_end(slot),
+            lambda: self._on_link_end(slot, child),
         )
-        slot.started_s = slot.heard_s = self._clock.now()
-        slot.link.send(
-            self._orders(slot.index), [os.dup(self._listener.fileno()), os.dup(slot.board_fd)]
-        )
+        slot.link.send(orders, fds)
 
     def _on_message(self, slot: Slot, message: ToOwner) -> None:
-        slot.heard_s = self._clock.now()
+        was_ready = slot.ready
+        slot.missed_pings = 0
         match message:
             case Ready():
-                slot.ready = True
-                took_ms = (slot.heard_s - slot.started_s) * 1e3
+                slot.accepts = True
+                took_ms = (self._clock.now() - slot.started_s) * 1e3
                 logger.debug("front ready", front=slot.index, took_ms=round(took_ms))
-                self._on_change()
+            case Adopted():
+                for connection in slot.handed_over.popleft():
+                    connection.close()
             case Leaving():
-                slot.ready = False
-                self._on_change()
+                slot.accepts = False
             case Pong():
                 pass
+        if slot.ready != was_ready:
+            self._on_change()
 
-    def _on_link_end(self, slot: Slot) -> None:
+    def _on_link_end(self, slot: Slot, child: Child) -> None:
         """Its process has ended or is about to; a front without a link is of no use."""
-        assert slot.child is not None
-        slot.ready = False
-        slot.child.kill()
+        slot.accepts = False
         self._on_change()
+        for handed in slot.handed_over:
+            self._on_orphans(handed)
+        slot.handed_over.clear()
+        self._loop.call_later(EXIT_S, child.kill)
 
     def _on_exit(self, slot: Slot, status: int) -> None:
-        slot.ready = False
-        if slot.link is not None:
+        if slot.link is not None and not slot.link.closed:
             slot.link.close()
+            assert slot.child is not None
+            self._on_link_end(slot, slot.child)
         slot.board.reset_gauges()
-        self._on_change()
         if self._draining:
             if not self.pids:
                 self._all_gone.set()
@@ -176,15 +227,24 @@ class Fronts:
         self._loop.call_later(wait_s, self._start, slot)
 
     def _look_after(self) -> None:
-        """Once in PING_S: a front whose loop does not turn is killed, and so restarted."""
+        """Once in PING_S: a front whose loop does not turn is killed, and so restarted.
+
+        Counted are pings without an answer, not seconds: when this process itself stood still, no
+        front is to blame.
+        """
         now = self._clock.now()
         for slot in self.slots:
             if slot.child is None or slot.link is None or not slot.child.alive:
                 continue
-            silent_s = now - slot.heard_s
-            if silent_s > (HANG_S if slot.ready else START_S):
-                logger.error("a silent front is killed", front=slot.index, silent_s=round(silent_s))
-                slot.child.kill()
-            elif slot.ready:
+            was_ready = slot.ready
+            if slot.accepts:
+                slot.missed_pings += 1  # until it answers the ping that goes out now
                 slot.link.send(Ping())
+            late = not slot.accepts and now - slot.started_s > START_S
+            if late or slot.missed_pings > MISSED_PINGS_HUNG:
+                logger.error("a front that does not answer is killed", front=slot.index)
+                slot.child.kill()
+            if slot.ready != was_ready:
+                logger.warning("a front does not answer", front=slot.index)
+                self._on_change()
         self._timer = self._loop.call_later(PING_S, self._look_after)

@@ -4,7 +4,6 @@ The codecs (`serve/v2`, `serve/predict`) know the bodies; here are names, deadli
 counting. Runs the model in place: a front's models are those whose call is short.
 """
 
-import asyncio
 import difflib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -18,11 +17,11 @@ from paceline.observe.board import Board, Counter
 from paceline.serve import predict as plain
 from paceline.serve import v2
 from paceline.serve.model import Model, ModelSpec, Tensors
-from paceline.terms.errors import BadRequest, DeadlineExceeded, PacelineError, UnknownModel
+from paceline.terms.errors import BadRequest, PacelineError, UnknownModel
 from paceline.terms.limits import DEADLINE_S
 from paceline.terms.metric import MODEL_SECONDS, REQUEST_SECONDS, REQUESTS, ROWS
 from paceline.terms.request import PRIORITIES, Priority, Request
-from paceline.web.body import read_body
+from paceline.web.body import read_body, too_late
 
 TIMEOUT_HEADER = "x-timeout-ms"
 PRIORITY_HEADER = "x-priority"
@@ -72,7 +71,7 @@ class Inference:
             deadline_s=started + _timeout_s(http),
         )
         try:
-            body = await _body_in_time(http, request)
+            body = await read_body(http, request.deadline_s - started)
             work = decode(body, model.spec, request, started)
             request = work.request
             answer = self._run(model, work)
@@ -86,7 +85,7 @@ class Inference:
     def _run(self, model: Model, work: Work) -> bytes:
         before = self._clock.now()
         if before >= work.request.deadline_s:
-            raise _too_late()
+            raise too_late()
         outputs = model.run(work.inputs)
         self._run_seconds[work.request.model].record(self._clock.now() - before)
         self._rows[work.request.model].add(work.rows)
@@ -116,14 +115,6 @@ def _decode_plain(body: bytes, spec: ModelSpec, request: Request, started: float
     return Work(
         request, asked.inputs, asked.rows, lambda outputs: plain.encode(spec, asked, outputs)
     )
-
-
-async def _body_in_time(http: HttpRequest, request: Request) -> bytes:
-    try:
-        async with asyncio.timeout_at(request.deadline_s):
-            return await read_body(http)
-    except TimeoutError:
-        raise _too_late() from None
 
 
 def _unknown_model(name: str, models: Mapping[str, Model]) -> UnknownModel:
@@ -161,10 +152,3 @@ def _timeout_s(http: HttpRequest) -> float:
             remedy=f"Send for example {TIMEOUT_HEADER}: 250, or leave the header away.",
         )
     return min(timeout_ms / 1e3, DEADLINE_S)
-
-
-def _too_late() -> DeadlineExceeded:
-    return DeadlineExceeded(
-        "the request's deadline passed before it could be answered",
-        remedy=f"Send the whole body at once, or a longer {TIMEOUT_HEADER}.",
-    )

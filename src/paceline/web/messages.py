@@ -7,7 +7,8 @@ from paceline.config import Settings
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
-    """The first message to a front; the listening socket and the board's memory come along."""
+    """The first message to a front. Its listening socket, the memory of its board and the state
+    directory come along."""
 
     index: int
     settings: Settings
@@ -21,7 +22,8 @@ class KeysChanged(msgspec.Struct, frozen=True, tag=True):
 
 
 class Adopt(msgspec.Struct, frozen=True, tag=True):
-    """Connections come along that the doorkeeper accepted; nothing has been read from them."""
+    """Connections come along that the doorkeeper accepted; nothing has been read from them. The
+    owner keeps its copies until it hears `Adopted`."""
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
@@ -36,6 +38,10 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     """From a front: models are loaded, connections are accepted."""
 
 
+class Adopted(msgspec.Struct, frozen=True, tag=True):
+    """From a front: the connections of the oldest `Adopt` not yet answered are its own now."""
+
+
 class Leaving(msgspec.Struct, frozen=True, tag=True):
     """From a front that drains: it accepts no more."""
 
@@ -45,7 +51,7 @@ class Pong(msgspec.Struct, frozen=True, tag=True):
 
 
 ToFront = Start | KeysChanged | Adopt | Drain | Ping
-ToOwner = Ready | Leaving | Pong
+ToOwner = Ready | Adopted | Leaving | Pong
 
 to_front = msgspec.json.Decoder(ToFront)
 to_owner = msgspec.json.Decoder(ToOwner)

@@ -4,6 +4,7 @@ It never loads a model and never answers an inference. Its parts come from `app.
 """
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import paceline
 from paceline.access.keys import Key, KeyFile
 from paceline.clock import Clock
 from paceline.config import Settings
+from paceline.net.server import Connections
 from paceline.observe import log
 from paceline.observe.board import Board, read
 from paceline.processes.state_dir import StateDir
@@ -25,7 +27,6 @@ from paceline.terms.metric import (
     PARKED,
     STARTED,
 )
-from paceline.web.connections import Connections
 from paceline.web.control import Control
 from paceline.web.doorkeeper import Doorkeeper
 from paceline.web.fronts import Fronts
@@ -69,7 +70,14 @@ class Owner:
         self._started_wall = clock.wall()
         self._stopping = asyncio.Event()
         self._board = Board()
-        self._fronts = Fronts(settings.fronts, self._orders, listener, self._on_change, clock)
+        self._fronts = Fronts(
+            settings.fronts,
+            self._orders,
+            lambda: [os.dup(listener.fileno()), held.share()],
+            self._on_change,
+            self._on_orphans,
+            clock,
+        )
         self._doorkeeper = Doorkeeper(listener, self._fronts.hand_over, self._board.counter(PARKED))
         self._control = Control(self._measure, self._status, self.stop, self._reload_keys)
 
@@ -79,7 +87,7 @@ class Owner:
             loop.add_signal_handler(number, self._on_signal, number)
         self._doorkeeper.open()
         self._fronts.start()
-        connections = Connections(self._control.routes())
+        connections = Connections(self._control.routes(), self._clock)
         await connections.listen(self._held.listen())
         await self._stopping.wait()
         self._doorkeeper.refuse()
@@ -120,6 +128,11 @@ class Owner:
                 self._on_ready = None
         else:
             self._doorkeeper.open()
+
+    def _on_orphans(self, connections: list[socket.socket]) -> None:
+        """Handed to a front that died before it took them: they wait for the next."""
+        for connection in connections:
+            self._doorkeeper.park(connection)
 
     def _reload_keys(self) -> None:
         self._keys = self._key_file.load()

@@ -7,7 +7,7 @@ do not. Called by the fronts' routes.
 import asyncio
 from urllib.parse import quote
 
-import httptools
+import h11
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -18,7 +18,13 @@ from paceline.terms.limits import RELAY_CHUNK_BYTES, RELAY_S
 from paceline.web.body import read_body
 
 CALLER_HEADER = "x-paceline-caller"
-PASSED_BACK = (b"content-type", b"cache-control", b"content-security-policy", b"x-frame-options")
+PASSED_BACK = (
+    b"content-type",
+    b"content-length",
+    b"cache-control",
+    b"content-security-policy",
+    b"x-frame-options",
+)
 
 
 class Relay:
@@ -28,100 +34,86 @@ class Relay:
         self._address = socket_address(state_directory_fd)
 
     async def __call__(self, http: HttpRequest) -> Response:
-        request = _request_bytes(http, await read_body(http))
-        answer = _Answer()
+        body = await read_body(http) if http.method == "POST" else b""
         try:
             async with asyncio.timeout(RELAY_S):
                 reader, writer = await asyncio.open_unix_connection(self._address)
-                try:
-                    writer.write(request)
-                    while not answer.head_complete:
-                        answer.feed(await reader.read(RELAY_CHUNK_BYTES))
-                except BaseException:
-                    writer.close()
-                    raise
         except (OSError, TimeoutError):
             raise owner_gone() from None
-        return _Stream(answer, reader, writer)
+        call = _Call(reader, writer)
+        try:
+            call.ask(http, body)
+            return _Answer(call, await call.head())
+        except BaseException:
+            call.close()
+            raise
 
 
-class _Answer:
-    """The owner's response as httptools parses it."""
+class _Call:
+    """One request to the owner and its answer, on a connection of its own."""
 
-    def __init__(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.head_complete = False
-        self.complete = False
-        self._body = bytearray()
-
-    @property
-    def status(self) -> int:
-        return int(self._parser.get_status_code())
-
-    def feed(self, data: bytes) -> None:
-        if not data:
-            raise owner_gone()
-        self._parser.feed_data(data)
-
-    def take_body(self) -> bytes:
-        body, self._body = bytes(self._body), bytearray()
-        return body
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() in PASSED_BACK:
-            self.headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        self.head_complete = True
-
-    def on_body(self, body: bytes) -> None:
-        self._body += body
-
-    def on_message_complete(self) -> None:
-        self.complete = True
-
-
-class _Stream(Response):
-    """Sends the owner's answer on as it comes, until it ends or the caller leaves."""
-
-    def __init__(
-        self, answer: _Answer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        self._answer = answer
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._http = h11.Connection(h11.CLIENT)
         self._reader = reader
         self._writer = writer
+
+    def ask(self, http: HttpRequest, body: bytes) -> None:
+        caller = http.scope["state"]["caller"]
+        query = http.scope["query_string"]
+        target = quote(http.scope["path"]).encode() + (b"?" + query if query else b"")
+        headers = [
+            ("host", "owner"),
+            ("connection", "close"),
+            (CALLER_HEADER, caller.key_id or caller.role),
+            ("content-length", str(len(body))),
+        ]
+        request = h11.Request(method=http.method, target=target, headers=headers)
+        for event in (request, h11.Data(data=body), h11.EndOfMessage()):
+            self._writer.write(self._http.send(event) or b"")
+
+    async def head(self) -> h11.Response:
+        event = await self._next()
+        assert isinstance(event, h11.Response), event
+        return event
+
+    async def piece(self) -> bytes | None:
+        """The next piece of the body; None at its end."""
+        event = await self._next()
+        return bytes(event.data) if isinstance(event, h11.Data) else None
+
+    def close(self) -> None:
+        self._writer.close()
+
+    async def _next(self) -> h11.Event:
+        """The owner never stays silent for long: what streams, streams each second."""
+        try:
+            async with asyncio.timeout(RELAY_S):
+                while (event := self._http.next_event()) is h11.NEED_DATA:
+                    self._http.receive_data(await self._reader.read(RELAY_CHUNK_BYTES))
+        except (OSError, TimeoutError, h11.RemoteProtocolError):
+            raise owner_gone() from None
+        assert isinstance(event, h11.Event), event
+        return event
+
+
+class _Answer(Response):
+    """Sends the owner's answer on as it comes. When the caller leaves, this task is cancelled."""
+
+    def __init__(self, call: _Call, head: h11.Response) -> None:
+        self._call = call
+        self._head = head
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = self._answer
-        watcher = asyncio.ensure_future(_until_disconnected(receive))
-        watcher.add_done_callback(lambda _: self._writer.close())
+        headers = [(name, value) for name, value in self._head.headers if name in PASSED_BACK]
+        status = self._head.status_code
         try:
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": answer.status,
-                    "headers": answer.headers,
-                }
-            )
-            while not answer.complete:
-                await send(
-                    {"type": "http.response.body", "body": answer.take_body(), "more_body": True}
-                )
-                data = await self._reader.read(RELAY_CHUNK_BYTES)
-                if not data and watcher.done():
-                    return
-                answer.feed(data)
-            await send({"type": "http.response.body", "body": answer.take_body()})
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            while (piece := await self._call.piece()) is not None:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body"})
         finally:
-            watcher.cancel()
-            self._writer.close()
-
-
-async def _until_disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+            self._call.close()
 
 
 def owner_gone() -> OwnerGone:
@@ -129,18 +121,3 @@ def owner_gone() -> OwnerGone:
         "the owner process does not answer",
         remedy="Start Paceline again; the log of the old one says why it ended.",
     )
-
-
-def _request_bytes(http: HttpRequest, body: bytes) -> bytes:
-    target = quote(http.url.path) + (f"?{http.url.query}" if http.url.query else "")
-    caller = http.scope["state"]["caller"]
-    method = "GET" if http.method == "HEAD" else http.method  # our own server drops the body
-    lines = [
-        f"{method} {target} HTTP/1.1",
-        "host: owner",
-        "connection: close",
-        f"{CALLER_HEADER}: {caller.key_id or caller.role}",
-    ]
-    if body:
-        lines += [f"content-length: {len(body)}", "content-type: application/json"]
-    return "\r\n".join([*lines, "", ""]).encode() + body

@@ -1,5 +1,7 @@
 """Errors as HTTP answers: where a PacelineError becomes a status, headers and JSON."""
 
+from http import HTTPStatus
+
 import msgspec
 from starlette.types import Send
 
@@ -57,6 +59,6 @@ def draining() -> Draining:
 def raw_response(error: PacelineError) -> bytes:
     """A whole HTTP/1.1 answer, for connections that no application holds."""
     body = error_body(error)
-    lines = [b"HTTP/1.1 %d %s" % (error.http, error.code.encode())]
+    lines = [b"HTTP/1.1 %d %s" % (error.http, HTTPStatus(error.http).phrase.encode())]
     lines += [name + b": " + value for name, value in error_headers(error, body)]
     return b"\r\n".join([*lines, b"connection: close", b"", body])
