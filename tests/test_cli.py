@@ -89,7 +89,7 @@ def test_each_commands_help_has_an_example_and_json(command: list[str]) -> None:
         (["up", "--require-keys"], EXIT_START, "paceline key create"),
         (["key", "create", "two words"], EXIT_USAGE, "two words"),
         (["key", "create", "x", "--role", "boss"], EXIT_USAGE, "admin"),
-        (["key", "revoke", "nobody"], EXIT_USAGE, "paceline key list"),
+        (["key", "revoke", "nobody"], EXIT_USAGE, "--state"),
     ],
 )
 def test_wrong_turns_say_what_to_do(

@@ -7,6 +7,8 @@ order and outcome are judged.
 import http.client
 import json
 import os
+import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,8 +21,10 @@ from pathlib import Path
 
 import pytest
 
+from paceline.access.keys import KeyFile
 from paceline.serve import digits
 from paceline.terms.limits import IN_FLIGHT
+from paceline.web.owner_call import call_owner
 from probing import Caller, Outcome, ReadinessProbe
 from servers import Server
 
@@ -286,6 +290,71 @@ def test_more_requests_than_the_bound_are_refused_and_readiness_says_so(tmp_path
         while server.ask("GET", "/health/ready").status != 200:
             pass
         assert server.ask("POST", "/predict/digits", ROW).status == 200
+
+
+def test_a_key_revoked_while_a_front_starts_is_refused_by_it(tmp_path: Path) -> None:
+    keys = KeyFile(tmp_path / "state" / "keys.json")
+    _, secret = keys.create("app", "admin", 0.0)
+    with Server(tmp_path / "state", "--require-keys") as server:
+        key = {"x-api-key": secret}
+        assert server.ask("GET", "/metrics", headers=key).status == 200
+        for _ in range(3):
+            os.kill(server.fronts[0], signal.SIGKILL)
+            keys.revoke("app")
+            call_owner(server.state, "POST", "/local/reload-keys")
+            assert server.ask("GET", "/metrics", headers=key).status == 401
+            _, secret = keys.create("app", "admin", 0.0)
+            call_owner(server.state, "POST", "/local/reload-keys")
+            key = {"x-api-key": secret}
+            while server.ask("GET", "/metrics", headers=key).status != 200:
+                pass
+
+
+def test_a_deleted_state_directory_stops_neither_inference_nor_restarts(tmp_path: Path) -> None:
+    with Server(tmp_path / "state") as server:
+        shutil.rmtree(server.state)
+        os.kill(server.fronts[0], signal.SIGKILL)
+        assert server.ask("POST", "/predict/digits", ROW).status == 200
+
+
+def test_the_end_of_one_instance_leaves_the_next_ones_socket_alone(tmp_path: Path) -> None:
+    with Server(tmp_path / "state") as first:
+        shutil.rmtree(first.state)
+        with Server(tmp_path / "state") as second:
+            assert first.stop() == 0
+            assert second.ask("GET", "/metrics").status == 200
+
+
+def test_a_front_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
+    with Server(tmp_path / "state") as server:
+        owner = server.process.pid
+        limits = resource.prlimit(owner, resource.RLIMIT_NOFILE)
+        used = max(int(fd.name) for fd in Path(f"/proc/{owner}/fd").iterdir())
+        resource.prlimit(owner, resource.RLIMIT_NOFILE, (used, limits[1]))
+        os.kill(server.fronts[0], signal.SIGKILL)
+        while "cannot be started" not in server.log.read_text():
+            assert server.process.poll() is None
+        resource.prlimit(owner, resource.RLIMIT_NOFILE, limits)
+        assert server.ask("POST", "/predict/digits", ROW, timeout_s=30).status == 200
+
+
+def test_a_hang_up_of_the_terminal_drains(tmp_path: Path) -> None:
+    with Server(tmp_path / "state", "--drain-s", "1") as server, slow_upload(server) as unfinished:
+        os.killpg(server.process.pid, signal.SIGHUP)
+        assert received(unfinished).startswith(b"HTTP/1.1 503")
+        assert server.process.wait(10) == 0
+
+
+def test_a_stopped_owner_stops_no_inference(tmp_path: Path) -> None:
+    with Server(tmp_path / "state") as server:
+        os.kill(server.process.pid, signal.SIGSTOP)
+        try:
+            assert server.ask("POST", "/predict/digits", ROW).status == 200
+            answer = server.ask("GET", "/metrics", timeout_s=30)
+            assert (answer.status, answer.json["code"]) == (503, "owner_gone")
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+        assert server.ask("GET", "/metrics").status == 200
 
 
 def test_two_instances_on_one_directory(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ def main() -> None:
 
         run_front()
     else:
-        from paceline.cli.main import run
-
+        try:
+            from paceline.cli.main import run
+        except KeyboardInterrupt:  # before there was anything that could say so better
+            sys.exit(130)
         sys.exit(run(sys.argv[1:]))
 
 

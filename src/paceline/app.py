@@ -64,7 +64,10 @@ def run_owner(settings: Settings, on_ready: Callable[[str], None]) -> None:
 
         def ready() -> None:
             notify.ready()
-            on_ready(address)
+            try:
+                on_ready(address)
+            except OSError as error:  # nobody reads it; that is no reason not to serve
+                log.get(__name__).warning("standard output cannot be written", error=str(error))
 
         async def serve() -> None:
             owner = Owner(

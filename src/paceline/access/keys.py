@@ -131,6 +131,12 @@ class KeyFile:
 
     def revoke(self, id_or_name: str) -> Key:
         """Remove a key and return what it was."""
+        if not self.path.exists():
+            raise NotFound(
+                "there are no keys in this state directory",
+                value=str(self.path.parent),
+                remedy="Name the directory of the server with --state.",
+            )
         with self._locked():
             keys = self.load()
             gone = next((key for key in keys if id_or_name in (key.id, key.name)), None)

@@ -230,6 +230,8 @@ def _check(request: h11.Request) -> None:
     names = {name for name, _ in request.headers}
     if {b"content-length", b"transfer-encoding"} <= names:
         raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding")
+    if request.http_version not in (b"1.0", b"1.1"):
+        raise h11.RemoteProtocolError("a version other than 1.0 and 1.1", error_status_hint=505)
     if not request.target.startswith(b"/") and request.target != b"*":
         raise h11.RemoteProtocolError("the target is not a path")
 

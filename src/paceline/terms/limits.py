@@ -19,7 +19,7 @@ HEAD_S = 10.0
 KEEP_ALIVE_S = 75.0
 """how long a connection may stay open between two requests"""
 
-DISCARD_BYTES = 16 * 1024 * 1024
+DISCARD_BYTES = 64 * 1024 * 1024
 """of a body nobody wants, read and dropped so that the answer before it arrives"""
 
 DISCARD_S = 2.0
@@ -36,6 +36,12 @@ KEYS = 500
 
 KEY_FILE_BYTES = 1024 * 1024
 """the key file; a longer one is not ours"""
+
+LOGINS = 32
+"""logins in hand at once; anybody may try, and nobody may crowd out the others"""
+
+LOGIN_S = 5.0
+"""how long the body of a login may take to arrive"""
 
 SESSION_S = 12 * 3600
 """how long a login of the page lasts"""

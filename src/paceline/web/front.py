@@ -51,6 +51,7 @@ class Front:
         self._adopting: set[asyncio.Task[None]] = set()
         self._connections: Connections | None = None
         self._gate: Gate | None = None
+        self._newer_keys: KeyRing | None = None
         self._link: Link[ToFront] = Link(link_end, to_front, self._on_message, self._on_link_end)
 
     async def run(self) -> None:
@@ -67,6 +68,8 @@ class Front:
         self, start: Start, listener: socket.socket, door: Door, gate: Gate, clock: Clock
     ) -> None:
         self._gate = gate
+        if self._newer_keys is not None:  # changed after its orders were written
+            gate.ring = self._newer_keys
         self._connections = connections = Connections(door, clock)
         await connections.listen(listener)
         self._link.send(Ready())
@@ -94,8 +97,9 @@ class Front:
             case Start():
                 self._started.set_result((message, fds))
             case KeysChanged(keys):
-                assert self._gate is not None
-                self._gate.ring = KeyRing(keys)
+                self._newer_keys = KeyRing(keys)
+                if self._gate is not None:
+                    self._gate.ring = self._newer_keys
             case Adopt():
                 self._link.send(Adopted())
                 for fd in fds:

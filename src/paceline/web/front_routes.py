@@ -10,7 +10,8 @@ from starlette.routing import Router
 from paceline.access.gate import Gate
 from paceline.access.sessions import Sessions
 from paceline.clock import Clock
-from paceline.terms.errors import BadJson, WrongKey
+from paceline.terms.errors import BadJson, LimitReached, WrongKey
+from paceline.terms.limits import LOGIN_S, LOGINS
 from paceline.web.body import read_body
 from paceline.web.inference import Inference
 from paceline.web.routing import Endpoint, on, router
@@ -35,9 +36,23 @@ def front_routes(
         why = why_not_ready()
         return JSONResponse({"ready": not why, "why": why}, 503 if why else 200)
 
+    logins: set[object] = set()
+
     async def login(http: HttpRequest) -> Response:
+        """Open to anybody, so what anybody can hold of it is little."""
+        if len(logins) >= LOGINS:
+            raise LimitReached(
+                "as many logins are in hand as may be",
+                value=LOGINS,
+                remedy="Try again in a moment.",
+            )
+        logins.add(http)
         try:
-            key = msgspec.json.decode(await read_body(http), type=Login).key
+            body = await read_body(http, LOGIN_S)
+        finally:
+            logins.discard(http)
+        try:
+            key = msgspec.json.decode(body, type=Login).key
         except ValueError as error:  # of msgspec, and of UTF-8
             raise BadJson(f"not a login: {error}", remedy='Send {"key": "pl_..."}.') from error
         known = gate.ring.check(key)

@@ -29,7 +29,9 @@ def on(method: str, path: str, endpoint: Endpoint) -> Route:
             )
         return await endpoint(http)
 
-    return Route(path, only, methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+    route = Route(path, only)
+    route.methods = None  # every one comes to `only`
+    return route
 
 
 async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:

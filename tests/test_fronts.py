@@ -1,0 +1,125 @@
+"""Which fronts count as ready, and which are killed: by pings without an answer, not by time."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+from paceline.clock import SimulatedClock
+from paceline.config import Settings
+from paceline.terms.limits import MISSED_PINGS_HUNG, MISSED_PINGS_NOT_READY, START_S
+from paceline.web.fronts import Fronts, Slot
+from paceline.web.messages import Pong, Ready, Start
+
+
+class FakeChild:
+    pid = 0
+    alive = True
+    killed = False
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+class FakeLink:
+    closed = False
+
+    def __init__(self) -> None:
+        self.sent: list[object] = []
+
+    def send(self, message: object, fds: object = ()) -> None:
+        self.sent.append(message)
+
+
+class Watched:
+    """One front of which everything but the watching is fake."""
+
+    def __init__(self) -> None:
+        self.clock = SimulatedClock()
+        self.changes = 0
+        self.fronts = Fronts(
+            1, self._orders, list, self._on_change, lambda connections: None, self.clock
+        )
+        self.slot: Slot = self.fronts.slots[0]
+        self.child = FakeChild()
+        self.slot.child = cast(Any, self.child)
+        self.slot.link = cast(Any, FakeLink())
+
+    def hear(self, message: Ready | Pong) -> None:
+        self.fronts._on_message(self.slot, message)
+
+    def tick(self) -> None:
+        self.fronts._look_after()
+        assert self.fronts._timer is not None
+        self.fronts._timer.cancel()
+
+    def _on_change(self) -> None:
+        self.changes += 1
+
+    def _orders(self, index: int) -> Start:
+        return Start(index=index, settings=Settings(), port=1, keys=(), session_secret=b"")
+
+
+def watched(scenario: Callable[[Watched], None]) -> None:
+    async def main() -> None:
+        scenario(Watched())
+
+    asyncio.run(main())
+
+
+def test_a_front_that_answers_stays_ready() -> None:
+    def scenario(it: Watched) -> None:
+        it.hear(Ready())
+        for _ in range(10 * MISSED_PINGS_HUNG):
+            it.tick()
+            it.hear(Pong())
+        assert (it.fronts.ready, it.child.killed, it.changes) == (1, False, 1)
+
+    watched(scenario)
+
+
+def test_a_silent_front_is_not_ready_then_killed() -> None:
+    def scenario(it: Watched) -> None:
+        it.hear(Ready())
+        for missed in range(1, MISSED_PINGS_HUNG + 1):
+            it.tick()
+            assert it.fronts.ready == int(missed < MISSED_PINGS_NOT_READY)
+            assert not it.child.killed
+        it.tick()
+        assert it.child.killed
+
+    watched(scenario)
+
+
+def test_a_front_that_answers_late_is_ready_again() -> None:
+    def scenario(it: Watched) -> None:
+        it.hear(Ready())
+        for _ in range(MISSED_PINGS_NOT_READY):
+            it.tick()
+        it.hear(Pong())
+        assert (it.fronts.ready, it.changes) == (1, 3)
+
+    watched(scenario)
+
+
+def test_an_owner_that_stood_still_blames_no_front() -> None:
+    def scenario(it: Watched) -> None:
+        it.hear(Ready())
+        it.tick()
+        it.clock.advance(3600)
+        it.tick()
+        it.hear(Pong())
+        assert (it.fronts.ready, it.child.killed) == (1, False)
+
+    watched(scenario)
+
+
+def test_a_front_that_never_becomes_ready_is_killed() -> None:
+    def scenario(it: Watched) -> None:
+        it.clock.advance(START_S - 1)
+        it.tick()
+        assert not it.child.killed
+        it.clock.advance(2)
+        it.tick()
+        assert it.child.killed
+
+    watched(scenario)
