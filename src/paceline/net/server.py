@@ -8,6 +8,7 @@ decided in `web/`, which calls this for fronts and owner alike.
 """
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,9 +19,7 @@ from urllib.parse import unquote
 import h11
 from starlette.types import ASGIApp, Message, Scope
 
-from paceline.clock import Clock
 from paceline.net.answers import Headers, error_body, error_headers
-from paceline.observe import log
 from paceline.terms.errors import BadRequest
 from paceline.terms.limits import (
     CONNECTION_BACKLOG,
@@ -31,7 +30,10 @@ from paceline.terms.limits import (
     KEEP_ALIVE_S,
 )
 
-logger = log.get(__name__)
+logger = logging.getLogger(__name__)
+
+Wall = Callable[[], float]
+"""Unix seconds, for the Date header."""
 
 CLOSE = (b"connection", b"close")
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -40,9 +42,9 @@ REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 class Connection(asyncio.Protocol):
     """From accept to close. One task reads, answers and reads again; `leave` makes it the last."""
 
-    def __init__(self, app: ASGIApp, clock: Clock, on_lost: Callable[["Connection"], None]) -> None:
+    def __init__(self, app: ASGIApp, wall: Wall, on_lost: Callable[["Connection"], None]) -> None:
         self._app = app
-        self._clock = clock
+        self._wall = wall
         self._on_lost = on_lost
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
         self._arrived = asyncio.Event()
@@ -120,12 +122,15 @@ class Connection(asyncio.Protocol):
 
     async def _next_request(self, within_s: float) -> h11.Request | None:
         """None when the caller has closed. Once the first byte is there, the head has HEAD_S."""
-        async with asyncio.timeout(within_s) as timeout:
-            while (event := self._http.next_event()) is h11.NEED_DATA:
-                if self._http.trailing_data[0] and within_s != HEAD_S:
-                    within_s = HEAD_S
-                    timeout.reschedule(asyncio.get_running_loop().time() + HEAD_S)
+        async with asyncio.timeout(within_s):
+            event = self._http.next_event()
+            while event is h11.NEED_DATA and not self._http.trailing_data[0]:
                 await self._more()
+                event = self._http.next_event()
+        async with asyncio.timeout(HEAD_S):
+            while event is h11.NEED_DATA:
+                await self._more()
+                event = self._http.next_event()
         if isinstance(event, h11.Request):
             _check(event)
             return event
@@ -165,7 +170,7 @@ class Connection(asyncio.Protocol):
         if self._leaving or self._http.their_state in (h11.SEND_BODY, h11.ERROR):
             headers.append(CLOSE)  # where the body ends is not known, so nothing can follow it
         headers.append((b"server", b"paceline"))
-        headers.append((b"date", formatdate(self._clock.wall(), usegmt=True).encode()))
+        headers.append((b"date", formatdate(self._wall(), usegmt=True).encode()))
         response = h11.Response(status_code=status, headers=headers, reason=REASONS[status])
         self._head = self._http.send(response) or b""
 
@@ -265,9 +270,9 @@ def _scope(request: h11.Request) -> Scope:
 class Connections:
     """Every connection that one ASGI application answers."""
 
-    def __init__(self, app: ASGIApp, clock: Clock) -> None:
+    def __init__(self, app: ASGIApp, wall: Wall) -> None:
         self._app = app
-        self._clock = clock
+        self._wall = wall
         self._open: set[Connection] = set()
         self._server: asyncio.Server | None = None
         self._lost = asyncio.Event()
@@ -307,7 +312,7 @@ class Connections:
                 connection.transport.abort()
 
     def _connection(self) -> Connection:
-        connection = Connection(self._app, self._clock, self._on_lost)
+        connection = Connection(self._app, self._wall, self._on_lost)
         self._open.add(connection)
         return connection
 

@@ -1,6 +1,6 @@
 """The log of every process: short lines for people, JSON lines for machines, no secrets in either.
 
-It stands on the standard library's logging, so that what uvicorn, asyncio and other libraries say
+It stands on the standard library's logging, so that what asyncio and other libraries say
 goes the same way. Each process calls `setup` once; everybody else writes
 
     log = get("paceline.serve")
@@ -36,7 +36,6 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 ACCESS = "paceline.access"
 """The logger with one line per request: silent unless asked for, and then never thinned out."""
 
-OTHERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "asyncio")
 PIPE_BYTES = 4096  # a pipe that polls as writable takes this much without blocking
 
 
@@ -329,12 +328,7 @@ def setup(
             handler.close()
     root.addHandler(output)
     root.setLevel(level.upper())
-    for name in OTHERS:
-        other = logging.getLogger(name)
-        other.handlers.clear()
-        other.propagate = True
-    for name in (ACCESS, "uvicorn.access"):
-        logging.getLogger(name).disabled = not access
+    logging.getLogger(ACCESS).disabled = not access
     return output
 
 

@@ -70,7 +70,7 @@ class Front:
         self._gate = gate
         if self._newer_keys is not None:  # changed after its orders were written
             gate.ring = self._newer_keys
-        self._connections = connections = Connections(door, clock)
+        self._connections = connections = Connections(door, clock.wall)
         await connections.listen(listener)
         self._link.send(Ready())
         await self._stop.wait()

@@ -87,7 +87,7 @@ class Owner:
             loop.add_signal_handler(number, self._on_signal, number)
         self._doorkeeper.open()
         self._fronts.start()
-        connections = Connections(self._control.routes(), self._clock)
+        connections = Connections(self._control.routes(), self._clock.wall)
         await connections.listen(self._held.listen())
         await self._stopping.wait()
         self._doorkeeper.refuse()
