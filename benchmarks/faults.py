@@ -484,7 +484,7 @@ def main() -> None:
         },
         figures=[figure for figures, _ in found for figure in figures],
         verdicts=[verdict for _, verdicts in found for verdict in verdicts],
-        packages=["onnxruntime", "uvicorn", "uvloop"],
+        packages=["onnxruntime", "h11", "uvloop"],
     )
 
 

@@ -239,7 +239,7 @@ def main() -> None:
             verdict("first start with installation: at most 60 s", first, FIRST_S),
             *verdicts,
         ],
-        packages=["numpy", "onnxruntime", "uvicorn", "starlette", "uvloop", "typer"],
+        packages=["numpy", "onnxruntime", "h11", "starlette", "uvloop", "typer"],
     )
 
 
