@@ -357,6 +357,24 @@ def test_a_stopped_owner_stops_no_inference(tmp_path: Path) -> None:
         assert server.ask("GET", "/metrics").status == 200
 
 
+def test_a_caller_who_never_reads_is_cut_off(tmp_path: Path) -> None:
+    with Server(tmp_path / "state", "--drain-s", "1") as server:
+        flood = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n" * 200
+        deaf = [socket.create_connection(("127.0.0.1", server.port), 20) for _ in range(3)]
+        for caller in deaf:
+            caller.sendall(flood)
+        while in_flight(server) <= len(deaf):
+            assert server.process.poll() is None
+        while in_flight(server) > 1:  # the one that asks
+            assert server.process.poll() is None
+        for caller in deaf:
+            caller.close()
+
+
+def in_flight(server: Server) -> float:
+    return float(server.ask("GET", "/api/status").json["in_flight"])
+
+
 def test_two_instances_on_one_directory(tmp_path: Path) -> None:
     with Server(tmp_path / "state") as server:
         second = subprocess.run(

@@ -37,7 +37,7 @@ class Watched:
         self.clock = SimulatedClock()
         self.changes = 0
         self.fronts = Fronts(
-            1, self._orders, list, self._on_change, lambda connections: None, self.clock
+            1, self._orders, (0, 0), self._on_change, lambda connections: None, self.clock
         )
         self.slot: Slot = self.fronts.slots[0]
         self.child = FakeChild()

@@ -69,21 +69,24 @@ def test_a_message_arrives_whole_with_the_files_sent_along() -> None:
         assert right.notes == ["x" * 50_000]
         os.write(right.fds[0], b"through the copy")
         assert os.read(reading, 99) == b"through the copy"
-        for fd in (reading, *right.fds):
+        for fd in (reading, writing, *right.fds):
             os.close(fd)
 
     linked(scenario)
 
 
-def test_sent_files_are_closed_here_so_that_none_leaks() -> None:
+def test_sent_files_are_only_lent() -> None:
     async def scenario(left: Heard, right: Heard) -> None:
         pipes = [os.pipe() for _ in range(FDS_PER_MESSAGE)]
         left.link.send(Note("files"), [writing for _, writing in pipes])
         await right.enough.wait()
         for fd in right.fds:
             os.close(fd)
-        for reading, _ in pipes:  # the end of the pipe shows that no writer is left
-            assert os.read(reading, 1) == b""
+        for number, (reading, writing) in enumerate(pipes):
+            os.write(writing, b"%d" % number)
+            assert os.read(reading, 9) == b"%d" % number
+            os.close(writing)
+            assert os.read(reading, 1) == b""  # nobody else holds it
             os.close(reading)
 
     linked(scenario)

@@ -7,7 +7,7 @@ import msgspec
 
 from paceline.observe import log
 from paceline.terms.errors import BadSetting
-from paceline.terms.limits import FRONTS
+from paceline.terms.limits import DRAIN_LEAST_S, FRONTS
 
 DEFAULT_STATE = "./.paceline"
 
@@ -44,9 +44,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 value=self.fronts,
                 remedy="Leave --fronts away for a default that fits this machine.",
             )
-        if not 0 <= self.drain_s <= 3600:
+        if not DRAIN_LEAST_S <= self.drain_s <= 3600:
             raise BadSetting(
-                "the drain time is not between 0 and 3600 seconds",
+                f"the drain time is not between {DRAIN_LEAST_S:g} and 3600 seconds",
                 value=self.drain_s,
                 remedy="Choose how long requests in hand may take to finish, with --drain-s.",
             )

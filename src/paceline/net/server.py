@@ -28,6 +28,7 @@ from paceline.terms.limits import (
     HEAD_BYTES,
     HEAD_S,
     KEEP_ALIVE_S,
+    SEND_S,
 )
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._writable.set()
         self._task.cancel()
         self._on_lost(self)
 
@@ -104,7 +106,6 @@ class Connection(asyncio.Protocol):
             within_s = HEAD_S
             while (request := await self._next_request(within_s)) is not None:
                 self._between_requests = False
-                self._method = request.method
                 await self._app(_scope(request), self._receive, self._send)
                 if not await self._goes_on():
                     break
@@ -119,6 +120,8 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
         finally:
             self.transport.close()
+            if self.transport.get_write_buffer_size():
+                asyncio.get_running_loop().call_later(SEND_S, self.transport.abort)
 
     async def _next_request(self, within_s: float) -> h11.Request | None:
         """None when the caller has closed. Once the first byte is there, the head has HEAD_S."""
@@ -132,6 +135,7 @@ class Connection(asyncio.Protocol):
                 await self._more()
                 event = self._http.next_event()
         if isinstance(event, h11.Request):
+            self._method = event.method
             _check(event)
             return event
         return None
@@ -161,9 +165,9 @@ class Connection(asyncio.Protocol):
             out += self._http.send(h11.Data(data=body)) or b""
         if not message.get("more_body", False):
             out += self._http.send(h11.EndOfMessage()) or b""
-        if out:
+        if out and not self.transport.is_closing():
             self.transport.write(out)
-            await self._writable.wait()
+            await self._flushed()
 
     def _start(self, status: int, headers: Headers) -> None:
         self._skip_arrived_body()
@@ -194,8 +198,19 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
         await self._arrived.wait()
 
+    async def _flushed(self) -> None:
+        """Until there is room again; a caller who does not read is cut off, this task with it."""
+        if not self._writable.is_set():
+            loop = asyncio.get_running_loop()
+            cut = loop.call_later(SEND_S, self.transport.abort)
+            try:
+                await self._writable.wait()
+            finally:
+                cut.cancel()
+
     def _write(self, event: h11.Event) -> None:
-        self.transport.write(self._http.send(event) or b"")
+        if not self.transport.is_closing():
+            self.transport.write(self._http.send(event) or b"")
 
     def _skip_arrived_body(self) -> None:
         """An answer before the body was read: what is there already need not end the connection."""
@@ -224,7 +239,8 @@ class Connection(asyncio.Protocol):
         headers = [*error_headers(refusal, body), CLOSE]
         status = error.error_status_hint if error.error_status_hint > 400 else refusal.http
         self._write(h11.Response(status_code=status, headers=headers, reason=REASONS[status]))
-        self._write(h11.Data(data=body))
+        if self._method != b"HEAD":
+            self._write(h11.Data(data=body))
         self._write(h11.EndOfMessage())
         with suppress(TimeoutError):
             await self._discard_rest()
@@ -275,6 +291,7 @@ class Connections:
         self._wall = wall
         self._open: set[Connection] = set()
         self._server: asyncio.Server | None = None
+        self._leaving = False
         self._lost = asyncio.Event()
 
     async def listen(self, listener: socket.socket) -> None:
@@ -297,6 +314,7 @@ class Connections:
 
     def leave(self) -> None:
         """Closes connections between two requests; the others close after their next answer."""
+        self._leaving = True
         for connection in list(self._open):
             connection.leave()
 
@@ -314,6 +332,8 @@ class Connections:
     def _connection(self) -> Connection:
         connection = Connection(self._app, self._wall, self._on_lost)
         self._open.add(connection)
+        if self._leaving:
+            connection.leave()
         return connection
 
     def _on_lost(self, connection: Connection) -> None:

@@ -6,7 +6,6 @@ the end of the link. Not for bulk: a message is bounded, and a peer that does no
 """
 
 import asyncio
-import os
 import socket
 from array import array
 from collections import deque
@@ -49,15 +48,14 @@ class Link(Generic[Incoming]):
         self.closed = False
 
     def send(self, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
-        """Sends now or as soon as the peer reads; `fds` are closed here once they are sent."""
+        """Sends now or as soon as the peer reads. `fds` are lent: the peer gets its own of each,
+        and until it has them they must stay open here."""
         if self.closed:
-            _close_all(fds)
             return
         data = _encode(message)
         assert len(data) <= LINK_MESSAGE_BYTES, f"a link message of {len(data)} bytes"
         if self._waiting or not self._sent(data, fds):
             if len(self._waiting) == LINK_BACKLOG:
-                _close_all(fds)
                 self._ended()
                 return
             if not self._waiting:
@@ -71,8 +69,6 @@ class Link(Generic[Incoming]):
         self._loop.remove_reader(self._socket.fileno())
         self._loop.remove_writer(self._socket.fileno())
         self._socket.close()
-        for _, fds in self._waiting:
-            _close_all(fds)
         self._waiting.clear()
 
     def _sent(self, data: bytes, fds: Sequence[int]) -> bool:
@@ -83,7 +79,6 @@ class Link(Generic[Incoming]):
             return False
         except (BrokenPipeError, ConnectionResetError):
             pass  # the reader below sees the end and says so, once
-        _close_all(fds)
         return True
 
     def _writable(self) -> None:
@@ -108,8 +103,3 @@ class Link(Generic[Incoming]):
     def _ended(self) -> None:
         self.close()
         self._on_end()
-
-
-def _close_all(fds: Sequence[int]) -> None:
-    for fd in fds:
-        os.close(fd)

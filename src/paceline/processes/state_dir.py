@@ -79,9 +79,10 @@ class StateDir:
         listener.listen(CONNECTION_BACKLOG)
         return listener
 
-    def share(self) -> int:
-        """A descriptor of the directory for another process; it outlives the name of it."""
-        return os.dup(self._directory_fd)
+    @property
+    def descriptor(self) -> int:
+        """The open directory, for another process to find the socket by, whatever its name is."""
+        return self._directory_fd
 
     def release(self) -> None:
         with suppress(OSError):  # what is left of it is in nobody's way

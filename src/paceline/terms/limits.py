@@ -19,6 +19,9 @@ HEAD_S = 10.0
 KEEP_ALIVE_S = 75.0
 """how long a connection may stay open between two requests"""
 
+SEND_S = 10.0
+"""how long a caller may leave an answer unread once the buffers are full; then it is cut off"""
+
 DISCARD_BYTES = 64 * 1024 * 1024
 """of a body nobody wants, read and dropped so that the answer before it arrives"""
 
@@ -123,6 +126,9 @@ ACCEPT_AGAIN_S = 0.1
 
 START_S = 60.0
 """a front that is not ready after so long is killed and restarted"""
+
+DRAIN_LEAST_S = 1.0
+"""the shortest drain time: the unfinished must be answered within it"""
 
 FLUSH_S = 0.3
 """how long a last answer may take to be read at the end of a drain"""

@@ -61,8 +61,8 @@ class Door:
         self._in_hand: set[InHand] = set()
         self._in_flight = board.gauge(IN_FLIGHT_METRIC)
         self._counters: dict[tuple[str, ...], Counter] = {}
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self.empty = asyncio.Event()
+        self.empty.set()
 
     def why_not_ready(self) -> str:
         return "as many requests are in hand as may be" if len(self._in_hand) > IN_FLIGHT else ""
@@ -91,13 +91,13 @@ class Door:
         """Returns when nothing is in hand, at the latest shortly after `within_s`."""
         try:
             async with asyncio.timeout(within_s):
-                await self._empty.wait()
+                await self.empty.wait()
         except TimeoutError:
             logger.warning("unfinished requests are answered 503", requests=len(self._in_hand))
             self._cut(endless_only=False)
             with suppress(TimeoutError):  # a caller who does not read cannot be waited for
                 async with asyncio.timeout(FLUSH_S):
-                    await self._empty.wait()
+                    await self.empty.wait()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, in_hand: InHand) -> None:
         path: str = scope["path"]
@@ -165,14 +165,14 @@ class Door:
 
     def _enter(self, in_hand: InHand) -> None:
         self._in_hand.add(in_hand)
-        self._empty.clear()
+        self.empty.clear()
         self._in_flight.set(len(self._in_hand))
 
     def _leave(self, in_hand: InHand) -> None:
         self._in_hand.discard(in_hand)
         self._in_flight.set(len(self._in_hand))
         if not self._in_hand:
-            self._empty.set()
+            self.empty.set()
 
     def _count(self, name: str, *labels: str) -> None:
         key = (name, *labels)

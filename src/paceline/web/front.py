@@ -7,6 +7,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from paceline.access.gate import Gate
 from paceline.access.keys import KeyRing
@@ -47,7 +48,7 @@ class Front:
         )
         self._stop = asyncio.Event()
         self._owner_gone = False
-        self._server_stops = False
+        self._server_stop = asyncio.Event()
         self._adopting: set[asyncio.Task[None]] = set()
         self._connections: Connections | None = None
         self._gate: Gate | None = None
@@ -78,14 +79,33 @@ class Front:
         self._link.send(Leaving())
         door.begin_drain(refuse=self._server_stops)
         connections.leave()
-        drain_s = start.settings.drain_s
-        if self._owner_gone:
-            drain_s = min(drain_s, OWNER_GONE_S)
-        elif not self._server_stops:
-            drain_s = min(drain_s, LEAVE_S)
-        await door.finish(max(0.0, drain_s - 3 * FLUSH_S))
+        if not self._server_stops:  # this front alone leaves, unless the server follows meanwhile
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LEAVE_S):
+                    await self._finished_or_stopped(door)
+        if self._server_stops:
+            door.begin_drain(refuse=True)
+            drain_s = start.settings.drain_s
+            if self._owner_gone:
+                drain_s = min(drain_s, OWNER_GONE_S)
+            await door.finish(drain_s - 3 * FLUSH_S)
+        else:
+            await door.finish(0.0)
         await connections.closed(FLUSH_S)
         self._link.close()
+
+    async def _finished_or_stopped(self, door: Door) -> None:
+        finished = asyncio.ensure_future(door.empty.wait())
+        stopped = asyncio.ensure_future(self._server_stop.wait())
+        try:
+            await asyncio.wait((finished, stopped), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            finished.cancel()
+            stopped.cancel()
+
+    @property
+    def _server_stops(self) -> bool:
+        return self._server_stop.is_set()
 
     def _why_not_ready(self) -> str:
         if self._owner_gone:
@@ -105,7 +125,7 @@ class Front:
                 for fd in fds:
                     self._adopt(socket.socket(fileno=fd))
             case Drain():
-                self._server_stops = True
+                self._server_stop.set()
                 self._stop.set()
             case Ping():
                 self._link.send(Pong())
@@ -119,5 +139,6 @@ class Front:
     def _on_link_end(self) -> None:
         if not self._stop.is_set():
             logger.warning("the owner process is gone; finishing what is in hand")
-        self._owner_gone = self._server_stops = True
+        self._owner_gone = True
+        self._server_stop.set()
         self._stop.set()

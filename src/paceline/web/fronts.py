@@ -1,7 +1,6 @@
 """The owner's fronts: started, watched, restarted, drained. Decides nothing about requests."""
 
 import asyncio
-import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -60,15 +59,15 @@ class Slot:
 
 
 class Fronts:
-    """`shared` duplicates what every front gets beside its board; `on_change` is called when the
-    number of ready fronts may have changed; `on_orphans` gets connections that a front was handed
-    and died without taking."""
+    """`shared` is what every front gets beside its board: listening socket and state directory.
+    `on_change` is called when the number of ready fronts may have changed; `on_orphans` gets the
+    connections that a front was handed and died without taking."""
 
     def __init__(
         self,
         count: int,
         orders: Callable[[int], Start],
-        shared: Callable[[], list[int]],
+        shared: tuple[int, int],
         on_change: Callable[[], None],
         on_orphans: Callable[[list[socket.socket]], None],
         clock: Clock,
@@ -108,7 +107,7 @@ class Fronts:
             handed = list(connections[first : first + FDS_PER_MESSAGE])
             slot.handed_over.append(handed)
             assert slot.link is not None
-            slot.link.send(Adopt(), [os.dup(each.fileno()) for each in handed])
+            slot.link.send(Adopt(), [each.fileno() for each in handed])
 
     def tell_keys(self, keys: tuple[Key, ...]) -> None:
         """To every front that has its orders; one that is starting reads this before it accepts."""
@@ -154,19 +153,12 @@ class Fronts:
 
     def _spawn(self, slot: Slot) -> None:
         orders = self._orders(slot.index)
-        fds = self._shared()
+        ours, theirs = pair()
         try:
-            fds.insert(1, os.dup(slot.board_fd))
-            ours, theirs = pair()
-            try:
-                child = Child(FRONT_ARGUMENTS, theirs, lambda status: self._on_exit(slot, status))
-            except OSError:
-                ours.close()
-                theirs.close()
-                raise
+            child = Child(FRONT_ARGUMENTS, theirs, lambda status: self._on_exit(slot, status))
         except OSError:
-            for fd in fds:
-                os.close(fd)
+            ours.close()
+            theirs.close()
             raise
         slot.child = child
         slot.missed_pings = 0
@@ -177,7 +169,8 @@ class Fronts:
             lambda message, _: self._on_message(slot, message),
             lambda: self._on_link_end(slot, child),
         )
-        slot.link.send(orders, fds)
+        listener_fd, directory_fd = self._shared
+        slot.link.send(orders, (listener_fd, slot.board_fd, directory_fd))
 
     def _on_message(self, slot: Slot, message: ToOwner) -> None:
         was_ready = slot.ready
@@ -192,6 +185,7 @@ class Fronts:
                     connection.close()
             case Leaving():
                 slot.accepts = False
+                slot.started_s = self._clock.now()  # it has START_S to finish, as it had to begin
             case Pong():
                 pass
         if slot.ready != was_ready:
@@ -200,10 +194,10 @@ class Fronts:
     def _on_link_end(self, slot: Slot, child: Child) -> None:
         """Its process has ended or is about to; a front without a link is of no use."""
         slot.accepts = False
-        self._on_change()
         for handed in slot.handed_over:
             self._on_orphans(handed)
         slot.handed_over.clear()
+        self._on_change()
         self._loop.call_later(EXIT_S, child.kill)
 
     def _on_exit(self, slot: Slot, status: int) -> None:

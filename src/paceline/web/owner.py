@@ -4,7 +4,6 @@ It never loads a model and never answers an inference. Its parts come from `app.
 """
 
 import asyncio
-import os
 import signal
 import socket
 from collections.abc import Callable
@@ -73,7 +72,7 @@ class Owner:
         self._fronts = Fronts(
             settings.fronts,
             self._orders,
-            lambda: [os.dup(listener.fileno()), held.share()],
+            (listener.fileno(), held.descriptor),
             self._on_change,
             self._on_orphans,
             clock,
@@ -130,7 +129,7 @@ class Owner:
             self._doorkeeper.open()
 
     def _on_orphans(self, connections: list[socket.socket]) -> None:
-        """Handed to a front that died before it took them: they wait for the next."""
+        """Handed to a front that died before it took them: they wait for another."""
         for connection in connections:
             self._doorkeeper.park(connection)
 
