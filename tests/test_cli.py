@@ -81,6 +81,7 @@ def test_each_commands_help_has_an_example_and_json(command: list[str]) -> None:
         (["up", "--port", "abc"], EXIT_USAGE, "abc"),
         (["up", "--port", "70000"], EXIT_START, "70000"),
         (["up", "--fronts", "0"], EXIT_START, "--fronts"),
+        (["up", "--insecure", "--require-keys"], EXIT_START, "contradict"),
         (["up", "--drain-s", "0.5"], EXIT_START, "--drain-s"),
         (["up", "--log-level", "loud"], EXIT_USAGE, "warning"),
         (["up", "--insecure", "--host", "no.such.host.invalid"], EXIT_START, "--host"),

@@ -37,9 +37,10 @@ def key_file(settings: Settings) -> KeyFile:
 def run_owner(settings: Settings, on_ready: Callable[[str], None]) -> None:
     """Serves until it is told to stop. `on_ready` gets the address, once requests are answered."""
     from paceline.web.owner import Owner
-    from paceline.web.probe import probe
+    from paceline.web.probe import ended_cpu_s, probe
 
     settings.check()
+    before_s = ended_cpu_s()
     clock = RealClock()
     log.setup(
         settings.log_format,
@@ -77,7 +78,7 @@ def run_owner(settings: Settings, on_ready: Callable[[str], None]) -> None:
                 address,
                 keys,
                 MODELS,
-                probe,
+                lambda pids: probe(pids, before_s),
                 clock,
                 new_secret(),
                 ready,

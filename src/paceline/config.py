@@ -38,6 +38,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 value=self.state and self.host,
                 remedy="Name them with --state DIR and --host ADDRESS, or leave both away.",
             )
+        if self.insecure and self.require_keys:
+            raise BadSetting(
+                "--insecure and --require-keys contradict each other",
+                value="both are set",
+                remedy="Leave out --insecure to ask for keys, or --require-keys to ask for none.",
+            )
         if self.fronts < 1:
             raise BadSetting(
                 "a server needs at least one front",

@@ -18,9 +18,9 @@ from paceline.terms.errors import (
 )
 
 WELCOME = """\
-Paceline finds the cheapest plan that achieves what an AI workload must, runs it, and proves it.
+Paceline serves models: today the shipped example, handwritten digits; your own come next.
 
-  paceline up        serve; without a configuration it serves a handwritten-digit example
+  paceline up        serve the example on one port, with a page, metrics and keys
   paceline doctor    what this machine offers, what is installed, what is missing
   paceline key       make, list and revoke the keys that callers need
   paceline demo      make the example model again
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns the exit code. What goes wrong is said on standard error."""
     as_json = "--json" in arguments
     try:
-        result = command_line()(args=list(arguments), standalone_mode=False)
+        result = command_line()(args=list(arguments), prog_name="paceline", standalone_mode=False)
         return result if isinstance(result, int) else EXIT_OK
     except PacelineError as error:
         _say(error.as_fields(), as_json)

@@ -20,17 +20,21 @@ from paceline.terms.metric import (
 )
 
 
-def probe(front_pids: list[int]) -> list[Measurement]:
-    living = [usage for pid in front_pids if (usage := process(pid, pss=False)) is not None]
+def ended_cpu_s() -> float:
+    """CPU time of the children of this process that have ended."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime
+
+
+def probe(front_pids: list[int], not_ours_s: float) -> list[Measurement]:
+    """`not_ours_s`: what had ended before the first front, such as an installation."""
+    living = [usage for pid in front_pids if (usage := process(pid, pss=False)) is not None]
     own = process(os.getpid(), pss=False)
     assert own is not None, "this process is alive"
     seen = container()
     measured = [
         *_of_role("owner", [own], own.cpu_s),
-        *_of_role(
-            "front", living, ended.ru_utime + ended.ru_stime + sum(one.cpu_s for one in living)
-        ),
+        *_of_role("front", living, ended_cpu_s() - not_ours_s + sum(one.cpu_s for one in living)),
         Measurement(CONTAINER_CORES, (), seen.cores),
         Measurement(CONTAINER_CPU_SECONDS, (), seen.cpu_used_s),
         Measurement(CONTAINER_MEMORY, (), float(seen.memory_used_bytes)),
