@@ -67,6 +67,15 @@ def tmpfs() -> str | None:
     return None
 
 
+def strace() -> str | None:
+    """Able to trace, which a container may forbid."""
+    if shutil.which("strace") is None:
+        return "no strace on PATH; apt-get install strace"
+    command = ["strace", "--follow-forks", "--trace=execve", "--output=/dev/stdout", "true"]
+    tried = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    return None if "execve(" in tried.stdout else f"may not trace: {tried.stderr.strip()}"
+
+
 def own_network() -> str | None:
     command = ["unshare", "--map-root-user", "--net", "ip", "link", "set", "lo", "up"]
     try:
@@ -87,4 +96,5 @@ CAPABILITIES: Mapping[str, Probe] = {
     "systemd": systemd,
     "tmpfs": tmpfs,
     "own-network": own_network,
+    "strace": strace,
 }

@@ -162,6 +162,13 @@ PLANTS = {
         "PLANTED",
         "METRICS",
     ),
+    "setting without a meaning": Plant(
+        "docs",
+        "src/paceline/config/__init__.py",
+        "\n\nclass Planted(msgspec.Struct):\n    lost_s: Annotated[float, Meta(ge=0)] = 1.0\n",
+        "Planted.lost_s",
+        "description",
+    ),
     "link that leads nowhere": Plant(
         "docs", "README.md", "\n[planted](docs/planted.md)\n", "docs/planted.md", "Correct"
     ),
@@ -292,6 +299,7 @@ def test_a_pin_without_a_hash_is_found(copy: Path) -> None:
         ("errors", ERRORS, "nothing lives at this address", "nothing is there"),
         ("limits", "src/paceline/terms/limits.py", "ROWS = 1024", "ROWS = 2048"),
         ("metrics", "src/paceline/terms/metric.py", "Open file descriptors.", "Open files."),
+        ("settings", "src/paceline/config/__init__.py", "Log each request.", "Log requests."),
     ],
 )
 def test_a_reference_that_lags_behind_the_code_is_found_and_rewritten(

@@ -47,7 +47,7 @@ def test_without_a_command_it_shows_where_to_begin() -> None:
     assert len(done.stdout.splitlines()) < 15
 
 
-@pytest.mark.parametrize("group", ["key", "demo"])
+@pytest.mark.parametrize("group", ["key", "config", "demo"])
 def test_a_group_without_a_command_shows_its_commands(group: str) -> None:
     done = paceline(group)
     assert (done.returncode, done.stderr) == (0, "")
@@ -63,6 +63,9 @@ def test_a_group_without_a_command_shows_its_commands(group: str) -> None:
         ["key", "create"],
         ["key", "list"],
         ["key", "revoke"],
+        ["config", "check"],
+        ["config", "show"],
+        ["config", "init"],
         ["demo", "train"],
     ],
     ids=" ".join,
@@ -80,10 +83,11 @@ def test_each_commands_help_has_an_example_and_json(command: list[str]) -> None:
         (["up", "--prot", "1"], EXIT_USAGE, "--port"),
         (["up", "--port", "abc"], EXIT_USAGE, "abc"),
         (["up", "--port", "70000"], EXIT_START, "70000"),
-        (["up", "--fronts", "0"], EXIT_START, "--fronts"),
+        (["up", "--fronts", "-1"], EXIT_START, "--fronts"),
         (["up", "--insecure", "--require-keys"], EXIT_START, "contradict"),
         (["up", "--drain-s", "0.5"], EXIT_START, "--drain-s"),
         (["up", "--log-level", "loud"], EXIT_USAGE, "warning"),
+        (["up", "--config", "no.toml"], EXIT_START, "paceline config init"),
         (["up", "--insecure", "--host", "no.such.host.invalid"], EXIT_START, "--host"),
         (["up", "--insecure", "--host", "192.0.2.1"], EXIT_START, "192.0.2.1"),
         (["up", "--host", "0.0.0.0"], EXIT_START, "paceline key create"),
@@ -186,6 +190,19 @@ def test_a_full_disk_is_told_as_such(full_disk: Path, command: list[str]) -> Non
 @pytest.mark.parametrize("command", [["up", "--port", "0"], ["key", "create", "app"]])
 def test_a_read_only_directory_is_told_as_such(read_only: Path, command: list[str]) -> None:
     refused(paceline(*command, "--state", str(read_only)), EXIT_STATE, "--state")
+
+
+@pytest.mark.needs("tmpfs")
+def test_a_full_disk_leaves_no_half_of_a_settings_file(full_disk: Path) -> None:
+    path = full_disk / "paceline.toml"
+    refused(paceline("config", "init", str(path)), EXIT_STATE, "no space is left", str(path))
+    assert not path.exists()
+
+
+@pytest.mark.needs("tmpfs")
+def test_a_settings_file_that_cannot_be_written_is_told_as_such(read_only: Path) -> None:
+    path = str(read_only / "paceline.toml")
+    refused(paceline("config", "init", path), EXIT_USAGE, "Read-only", path, "config init FILE")
 
 
 def test_output_into_a_closed_pipe_is_no_traceback() -> None:

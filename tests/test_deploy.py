@@ -20,8 +20,8 @@ from typing import Protocol
 import pytest
 
 from dockerfile import Image, build, fetch_wheels, ignored
+from paceline import config
 from paceline.access.keys import KeyFile
-from paceline.config import Settings
 from paceline.serve import digits
 from paceline.terms import errors
 from sandbox import PORT, PYTHON, STOP_S, Sandbox, booted, exchange, in_root
@@ -263,7 +263,7 @@ def test_the_last_fitting_rule_keeps_a_file_out_of_the_image() -> None:
 def test_a_pod_has_time_to_drain() -> None:
     granted_s = float(in_guide(r"terminationGracePeriodSeconds: (\d+)"))
     waited_s = float(in_guide(r'"sleep", "(\d+)"'))
-    assert granted_s > waited_s + Settings().drain_s
+    assert granted_s > waited_s + config.Server().drain_s
 
 
 def unit() -> configparser.RawConfigParser:
@@ -276,7 +276,7 @@ def unit() -> configparser.RawConfigParser:
 
 def test_the_unit_waits_longer_than_a_drain_and_repeats_no_mistake() -> None:
     service = unit()["Service"]
-    assert float(service["TimeoutStopSec"]) > Settings().drain_s
+    assert float(service["TimeoutStopSec"]) > config.Server().drain_s
     lasting = {
         errors.EXIT_USAGE,
         errors.EXIT_START,

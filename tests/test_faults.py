@@ -338,13 +338,6 @@ def test_a_front_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
         assert server.ask("POST", "/predict/digits", ROW, timeout_s=30).status == 200
 
 
-def test_a_hang_up_of_the_terminal_drains(tmp_path: Path) -> None:
-    with Server(tmp_path / "state", "--drain-s", "1") as server, slow_upload(server) as unfinished:
-        os.killpg(server.process.pid, signal.SIGHUP)
-        assert received(unfinished).startswith(b"HTTP/1.1 503")
-        assert server.process.wait(10) == 0
-
-
 def test_a_stopped_owner_stops_no_inference(tmp_path: Path) -> None:
     with Server(tmp_path / "state") as server:
         os.kill(server.process.pid, signal.SIGSTOP)

@@ -5,10 +5,13 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from paceline.clock import SimulatedClock
-from paceline.config import Settings
+from paceline.config import Server
 from paceline.terms.limits import MISSED_PINGS_HUNG, MISSED_PINGS_NOT_READY, START_S
+from paceline.terms.plan import InForce
 from paceline.web.fronts import Fronts, Slot
 from paceline.web.messages import Pong, Ready, Start
+
+PLAN = InForce(1, "", {})
 
 
 class FakeChild:
@@ -37,7 +40,7 @@ class Watched:
         self.clock = SimulatedClock()
         self.changes = 0
         self.fronts = Fronts(
-            1, self._orders, (0, 0), self._on_change, lambda connections: None, self.clock
+            1, self._orders, (0, 0), PLAN, self._on_change, lambda connections: None, self.clock
         )
         self.slot: Slot = self.fronts.slots[0]
         self.child = FakeChild()
@@ -56,7 +59,7 @@ class Watched:
         self.changes += 1
 
     def _orders(self, index: int) -> Start:
-        return Start(index=index, settings=Settings(), port=1, keys=(), session_secret=b"")
+        return Start(index=index, settings=Server(), port=1, keys=(), session_secret=b"")
 
 
 def watched(scenario: Callable[[Watched], None]) -> None:

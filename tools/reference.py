@@ -12,12 +12,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import typer
 
 from paceline.cli.main import command_line
+from paceline.config import AT_RELOAD
+from paceline.config.fields import leaves, toml, variable
+from paceline.config.source import flag
+from paceline.serve.knobs import catalogue
 from paceline.terms import limits as bounds
 from paceline.terms.errors import EXIT_CODES, TABLE
 from paceline.terms.metric import METRICS
+from paceline.web import control, plan_api, settings_api
+from paceline.web.openapi import ACCESS, Document, document
+from paceline.web.operations import JSON, AnyDeclaration
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = "docs/reference"
@@ -84,6 +92,34 @@ def constants(module: ast.Module) -> Iterator[tuple[str, str]]:
                 yield name, meaning
 
 
+def settings() -> str:
+    rows = []
+    for names, leaf in leaves(catalogue(["MODEL"]), ["MODEL"]).items():
+        of_server = names[0] == "server"
+        option = f"`{flag(leaf.name)}`" if of_server else ""
+        when = "reload" if leaf.name in AT_RELOAD or not of_server else "start"
+        rows.append(
+            (
+                f"`{'.'.join(names)}`",
+                leaf.takes,
+                f"`{toml(leaf.default)}`",
+                leaf.meaning,
+                f"`{variable(names)}`",
+                option,
+                when,
+            )
+        )
+    return page(
+        "Settings",
+        "src/paceline/config/ and src/paceline/serve/knobs.py",
+        "What `paceline.toml`, the environment and the options of `paceline up` may say; the\n"
+        "[guide](../guides/settings.md) tells how. `MODEL` stands for the name of a model. A knob\n"
+        "without a pin starts from its default, and others may turn it. The last column says when\n"
+        "a new value counts: at a reload, or at the next start.",
+        table(("setting", "takes", "default", "meaning", "variable", "option", "at"), rows),
+    )
+
+
 WIDTH = 1000
 """Help is not wrapped for a page, however wide the terminal is that it is made in."""
 
@@ -124,6 +160,108 @@ def section(path: str, command: Any) -> Iterator[str]:
         yield table(("argument", "meaning"), shown)
 
 
+def api() -> str:
+    declared = (*control.DECLARED, *plan_api.DECLARED, *settings_api.DECLARED)
+    described = document(declared, version="")
+    calls = {f"`{each.method} {each.path}`": each for each in declared}
+    parts = [part for call, each in calls.items() for part in operation(call, each, described)]
+    schemas = described.components["schemas"].items()
+    return page(
+        "Control API",
+        "`DECLARED` in src/paceline/web/control.py, plan_api.py and settings_api.py",
+        "A running server describes the same as an OpenAPI document, at `/api/openapi.json`.",
+        ACCESS,
+        table(
+            ("call", "role", "what"), [(call, "admin", it.summary) for call, it in calls.items()]
+        ),
+        *parts,
+        "## Types",
+        *(part for name, schema in schemas for part in fields(name, schema)),
+    )
+
+
+def operation(call: str, declared: AnyDeclaration, described: Document) -> Iterator[str]:
+    told = described.paths[declared.path][declared.method.lower()]
+    yield f"## {call}"
+    yield declared.summary
+    if "parameters" in told:
+        rows = [
+            (f"`{each['name']}`", spoken(each["schema"], each["required"]), each["description"])
+            for each in told["parameters"]
+        ]
+        yield table(("parameter", "form", "meaning"), rows)
+    if declared.body is not None:
+        (form,) = told["requestBody"]["content"].values()
+        yield f"Body: {spoken(form['schema'])}."
+    answer = told["responses"][str(declared.status)]
+    ((media_type, form),) = answer["content"].items()
+    said = (
+        spoken(form["schema"]) if media_type == JSON else f"`{media_type}`, {answer['description']}"
+    )
+    yield f"Answer: {declared.status}, {said}."
+    if declared.errors:
+        yield f"Errors of its own: {', '.join(f'`{each.code}`' for each in declared.errors)}."
+
+
+def fields(name: str, schema: dict[str, Any]) -> Iterator[str]:
+    yield f"### {name}"
+    if "description" in schema:
+        yield " ".join(schema["description"].split())
+    if "properties" in schema:
+        required = schema.get("required", ())
+        rows = [
+            (f"`{field}`", spoken(it, field in required), meaning(it))
+            for field, it in schema["properties"].items()
+        ]
+        yield table(("field", "form", "meaning"), rows)
+    else:
+        yield f"One of: {spoken(schema)}."
+
+
+def meaning(schema: dict[str, Any]) -> str:
+    """What is said of a field, or of the one thing it may be beside null."""
+    said = [it.get("description", "") for it in (schema, *schema.get("anyOf", ()))]
+    return next(filter(None, said), "")
+
+
+def spoken(schema: dict[str, Any], required: bool = True) -> str:
+    """A schema in words, as far as ours go."""
+    words = _kind(schema)
+    bounds = (
+        ("minimum", "≥"),
+        ("maximum", "≤"),
+        ("minLength", "length ≥"),
+        ("maxLength", "length ≤"),
+    )
+    words += "".join(f", {sign} {schema[name]}" for name, sign in bounds if name in schema)
+    if required:
+        return words
+    default = schema.get("default")
+    return f"{words}; optional" if default is None else f"{words}; default `{literal(default)}`"
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    match schema:
+        case {"$ref": str(where)}:
+            name = where.rpartition("/")[2]
+            return f"[{name}](#{name.lower()})"
+        case {"anyOf": [*kinds]}:
+            return " or ".join(spoken(kind) for kind in kinds)
+        case {"enum": [*values]}:
+            return " or ".join(f"`{literal(value)}`" for value in values)
+        case {"type": "array", "items": dict(each)}:
+            return f"list of {spoken(each)}"
+        case {"type": "object", "additionalProperties": dict(each)}:
+            return f"object of {spoken(each)}"
+        case {"type": str(kind)}:
+            return kind
+    return "anything"
+
+
+def literal(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
 def page(title: str, source: str, *parts: str) -> str:
     return "\n\n".join([f"# {title}", MADE.format(source=source), *parts]) + "\n"
 
@@ -137,10 +275,12 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "api.md": api,
     "cli.md": cli,
     "errors.md": errors,
     "limits.md": limits,
     "metrics.md": metrics,
+    "settings.md": settings,
 }
 
 

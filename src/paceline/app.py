@@ -1,28 +1,37 @@
-"""The only place where parts are wired together: the owner process and the front processes.
+"""The only place where parts are wired together: the owner process, the front processes, and the
+desk of a command while no owner runs.
 
-Called by the command line (`run_owner`) and by `python -m paceline _front` (`run_front`).
+Called by the command line (`run_owner`, `desk_without_owner`) and by `python -m paceline _front`
+(`run_front`).
 """
 
 import errno
 import os
 import resource
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import uvloop
 
+import paceline
 from paceline.access.gate import Gate, is_loopback
 from paceline.access.keys import KeyFile, KeyRing
 from paceline.access.sessions import Sessions, new_secret
+from paceline.changes.desk import Desk, Nobody
 from paceline.clock import Chance, Clock, RealClock
-from paceline.config import Settings
+from paceline.config import Server
+from paceline.config.source import Loaded
+from paceline.journal.journal import Journal
+from paceline.journal.sqlite import SqliteReader, SqliteStore
 from paceline.observe import log
 from paceline.observe.board import Board
 from paceline.processes import notify
 from paceline.processes.child import LINK_FD
 from paceline.processes.state_dir import Holder, StateDir
 from paceline.serve import digits
+from paceline.serve.knobs import catalogue
 from paceline.terms.errors import CannotStart, NoKey, PortTaken
 from paceline.terms.limits import CONNECTION_BACKLOG
 
@@ -30,16 +39,16 @@ KEY_FILE = "keys.json"
 MODELS = (digits.NAME,)
 
 
-def key_file(settings: Settings) -> KeyFile:
+def key_file(settings: Server) -> KeyFile:
     return KeyFile(Path(settings.state) / KEY_FILE)
 
 
-def run_owner(settings: Settings, on_ready: Callable[[str], None]) -> None:
+def run_owner(loaded: Loaded, on_ready: Callable[[str], None]) -> None:
     """Serves until it is told to stop. `on_ready` gets the address, once requests are answered."""
     from paceline.web.owner import Owner
     from paceline.web.probe import ended_cpu_s, probe
 
-    settings.check()
+    settings = loaded.settings.server
     before_s = ended_cpu_s()
     clock = RealClock()
     log.setup(
@@ -62,6 +71,7 @@ def run_owner(settings: Settings, on_ready: Callable[[str], None]) -> None:
             )
         address = _address(settings.host, listener)
         held.note(Holder(os.getpid(), address))
+        journal = Journal(SqliteStore.open(held.path), clock)
 
         def ready() -> None:
             notify.ready()
@@ -72,7 +82,9 @@ def run_owner(settings: Settings, on_ready: Callable[[str], None]) -> None:
 
         async def serve() -> None:
             owner = Owner(
-                settings,
+                loaded,
+                journal,
+                catalogue(MODELS),
                 held,
                 listener,
                 address,
@@ -94,7 +106,7 @@ def run_front() -> None:
     """The life of one front; its orders come over the link its owner left at LINK_FD."""
     from paceline.serve.onnx_model import OnnxModel
     from paceline.web.door import Door
-    from paceline.web.front import Front
+    from paceline.web.front import Front, Preparing
     from paceline.web.front_routes import front_routes
     from paceline.web.inference import Inference
     from paceline.web.messages import Start
@@ -104,7 +116,7 @@ def run_front() -> None:
 
     def build(
         start: Start, board_fd: int, directory_fd: int, why_not_ready: Callable[[], str]
-    ) -> tuple[Door, Gate, Clock]:
+    ) -> tuple[Door, Gate, Preparing, Clock]:
         settings = start.settings
         log.setup(
             settings.log_format,
@@ -125,8 +137,9 @@ def run_front() -> None:
             insecure=settings.insecure,
         )
         models = {digits.NAME: OnnxModel.load(digits.MODEL_PATH, digits.NAME)}
+        inference = Inference(models, board, clock, start.index)
         routes = front_routes(
-            Inference(models, board, clock),
+            inference,
             Relay(directory_fd),
             gate,
             sessions,
@@ -134,7 +147,7 @@ def run_front() -> None:
             clock,
         )
         door = Door(routes, gate, board, clock, Chance())
-        return door, gate, clock
+        return door, gate, inference.prepare, clock
 
     async def serve() -> None:
         await Front(socket.socket(fileno=LINK_FD), build).run()
@@ -142,7 +155,37 @@ def run_front() -> None:
     uvloop.run(serve())
 
 
-def _require_key(settings: Settings, keys: KeyFile) -> None:
+@asynccontextmanager
+async def desk_without_owner(loaded: Loaded, *, writes: bool) -> AsyncIterator[Desk]:
+    """The desk of one command. To write, it holds the state directory and begins as an owner does,
+    so that the plan exists and the settings' pins hold. To read, it locks nothing, and knows the
+    knobs of the Plan that it finds."""
+    from paceline.web.settings_api import wanted
+
+    state = Path(loaded.settings.server.state)
+    clock, knobs = RealClock(), catalogue(MODELS)
+    if not writes:
+        journal = Journal(SqliteReader(state), clock)
+        lines = journal.state.plan.lines
+        known = {address: knob for address, knob in knobs.items() if address in lines}
+        desk = Desk(journal, known, Nobody(), clock)
+        desk.pins = wanted(loaded).pins
+        yield desk
+        return
+    held = StateDir.hold(state)
+    try:
+        journal = Journal(SqliteStore.open(held.path), clock)
+        try:
+            desk = Desk(journal, knobs, Nobody(), clock)
+            await desk.begin(wanted(loaded), paceline.__version__)
+            yield desk
+        finally:
+            await journal.close()
+    finally:
+        held.release()
+
+
+def _require_key(settings: Server, keys: KeyFile) -> None:
     if settings.insecure or (is_loopback(settings.host) and not settings.require_keys):
         keys.load()  # a damaged file is told now, not at the first request
         return
@@ -157,8 +200,8 @@ def _require_key(settings: Settings, keys: KeyFile) -> None:
         )
 
 
-def _state_option(settings: Settings) -> str:
-    default = Settings().state
+def _state_option(settings: Server) -> str:
+    default = Server().state
     return "" if settings.state == default else f" --state {settings.state}"
 
 

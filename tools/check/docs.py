@@ -17,12 +17,20 @@ ELSEWHERE = re.compile(r"[a-z]+:|#")
 FENCE = re.compile(r"\s*(?:```|~~~)")
 
 LIMITS = "src/paceline/terms/limits.py"
+SETTINGS = "src/paceline/config/__init__.py"
 METRICS = "src/paceline/terms/metric.py"
 
 
 def check(root: Path) -> list[Finding]:
     """the reference equals the code, links resolve, every module has a docstring"""
-    return [*_reference(root), *_limits(root), *_metrics(root), *_links(root), *_docstrings(root)]
+    return [
+        *_reference(root),
+        *_limits(root),
+        *_metrics(root),
+        *_settings(root),
+        *_links(root),
+        *_docstrings(root),
+    ]
 
 
 def write(root: Path) -> None:
@@ -65,6 +73,33 @@ def _metrics(root: Path) -> Iterator[Finding]:
         for name in made.keys() - shown:
             wrong = f"{name} is not in METRICS, so the reference does not show it"
             yield Finding(METRICS, made[name].lineno, wrong, "Add it to METRICS")
+
+
+def _settings(root: Path) -> Iterator[Finding]:
+    """A setting without a description would have no meaning in the reference, nor in --help."""
+    classes = [
+        node
+        for path, tree in modules(root)
+        if path == SETTINGS
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+    ]
+    for owner in classes:
+        for node in owner.body:
+            if isinstance(node, ast.AnnAssign) and not _described(node.annotation):
+                wrong = f"{owner.name}.{ast.unparse(node.target)} is not explained in the reference"
+                yield Finding(
+                    SETTINGS, node.lineno, wrong, "Say what it means in Meta(description)"
+                )
+
+
+def _described(annotation: ast.expr) -> bool:
+    return any(
+        isinstance(node, ast.keyword)
+        and node.arg == "description"
+        and not (isinstance(node.value, ast.Constant) and not node.value.value)
+        for node in ast.walk(annotation)
+    )
 
 
 def _links(root: Path) -> Iterator[Finding]:

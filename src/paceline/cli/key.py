@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import typer
 
+from paceline.cli.config import STATE_HELP, state_directory
 from paceline.cli.showing import help_without_command
-from paceline.config import DEFAULT_STATE, Settings
+from paceline.config import Server
 
 if TYPE_CHECKING:
     from paceline.access.keys import Key
@@ -24,7 +25,7 @@ app = typer.Typer(
     callback=help_without_command,
 )
 
-State = Annotated[str, typer.Option(help="The server's state directory.")]
+State = Annotated[str | None, typer.Option(help=STATE_HELP)]
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
@@ -35,7 +36,7 @@ def create(
         Literal["client", "admin"],
         typer.Option(help="client may infer and read metrics; admin may do everything."),
     ] = "client",
-    state: State = DEFAULT_STATE,
+    state: State = None,
     as_json: Json = False,
 ) -> None:
     """Make a key and show it, this once.
@@ -45,7 +46,8 @@ def create(
     from paceline.app import key_file
     from paceline.clock import RealClock
 
-    key, secret = key_file(Settings(state=state)).create(name, role, RealClock().wall())
+    state = state_directory(state)
+    key, secret = key_file(Server(state=state)).create(name, role, RealClock().wall())
     _tell_owner(state)
     if as_json:
         print(msgspec.json.encode({**_shown(key), "key": secret}).decode())
@@ -54,14 +56,14 @@ def create(
 
 
 @app.command("list")
-def list_keys(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
+def list_keys(state: State = None, as_json: Json = False) -> None:
     """List the keys there are; never the secrets, which are not kept.
 
     Example: paceline key list
     """
     from paceline.app import key_file
 
-    keys = key_file(Settings(state=state)).load()
+    keys = key_file(Server(state=state_directory(state))).load()
     if as_json:
         print(msgspec.json.encode([_shown(key) for key in keys]).decode())
         return
@@ -75,7 +77,7 @@ def list_keys(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
 @app.command()
 def revoke(
     key: Annotated[str, typer.Argument(help="The key's name or id.")],
-    state: State = DEFAULT_STATE,
+    state: State = None,
     as_json: Json = False,
 ) -> None:
     """Take a key back: whoever uses it is refused from now on.
@@ -84,7 +86,8 @@ def revoke(
     """
     from paceline.app import key_file
 
-    gone = key_file(Settings(state=state)).revoke(key)
+    state = state_directory(state)
+    gone = key_file(Server(state=state)).revoke(key)
     _tell_owner(state)
     if as_json:
         print(msgspec.json.encode(_shown(gone)).decode())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 import typer
 
-from paceline.cli import demo, key
+from paceline.cli import config, demo, key
 from paceline.cli.doctor import doctor
 from paceline.cli.up import up
 from paceline.cli.version import version
@@ -23,6 +23,7 @@ Paceline serves models: today the shipped example, handwritten digits; your own 
   paceline up        serve the example on one port, with a page, metrics and keys
   paceline doctor    what this machine offers, what is installed, what is missing
   paceline key       make, list and revoke the keys that callers need
+  paceline config    check, show and write the settings file, paceline.toml
   paceline demo      make the example model again
   paceline version   what is installed
 
@@ -47,6 +48,7 @@ def command_line() -> typer.Typer:
     app.command()(up)
     app.command()(doctor)
     app.add_typer(key.app, name="key")
+    app.add_typer(config.app, name="config")
     app.add_typer(demo.app, name="demo")
     app.command()(version)
     return app

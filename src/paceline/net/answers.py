@@ -12,6 +12,7 @@ from paceline.terms.errors import (
     PacelineError,
     Unavailable,
     WrongKey,
+    WrongMethod,
 )
 
 Headers = list[tuple[bytes, bytes]]
@@ -35,6 +36,8 @@ def error_headers(error: PacelineError, body: bytes) -> Headers:
         headers.append((b"retry-after", str(RETRY_AFTER_S).encode()))
     if isinstance(error, (KeyRequired, WrongKey)):
         headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, WrongMethod):
+        headers.append((b"allow", ", ".join(error.allowed).encode()))
     return headers
 
 

@@ -145,6 +145,16 @@ class Board:
         return [msgspec.json.decode(line, type=Entry) for line in lines]
 
 
+def merged(boards: Iterable[Board], metric: Metric, labels: tuple[str, ...]) -> Sketch:
+    """One sketch of all boards, on memory of its own."""
+    whole = Sketch()
+    for board in boards:
+        for each, its_labels, cells in board.series():
+            if each is metric and its_labels == labels:
+                whole.merge(Sketch(cells))
+    return whole
+
+
 def read(boards: Iterable[Board]) -> list[Measurement]:
     """All boards as one: counters and gauges summed, sketches merged."""
     numbers: dict[tuple[Metric, tuple[str, ...]], float] = {(SERIES_DROPPED, ()): 0.0}

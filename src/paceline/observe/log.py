@@ -327,9 +327,14 @@ def setup(
         if isinstance(handler, Output):
             handler.close()
     root.addHandler(output)
-    root.setLevel(level.upper())
-    logging.getLogger(ACCESS).disabled = not access
+    change(level, access=access)
     return output
+
+
+def change(level: Level, *, access: bool) -> None:
+    """While it runs, after `setup`."""
+    logging.getLogger().setLevel(level.upper())
+    logging.getLogger(ACCESS).disabled = not access
 
 
 def _check(what: str, value: str, allowed: Sequence[str], option: str) -> None:

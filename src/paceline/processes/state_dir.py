@@ -36,7 +36,7 @@ class StateDir:
     @classmethod
     def hold(cls, path: Path) -> "StateDir":
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(path)
             directory_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             lock_fd = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
@@ -120,6 +120,19 @@ def refusal(path: Path, error: OSError) -> StateUnusable:
     return StateUnusable(
         cause, value=str(path), remedy="Choose a directory you can write to with --state DIR."
     )
+
+
+def _make(path: Path) -> None:
+    """With what is above it, and so that a power cut does not take it away again: what stands in a
+    directory is durable when that directory was synced."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for each in missing:
+        fd = os.open(each.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def _read_holder(lock_fd: int) -> str:

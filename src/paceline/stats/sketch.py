@@ -151,8 +151,7 @@ class Sketch:
             return cells[MIN]
         if position == total - 1 or cell == OVER:
             return cells[MAX]
-        value = RANGE_LOW * math.exp((cell - FIRST) * WIDTH) * MIDDLE
-        return min(max(value, cells[MIN]), cells[MAX])
+        return min(max(_middle(cell), cells[MIN]), cells[MAX])
 
     def merge(self, other: "Sketch") -> None:
         """Add all that `other` holds.
@@ -175,9 +174,29 @@ class Sketch:
         cells[SUM] += theirs[SUM]
         cells[COUNT] += count
 
+    def since(self, earlier: "Sketch") -> "Sketch":
+        """What came after `earlier` was taken of this sketch. Its smallest and largest value are
+        known only as well as any quantile, and no better than those of the whole."""
+        cells, before = _copied(self._cells), _copied(earlier._cells)
+        low, high = cells[MIN], cells[MAX]
+        for cell in (REFUSED, SUM, *range(UNDER, CELLS)):
+            cells[cell] -= before[cell]
+        counts = cells[UNDER:]
+        cells[COUNT] = sum(counts)
+        filled = [cell for cell, count in enumerate(counts, UNDER) if count > 0]
+        if filled:
+            cells[MIN] = low if filled[0] == UNDER else max(low, _middle(filled[0]))
+            cells[MAX] = high if filled[-1] == OVER else min(high, _middle(filled[-1]))
+        return Sketch(cells)
+
     def snapshot(self) -> "Sketch":
         """What it holds now, on memory of its own that nobody can write to."""
         return Sketch(memoryview(_copied(self._cells).tobytes()).cast("d"))
+
+
+def _middle(cell: int) -> float:
+    """What a bucket's values count as."""
+    return RANGE_LOW * math.exp((cell - FIRST) * WIDTH) * MIDDLE
 
 
 def _copied(cells: Cells) -> "array[float]":

@@ -5,7 +5,7 @@ is not in this tree: it is an assertion or a plain Python exception, and reads a
 Called by everyone; `web/` turns errors into answers, `cli/` into messages and exit codes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -81,8 +81,44 @@ class UnknownModel(NotFound):
     code = "unknown_model"
 
 
+class UnknownKnob(NotFound):
+    code = "unknown_knob"
+
+
+class UnknownVersion(NotFound):
+    code = "unknown_version"
+
+
+class BadGoal(BadRequest):
+    code = "bad_goal"
+
+
+class BadValue(BadRequest):
+    code = "bad_value"
+
+
+class Conflict(PacelineError):
+    code = "conflict"
+
+
+class Pinned(Conflict):
+    code = "pinned"
+
+
+class PlanRefused(Conflict):
+    code = "plan_refused"
+
+
 class WrongMethod(PacelineError):
+    """`allowed` are the methods that the address does answer."""
+
     code = "wrong_method"
+
+    def __init__(
+        self, cause: str, *, remedy: str, value: object = NO_VALUE, allowed: Sequence[str] = ()
+    ) -> None:
+        super().__init__(cause, remedy=remedy, value=value)
+        self.allowed = allowed
 
 
 class KeyRequired(PacelineError):
@@ -149,6 +185,14 @@ class KeysDamaged(StateUnusable):
     code = "keys_damaged"
 
 
+class JournalDamaged(StateUnusable):
+    code = "journal_damaged"
+
+
+class JournalNewer(StateUnusable):
+    code = "journal_newer"
+
+
 class NoKey(CannotStart):
     code = "no_key"
 
@@ -175,6 +219,19 @@ class LimitReached(PacelineError):
 
 class Misuse(PacelineError):
     code = "misuse"
+
+
+def from_fields(fields: Mapping[str, str]) -> PacelineError:
+    """What `as_fields` told in another process; under a code not known here, its words alone."""
+    known = (each for each in _tree(PacelineError) if each.code == fields["code"])
+    told = next(known, PacelineError)
+    return told(fields["error"], remedy=fields["remedy"], value=fields.get("value", NO_VALUE))
+
+
+def _tree(kind: type[PacelineError]) -> Iterator[type[PacelineError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _tree(below)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -214,6 +271,13 @@ TABLE: Mapping[str, Row] = {
     "wrong_content_type": Row(415, EXIT_USAGE, "the body is not declared as application/json"),
     "not_found": Row(404, EXIT_USAGE, "nothing lives at this address"),
     "unknown_model": Row(404, EXIT_USAGE, "no model has this name"),
+    "unknown_knob": Row(404, EXIT_USAGE, "no workload has a knob of this name"),
+    "unknown_version": Row(404, EXIT_USAGE, "the Plan never had this version"),
+    "bad_goal": Row(400, EXIT_USAGE, "the goal cannot be understood, or contradicts itself"),
+    "bad_value": Row(400, EXIT_USAGE, "a knob cannot have this value"),
+    "conflict": Row(409, EXIT_USAGE, "what is there already stands in the way"),
+    "pinned": Row(409, EXIT_USAGE, "the knob is pinned, in the settings file or by a person"),
+    "plan_refused": Row(409, EXIT_USAGE, "a front cannot serve by this plan; nothing changed"),
     "wrong_method": Row(405, EXIT_USAGE, "the address exists, but not for this method"),
     "key_required": Row(401, EXIT_ACCESS, "this server answers only with a key"),
     "wrong_key": Row(401, EXIT_ACCESS, "the key is unknown or revoked"),
@@ -231,6 +295,8 @@ TABLE: Mapping[str, Row] = {
     "state_unusable": Row(503, EXIT_STATE, "the state directory cannot be written or read"),
     "disk_full": Row(507, EXIT_STATE, "no space is left for the state directory"),
     "keys_damaged": Row(503, EXIT_STATE, "the key file cannot be read as one"),
+    "journal_damaged": Row(503, EXIT_STATE, "the journal cannot be read to its end"),
+    "journal_newer": Row(503, EXIT_STATE, "a newer Paceline wrote the journal"),
     "no_key": Row(503, EXIT_START, "an address other than loopback needs a key first"),
     "bad_setting": Row(400, EXIT_START, "a setting has a value it cannot have"),
     "bad_model": Row(503, EXIT_START, "the model file cannot be loaded"),

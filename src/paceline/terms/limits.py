@@ -40,6 +40,9 @@ KEYS = 500
 KEY_FILE_BYTES = 1024 * 1024
 """the key file; a longer one is not ours"""
 
+SETTINGS_BYTES = 64 * 1024
+"""the settings file"""
+
 LOGINS = 32
 """logins in hand at once; anybody may try, and nobody may crowd out the others"""
 
@@ -88,6 +91,12 @@ PAGE_STREAMS = 64
 PAGE_TICK_S = 1.0
 """how often a live page gets new numbers"""
 
+QUERY_PARAMETERS = 32
+"""parameters in one query string"""
+
+WHO_CHARS = 120
+"""of who asked for something, as log and journal keep it"""
+
 RELAY_CHUNK_BYTES = 64 * 1024
 """one piece of an answer relayed from the owner"""
 
@@ -108,6 +117,9 @@ PING_S = 1.0
 
 MISSED_PINGS_NOT_READY = 2
 """unanswered ones in a row, after which the doorkeeper answers in the place of a front"""
+
+OBEY_S = 1.0
+"""how long the owner waits for fronts to take a plan; a hung one is replaced, by the new plan"""
 
 MISSED_PINGS_HUNG = 5
 """unanswered ones in a row, after which a front is killed and restarted"""
@@ -141,3 +153,60 @@ FRONTS = 8
 
 CONNECTION_BACKLOG = 2048
 """connections the kernel holds until a front accepts them"""
+
+JOURNAL_BATCH = 200
+"""entries the journal makes durable with one sync"""
+
+JOURNAL_BACKLOG = 10_000
+"""entries that wait for the disk; one more is refused"""
+
+JOURNAL_ENTRY_BYTES = 1024 * 1024
+"""one entry of the journal"""
+
+JOURNAL_SNAPSHOT_ENTRIES = 2000
+"""entries after which the journal keeps a snapshot, so that a start reads at most these"""
+
+JOURNAL_SNAPSHOTS = 3
+"""snapshots kept; where the newest is damaged the one before it serves"""
+
+JOURNAL_BUSY_S = 2.0
+"""how long the journal waits for a foreign program that holds its file locked"""
+
+JOURNAL_COMPACT_ENTRIES = 2000
+"""entries that one step of compaction removes; others are written between two steps"""
+
+JOURNAL_PROBES = 20_000
+"""places that are tried in the search for what comes after a damaged part of the journal"""
+
+JOURNAL_IMPORT_ENTRIES = 2000
+"""entries that an import writes at once"""
+
+JOURNAL_IMPORT_BYTES = 8 * 1024 * 1024
+"""of bodies that an import writes at once"""
+
+JOURNAL_PAGE_ENTRIES = 1000
+"""entries of the journal, or versions of the Plan, in one answer"""
+
+ADJUSTMENTS_KEPT_S = 30 * 86400
+"""how long single adjustments are remembered; then a summary a day and knob stays"""
+
+ADJUST_EVERY_S = 10.0
+"""the shortest time between two adjustments of one knob"""
+
+KNOBS = 1000
+"""knobs of all workloads together"""
+
+KNOB_ADDRESS_CHARS = 100
+"""a workload's and a knob's name together; all settings must fit in one message to a front"""
+
+REASON_CHARS = 1000
+"""the reason given with a change"""
+
+SCORE_AFTER_S = 60.0
+"""how long after a change its predictions are compared with what was measured"""
+
+SCORES_WAITING = 100
+"""changes whose predictions wait for that; of one more nothing can be told"""
+
+COMPACT_EVERY_S = 86400.0
+"""how often a running server compacts its journal"""

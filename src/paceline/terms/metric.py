@@ -53,6 +53,13 @@ HTTP_REQUESTS = Metric(
 REFUSED = Metric(
     "paceline_refused_total", "counter", "requests", "Requests refused, by error code.", ("code",)
 )
+PLAN_VERSION = Metric(
+    "paceline_plan_version",
+    "gauge",
+    "version",
+    "The version of the Plan that a front serves by; 0 while it serves by none.",
+    ("front",),
+)
 IN_FLIGHT = Metric(
     "paceline_in_flight_requests", "gauge", "requests", "Requests being answered right now."
 )
@@ -125,6 +132,7 @@ METRICS: tuple[Metric, ...] = (
     ROWS,
     HTTP_REQUESTS,
     REFUSED,
+    PLAN_VERSION,
     IN_FLIGHT,
     PARKED,
     FRONTS_READY,

@@ -1,7 +1,8 @@
 """The public test kit: what tests, here and elsewhere, need to run Paceline's parts alone.
 
-Nothing in the product imports it. Here: simulated time; beside it the suites that every
-implementation of a seam runs (`model_contract`), apart, because they need what they test.
+Nothing in the product imports it. Here: simulated time, and a journal's store in memory; beside it
+the suites that every implementation of a seam runs (`model_contract`, `store_contract`), apart,
+because they need what they test.
 """
 
 from paceline.clock import (
@@ -14,11 +15,14 @@ from paceline.clock import (
     SimulationFailed,
     run_simulated,
 )
+from paceline.testing.list_store import Kept, ListStore
 
 __all__ = [
     "Chance",
     "Deadlock",
+    "Kept",
     "LeftBehind",
+    "ListStore",
     "Livelock",
     "NotSimulated",
     "SimulatedClock",

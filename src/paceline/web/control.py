@@ -5,22 +5,30 @@ socket's file mode lets nobody else in. `/local/` is for them alone: no front re
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from functools import cached_property
 from importlib.resources import files
+from typing import Annotated
 
 import msgspec
+from starlette.datastructures import Headers
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+import paceline
+from paceline.access.keys import Key
 from paceline.net.answers import draining, error_event, send_error
 from paceline.observe import exposition, log
 from paceline.terms.errors import LimitReached, PacelineError
 from paceline.terms.limits import PAGE_STREAMS, PAGE_TICK_S
 from paceline.terms.measurement import Measurement
-from paceline.web.relay import CALLER_HEADER
-from paceline.web.routing import on, router
+from paceline.web.caller import CALLER_HEADER, who_asks
+from paceline.web.openapi import DOCUMENT, Document, document
+from paceline.web.operations import EVENT_STREAM, AnyDeclaration, Declaration, Operation
+from paceline.web.relay import REQUEST_ID_HEADER
+from paceline.web.routing import Endpoint, On, router
 from paceline.web.status import Status
 
 logger = log.get(__name__)
@@ -33,8 +41,30 @@ PAGE_HEADERS = {
 }
 
 
+class Stopping(msgspec.Struct, frozen=True):
+    stopping: Annotated[bool, msgspec.Meta(description="Always true: what is in hand is finished.")]
+
+
+STATUS: Declaration[None, None, Status] = Declaration(
+    "GET", "/api/status", "The state of the server now, and totals of its whole life.", Status
+)
+EVENTS: Declaration[None, None, Status] = Declaration(
+    "GET",
+    "/api/events",
+    "The state of the server each second, for as long as somebody listens.",
+    Status,
+    errors=(LimitReached,),
+    media_type=EVENT_STREAM,
+)
+SHUTDOWN: Declaration[None, None, Stopping] = Declaration(
+    "POST", "/api/shutdown", "Finish what is in hand and stop.", Stopping, status=202
+)
+DECLARED: tuple[AnyDeclaration, ...] = (STATUS, EVENTS, SHUTDOWN, DOCUMENT)
+
+
 class Control:
-    """`measure` and `status` look at the host now; the other two do what their names say."""
+    """`measure` and `status` look at the host now, `keys` are those in force; `stop` and
+    `reload_keys` do what their names say. `operations` are what others answer under `/api/`."""
 
     def __init__(
         self,
@@ -42,11 +72,20 @@ class Control:
         status: Callable[[], Status],
         stop: Callable[[str], None],
         reload_keys: Callable[[], None],
+        keys: Callable[[], Iterable[Key]] = tuple,
+        operations: Sequence[Operation] = (),
     ) -> None:
         self._measure = measure
         self._status = status
         self._stop = stop
         self._reload_keys = reload_keys
+        self._keys = keys
+        self._operations = (
+            STATUS.answered_by(self._answer_status),
+            SHUTDOWN.answered_by(self._answer_shutdown),
+            DOCUMENT.answered_by(self._answer_document),
+            *operations,
+        )
         self._page = (files("paceline.web") / "page.html").read_bytes()
         self._ticks: set[asyncio.Event] = set()
         self._ending = False
@@ -54,12 +93,15 @@ class Control:
     def routes(self) -> ASGIApp:
         return _with_errors(
             router(
-                on("GET", "/", self._answer_page),
-                on("GET", "/metrics", self._answer_metrics),
-                on("GET", "/api/status", self._answer_status),
-                on("GET", "/api/events", self._answer_events),
-                on("POST", "/api/shutdown", self._answer_shutdown),
-                on("POST", "/local/reload-keys", self._answer_reload_keys),
+                On("GET", "/", self._answer_page),
+                On("GET", "/metrics", self._answer_metrics),
+                On(EVENTS.method, EVENTS.path, self._answer_events),
+                On("POST", "/local/reload-keys", self._answer_reload_keys),
+                *(
+                    On(each.declared.method, each.declared.path, self._endpoint(each))
+                    for each in self._operations
+                ),
+                elsewhere=f"{DOCUMENT.method} {DOCUMENT.path} lists what there is.",
             )
         )
 
@@ -75,8 +117,24 @@ class Control:
         text = exposition.render(self._measure())
         return Response(text, headers={"content-type": exposition.CONTENT_TYPE})
 
-    async def _answer_status(self, http: HttpRequest) -> Response:
-        return _json(self._status())
+    def _endpoint(self, operation: Operation) -> Endpoint:
+        async def answer(http: HttpRequest) -> Response:
+            who = who_asks(http.headers.get(CALLER_HEADER, ""), self._keys())
+            return await operation.answer(http, who)
+
+        return answer
+
+    async def _answer_status(self, query: None, body: None, who: str) -> Status:
+        return self._status()
+
+    async def _answer_document(self, query: None, body: None, who: str) -> Document:
+        return self._document
+
+    @cached_property
+    def _document(self) -> Document:
+        """Made when first asked for; most servers never are."""
+        declared = (EVENTS, *(each.declared for each in self._operations))
+        return document(declared, paceline.__version__)
 
     async def _answer_events(self, http: HttpRequest) -> Response:
         if len(self._ticks) >= PAGE_STREAMS:
@@ -87,8 +145,8 @@ class Control:
             )
         headers = {"cache-control": "no-store"}
         if http.method == "HEAD":
-            return Response(media_type="text/event-stream", headers=headers)
-        return StreamingResponse(self._events(), media_type="text/event-stream", headers=headers)
+            return Response(media_type=EVENT_STREAM, headers=headers)
+        return StreamingResponse(self._events(), media_type=EVENT_STREAM, headers=headers)
 
     async def _events(self) -> AsyncIterator[bytes]:
         """One status now and then one a tick, for as long as somebody looks."""
@@ -108,24 +166,22 @@ class Control:
             if timer is not None:
                 timer.cancel()
 
-    async def _answer_shutdown(self, http: HttpRequest) -> Response:
-        self._stop(f"asked by {http.headers.get(CALLER_HEADER, 'a local program')}")
-        return _json({"stopping": True}, 202)
+    async def _answer_shutdown(self, query: None, body: None, who: str) -> Stopping:
+        self._stop(f"asked by {who}")
+        return Stopping(True)
 
     async def _answer_reload_keys(self, http: HttpRequest) -> Response:
         self._reload_keys()
         return Response(status_code=204)
 
 
-def _json(value: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
-
-
 def _with_errors(app: Router) -> ASGIApp:
     async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = Headers(scope=scope).get(REQUEST_ID_HEADER, "")  # from a front
+        log.request_id.set(request_id or None)
         try:
             await app(scope, receive, send)
         except PacelineError as error:
-            await send_error(send, error)
+            await send_error(send, error, request_id)
 
     return answered

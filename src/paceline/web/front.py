@@ -15,17 +15,23 @@ from paceline.clock import Clock
 from paceline.net.server import Connections
 from paceline.observe import log
 from paceline.processes.link import Link
+from paceline.terms.errors import PacelineError
 from paceline.terms.limits import FLUSH_S, LEAVE_S, OWNER_GONE_S
+from paceline.terms.plan import InForce
 from paceline.web.door import Door
 from paceline.web.messages import (
     Adopt,
     Adopted,
+    Apply,
     Drain,
     KeysChanged,
     Leaving,
+    Obeyed,
     Ping,
     Pong,
+    Prepare,
     Ready,
+    SettingsChanged,
     Start,
     ToFront,
     to_front,
@@ -33,7 +39,10 @@ from paceline.web.messages import (
 
 logger = log.get(__name__)
 
-Build = Callable[[Start, int, int, Callable[[], str]], tuple[Door, Gate, Clock]]
+Preparing = Callable[[InForce], Callable[[], None]]
+"""Makes of a plan what puts it in force at once; raises where it cannot be served by."""
+
+Build = Callable[[Start, int, int, Callable[[], str]], tuple[Door, Gate, Preparing, Clock]]
 """Makes the parts of a front from its orders, the memory of its board, the state directory, and
 what says why it is not ready; the descriptors are its own."""
 
@@ -53,6 +62,11 @@ class Front:
         self._connections: Connections | None = None
         self._gate: Gate | None = None
         self._newer_keys: KeyRing | None = None
+        self._orders: tuple[Start, list[int]] | None = None
+        self._drain_s = 0.0
+        self._plan: InForce | None = None
+        self._preparing: Preparing | None = None
+        self._prepared: tuple[InForce, Callable[[], None]] | None = None
         self._link: Link[ToFront] = Link(link_end, to_front, self._on_message, self._on_link_end)
 
     async def run(self) -> None:
@@ -66,11 +80,20 @@ class Front:
             await self._serve(start, socket.socket(fileno=listener_fd), *parts)
 
     async def _serve(
-        self, start: Start, listener: socket.socket, door: Door, gate: Gate, clock: Clock
+        self,
+        start: Start,
+        listener: socket.socket,
+        door: Door,
+        gate: Gate,
+        preparing: Preparing,
+        clock: Clock,
     ) -> None:
         self._gate = gate
         if self._newer_keys is not None:  # changed after its orders were written
             gate.ring = self._newer_keys
+        self._preparing = preparing
+        assert self._plan is not None
+        preparing(self._plan)()
         self._connections = connections = Connections(door, clock.wall)
         await connections.listen(listener)
         self._link.send(Ready())
@@ -85,7 +108,7 @@ class Front:
                     await self._finished_or_stopped(door)
         if self._server_stops:
             door.begin_drain(refuse=True)
-            drain_s = start.settings.drain_s
+            drain_s = self._drain_s
             if self._owner_gone:
                 drain_s = min(drain_s, OWNER_GONE_S)
             await door.finish(drain_s - 3 * FLUSH_S)
@@ -115,7 +138,15 @@ class Front:
     def _on_message(self, message: ToFront, fds: list[int]) -> None:
         match message:
             case Start():
-                self._started.set_result((message, fds))
+                self._orders = (message, fds)
+                self._drain_s = message.settings.drain_s
+            case SettingsChanged(settings):
+                self._drain_s = settings.drain_s
+                log.change(settings.log_level, access=settings.access_log)
+            case Prepare(plan):
+                self._link.send(Obeyed(self._prepare(plan)))
+            case Apply(plan):
+                self._link.send(Obeyed(self._apply(plan)))
             case KeysChanged(keys):
                 self._newer_keys = KeyRing(keys)
                 if self._gate is not None:
@@ -129,6 +160,32 @@ class Front:
                 self._stop.set()
             case Ping():
                 self._link.send(Pong())
+
+    def _prepare(self, plan: InForce) -> str:
+        """Why this front cannot serve by it; empty when it can, and is ready to at once."""
+        assert self._preparing is not None  # only a ready front is asked
+        try:
+            self._prepared = (plan, self._preparing(plan))
+        except PacelineError as error:
+            return str(error)
+        return ""
+
+    def _apply(self, plan: InForce) -> str:
+        self._plan = plan
+        if self._preparing is None:  # it is starting, and will serve by the newest it has
+            if not self._started.done():
+                assert self._orders is not None
+                self._started.set_result(self._orders)
+            return ""
+        if self._prepared is None or self._prepared[0] != plan:
+            refusal = self._prepare(plan)
+            if refusal:
+                return refusal
+        assert self._prepared is not None
+        _, serve = self._prepared
+        self._prepared = None
+        serve()
+        return ""
 
     def _adopt(self, accepted: socket.socket) -> None:
         assert self._connections is not None

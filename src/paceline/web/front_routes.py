@@ -14,7 +14,7 @@ from paceline.terms.errors import BadJson, LimitReached, WrongKey
 from paceline.terms.limits import LOGIN_S, LOGINS
 from paceline.web.body import read_body
 from paceline.web.inference import Inference
-from paceline.web.routing import Endpoint, on, router
+from paceline.web.routing import ANY, Endpoint, On, router
 
 
 class Login(msgspec.Struct, forbid_unknown_fields=True):
@@ -67,14 +67,13 @@ def front_routes(
         return Response(status_code=204, headers={"set-cookie": cookie})
 
     return router(
-        on("GET", "/health/live", live),
-        on("GET", "/health/ready", ready),
-        on("POST", "/v2/models/{model}/infer", inference.infer),
-        on("POST", "/predict/{model}", inference.predict),
-        on("POST", "/login", login),
-        on("GET", "/", relay),
-        on("GET", "/metrics", relay),
-        on("GET", "/api/status", relay),
-        on("GET", "/api/events", relay),
-        on("POST", "/api/shutdown", relay),
+        On("GET", "/health/live", live),
+        On("GET", "/health/ready", ready),
+        On("POST", "/v2/models/{model}/infer", inference.infer),
+        On("POST", "/predict/{model}", inference.predict),
+        On("POST", "/login", login),
+        On("GET", "/", relay),
+        On("GET", "/metrics", relay),
+        On(ANY, "/api/{rest:path}", relay),
+        elsewhere="Inference is POST /predict/MODEL or /v2/models/MODEL/infer; the page is GET /.",
     )

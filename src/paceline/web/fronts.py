@@ -5,29 +5,35 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from paceline.access.keys import Key
 from paceline.clock import Clock
 from paceline.observe import log
 from paceline.observe.board import Board
 from paceline.processes.child import Child, how_it_ended
 from paceline.processes.link import FDS_PER_MESSAGE, Link, pair
 from paceline.processes.restart import Restart
+from paceline.terms.errors import PlanRefused
 from paceline.terms.limits import (
     EXIT_S,
     MISSED_PINGS_HUNG,
     MISSED_PINGS_NOT_READY,
+    OBEY_S,
     PING_S,
     START_S,
 )
+from paceline.terms.plan import InForce
 from paceline.web.messages import (
     Adopt,
     Adopted,
+    Apply,
     Drain,
     KeysChanged,
     Leaving,
+    Obeyed,
     Ping,
     Pong,
+    Prepare,
     Ready,
+    SettingsChanged,
     Start,
     ToOwner,
     to_owner,
@@ -52,6 +58,7 @@ class Slot:
         self.missed_pings = 0
         self.started_s = 0.0
         self.handed_over: deque[list[socket.socket]] = deque()
+        self.asked: deque[asyncio.Future[str]] = deque()
 
     @property
     def ready(self) -> bool:
@@ -60,14 +67,15 @@ class Slot:
 
 class Fronts:
     """`shared` is what every front gets beside its board: listening socket and state directory.
-    `on_change` is called when the number of ready fronts may have changed; `on_orphans` gets the
-    connections that a front was handed and died without taking."""
+    `plan` is what they serve by. `on_change` is called when the number of ready fronts may have
+    changed; `on_orphans` gets the connections that a front was handed and died without taking."""
 
     def __init__(
         self,
         count: int,
         orders: Callable[[int], Start],
         shared: tuple[int, int],
+        plan: InForce,
         on_change: Callable[[], None],
         on_orphans: Callable[[list[socket.socket]], None],
         clock: Clock,
@@ -76,6 +84,7 @@ class Fronts:
         self.restarts = 0
         self._orders = orders
         self._shared = shared
+        self._plan = plan
         self._on_change = on_change
         self._on_orphans = on_orphans
         self._clock = clock
@@ -109,11 +118,49 @@ class Fronts:
             assert slot.link is not None
             slot.link.send(Adopt(), [each.fileno() for each in handed])
 
-    def tell_keys(self, keys: tuple[Key, ...]) -> None:
+    def tell(self, news: KeysChanged | SettingsChanged) -> None:
         """To every front that has its orders; one that is starting reads this before it accepts."""
         for slot in self.slots:
             if slot.link is not None:
-                slot.link.send(KeysChanged(keys))
+                slot.link.send(news)
+
+    async def prepare(self, plan: InForce) -> None:
+        """Asks the ready fronts whether they could serve by it; the others will have to."""
+        answers = [(slot, self._ask(slot, Prepare(plan))) for slot in self.slots if slot.ready]
+        await self._answered([answer for _, answer in answers])
+        for slot, answer in answers:
+            if answer.done() and answer.result():
+                raise PlanRefused(
+                    f"front {slot.index} cannot serve by this plan: {answer.result()}",
+                    remedy="Nothing has changed. Choose another value.",
+                )
+
+    async def apply(self, plan: InForce) -> None:
+        """All fronts take it, those that are starting too; returns when the ready ones have."""
+        self._plan = plan
+        linked = [slot for slot in self.slots if slot.link is not None and not slot.link.closed]
+        answers = [(slot.ready, self._ask(slot, Apply(plan))) for slot in linked]
+        await self._answered([answer for ready, answer in answers if ready])
+        for slot, (_, answer) in zip(linked, answers, strict=True):
+            if answer.done() and answer.result() and slot.child is not None:
+                logger.error(
+                    "a front that cannot serve by the plan is killed",
+                    front=slot.index,
+                    why=answer.result(),
+                )
+                slot.child.kill()
+
+    def _ask(self, slot: Slot, question: Prepare | Apply) -> asyncio.Future[str]:
+        """The front's refusal; empty when it obeys, or is gone."""
+        assert slot.link is not None
+        answer: asyncio.Future[str] = self._loop.create_future()
+        slot.asked.append(answer)
+        slot.link.send(question)
+        return answer
+
+    async def _answered(self, answers: Sequence[asyncio.Future[str]]) -> None:
+        if answers:
+            await asyncio.wait(answers, timeout=OBEY_S)
 
     async def drain(self, within_s: float) -> None:
         """Asks every front to finish; kills those that do not in time."""
@@ -171,6 +218,7 @@ class Fronts:
         )
         listener_fd, directory_fd = self._shared
         slot.link.send(orders, (listener_fd, slot.board_fd, directory_fd))
+        self._ask(slot, Apply(self._plan))
 
     def _on_message(self, slot: Slot, message: ToOwner) -> None:
         was_ready = slot.ready
@@ -183,6 +231,8 @@ class Fronts:
             case Adopted():
                 for connection in slot.handed_over.popleft():
                     connection.close()
+            case Obeyed(refusal):
+                slot.asked.popleft().set_result(refusal)
             case Leaving():
                 slot.accepts = False
                 slot.started_s = self._clock.now()  # it has START_S to finish, as it had to begin
@@ -197,6 +247,9 @@ class Fronts:
         for handed in slot.handed_over:
             self._on_orphans(handed)
         slot.handed_over.clear()
+        for answer in slot.asked:
+            answer.set_result("")
+        slot.asked.clear()
         self._on_change()
         self._loop.call_later(EXIT_S, child.kill)
 

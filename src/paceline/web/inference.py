@@ -16,15 +16,25 @@ from paceline.clock import Clock
 from paceline.observe.board import Board, Counter
 from paceline.serve import predict as plain
 from paceline.serve import v2
+from paceline.serve.knobs import MAX_IN_FLIGHT, Rules, rules
 from paceline.serve.model import Model, ModelSpec, Tensors
-from paceline.terms.errors import BadRequest, PacelineError, UnknownModel
+from paceline.terms.errors import (
+    BadInput,
+    BadRequest,
+    Overloaded,
+    PacelineError,
+    Unavailable,
+    UnknownModel,
+)
 from paceline.terms.limits import DEADLINE_S
-from paceline.terms.metric import MODEL_SECONDS, REQUEST_SECONDS, REQUESTS, ROWS
+from paceline.terms.metric import MODEL_SECONDS, PLAN_VERSION, REQUEST_SECONDS, REQUESTS, ROWS
+from paceline.terms.plan import InForce
 from paceline.terms.request import PRIORITIES, Priority, Request
 from paceline.web.body import read_body, too_late
 
 TIMEOUT_HEADER = "x-timeout-ms"
 PRIORITY_HEADER = "x-priority"
+PLAN_HEADER = "x-plan-version"
 
 
 class Work(NamedTuple):
@@ -40,17 +50,42 @@ Decode = Callable[[bytes, ModelSpec, Request, float], Work]
 """From body, model, request as its headers describe it, and when it began."""
 
 
-class Inference:
-    """Runs requests on the models of this front, and records them."""
+class _Serving(NamedTuple):
+    """How this front serves now: replaced as a whole, so that no request sees half a plan."""
 
-    def __init__(self, models: Mapping[str, Model], board: Board, clock: Clock) -> None:
+    version: str
+    rules: Mapping[str, Rules]
+
+
+class Inference:
+    """Runs requests on the models of this front by the plan, and records them. Nothing is served
+    before the first plan is there."""
+
+    def __init__(
+        self, models: Mapping[str, Model], board: Board, clock: Clock, front: int = 0
+    ) -> None:
         self._models = models
         self._board = board
         self._clock = clock
+        self._serving = _Serving("0", {})
+        self._in_hand = dict.fromkeys(models, 0)
+        self._plan_version = board.gauge(PLAN_VERSION, str(front))
         self._counters: dict[tuple[str, str, int], Counter] = {}
         self._seconds = {name: board.sketch(REQUEST_SECONDS, name) for name in models}
         self._run_seconds = {name: board.sketch(MODEL_SECONDS, name) for name in models}
         self._rows = {name: board.counter(ROWS, name) for name in models}
+
+    def prepare(self, plan: InForce) -> Callable[[], None]:
+        """What puts the plan in force; raises where this front cannot serve by it."""
+        serving = _Serving(
+            str(plan.version), {name: rules(name, plan.settings) for name in self._models}
+        )
+
+        def serve() -> None:
+            self._serving = serving
+            self._plan_version.set(plan.version)
+
+        return serve
 
     async def infer(self, http: HttpRequest) -> Response:
         return await self._answer(http, _decode_v2)
@@ -64,25 +99,53 @@ class Inference:
         model = self._models.get(name)
         if model is None:
             raise _unknown_model(name, self._models)
+        version, by_model = self._serving
+        rules = by_model[name]
         request = Request(
             id=http.scope["state"]["request_id"],
             model=name,
-            priority=_priority(http),
-            deadline_s=started + _timeout_s(http),
+            priority=_priority(http, rules.priority),
+            deadline_s=started + _timeout_s(http, rules.deadline_s),
         )
         try:
-            body = await read_body(http, request.deadline_s - started)
-            work = decode(body, model.spec, request, started)
-            request = work.request
-            answer = self._run(model, work)
+            self._enter(name, rules)
+            try:
+                body = await read_body(http, request.deadline_s - started)
+                work = decode(body, model.spec, request, started)
+                request = work.request
+                answer = self._run(model, work, rules)
+            finally:
+                self._in_hand[name] -= 1
         except PacelineError as error:
             self._count(request, error.http)
             raise
         self._count(request, 200)
         self._seconds[name].record(self._clock.now() - started)
-        return Response(answer, media_type="application/json")
+        return Response(answer, media_type="application/json", headers={PLAN_HEADER: version})
 
-    def _run(self, model: Model, work: Work) -> bytes:
+    def _enter(self, name: str, rules: Rules) -> None:
+        """The model takes this request, or says why not."""
+        if not rules.enabled:
+            raise Unavailable(
+                f"{name} is switched off",
+                value=name,
+                remedy=f"`paceline plan set {name}.enabled true` switches it on.",
+            )
+        if self._in_hand[name] >= rules.max_in_flight:
+            raise Overloaded(
+                f"this front holds as many requests to {name} as it may",
+                value=rules.max_in_flight,
+                remedy=f"Send fewer at a time, or turn its knob {MAX_IN_FLIGHT.name} up.",
+            )
+        self._in_hand[name] += 1
+
+    def _run(self, model: Model, work: Work, rules: Rules) -> bytes:
+        if work.rows > rules.max_rows:
+            raise BadInput(
+                f"a request to {work.request.model} may bring {rules.max_rows} rows",
+                value=work.rows,
+                remedy="Send several requests, or turn its knob max_rows up.",
+            )
         before = self._clock.now()
         if before >= work.request.deadline_s:
             raise too_late()
@@ -125,8 +188,8 @@ def _unknown_model(name: str, models: Mapping[str, Model]) -> UnknownModel:
     )
 
 
-def _priority(http: HttpRequest) -> Priority:
-    given = http.headers.get(PRIORITY_HEADER, "normal")
+def _priority(http: HttpRequest, otherwise: Priority) -> Priority:
+    given = http.headers.get(PRIORITY_HEADER, otherwise)
     for priority in PRIORITIES:
         if given == priority:
             return priority
@@ -137,10 +200,10 @@ def _priority(http: HttpRequest) -> Priority:
     )
 
 
-def _timeout_s(http: HttpRequest) -> float:
+def _timeout_s(http: HttpRequest, otherwise_s: float) -> float:
     given = http.headers.get(TIMEOUT_HEADER)
     if given is None:
-        return DEADLINE_S
+        return otherwise_s
     try:
         timeout_ms = float(given)
     except ValueError:

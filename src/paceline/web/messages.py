@@ -3,7 +3,8 @@
 import msgspec
 
 from paceline.access.keys import Key
-from paceline.config import Settings
+from paceline.config import Server
+from paceline.terms.plan import InForce
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
@@ -11,7 +12,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     directory come along."""
 
     index: int
-    settings: Settings
+    settings: Server
     port: int
     keys: tuple[Key, ...]
     session_secret: bytes
@@ -19,6 +20,23 @@ class Start(msgspec.Struct, frozen=True, tag=True):
 
 class KeysChanged(msgspec.Struct, frozen=True, tag=True):
     keys: tuple[Key, ...]
+
+
+class SettingsChanged(msgspec.Struct, frozen=True, tag=True):
+    settings: Server
+
+
+class Prepare(msgspec.Struct, frozen=True, tag=True):
+    """Could you serve by this plan? Answered by `Obeyed`; nothing changes yet."""
+
+    plan: InForce
+
+
+class Apply(msgspec.Struct, frozen=True, tag=True):
+    """Serve by this plan from now on; answered by `Obeyed`. The first one follows `Start`, and
+    nothing is served before it."""
+
+    plan: InForce
 
 
 class Adopt(msgspec.Struct, frozen=True, tag=True):
@@ -42,6 +60,12 @@ class Adopted(msgspec.Struct, frozen=True, tag=True):
     """From a front: the connections of the oldest `Adopt` not yet answered are its own now."""
 
 
+class Obeyed(msgspec.Struct, frozen=True, tag=True):
+    """From a front, to the oldest `Prepare` or `Apply` not yet answered: done, or why not."""
+
+    refusal: str = ""
+
+
 class Leaving(msgspec.Struct, frozen=True, tag=True):
     """From a front that drains: it accepts no more."""
 
@@ -50,8 +74,8 @@ class Pong(msgspec.Struct, frozen=True, tag=True):
     pass
 
 
-ToFront = Start | KeysChanged | Adopt | Drain | Ping
-ToOwner = Ready | Adopted | Leaving | Pong
+ToFront = Start | KeysChanged | SettingsChanged | Prepare | Apply | Adopt | Drain | Ping
+ToOwner = Ready | Adopted | Obeyed | Leaving | Pong
 
 to_front = msgspec.json.Decoder(ToFront)
 to_owner = msgspec.json.Decoder(ToOwner)

@@ -10,12 +10,17 @@ from collections.abc import Callable
 
 import paceline
 from paceline.access.keys import Key, KeyFile
+from paceline.changes.desk import Desk
+from paceline.changes.scoring import Totals
 from paceline.clock import Clock
-from paceline.config import Settings
+from paceline.config import Server
+from paceline.config.source import Loaded
+from paceline.journal.journal import Journal
 from paceline.net.server import Connections
 from paceline.observe import log
-from paceline.observe.board import Board, read
+from paceline.observe.board import Board, merged, read
 from paceline.processes.state_dir import StateDir
+from paceline.processes.terminal import has_terminal
 from paceline.terms.measurement import Measurement
 from paceline.terms.metric import (
     BUILD,
@@ -24,13 +29,19 @@ from paceline.terms.metric import (
     FRONTS_WANTED,
     IN_FLIGHT,
     PARKED,
+    REQUEST_SECONDS,
     STARTED,
 )
+from paceline.terms.plan import Catalogue
+from paceline.web import plan_api
 from paceline.web.control import Control
 from paceline.web.doorkeeper import Doorkeeper
 from paceline.web.fronts import Fronts
-from paceline.web.messages import Start
-from paceline.web.status import Status, of_models, refused, total, usage
+from paceline.web.messages import KeysChanged, SettingsChanged, Start
+from paceline.web.scores import Scores
+from paceline.web.settings_api import SettingsInForce, wanted
+from paceline.web.status import Status, answered, of_models, refused, total, usage
+from paceline.web.upkeep import Upkeep
 
 logger = log.get(__name__)
 
@@ -43,7 +54,9 @@ class Owner:
 
     def __init__(
         self,
-        settings: Settings,
+        loaded: Loaded,
+        journal: Journal,
+        catalogue: Catalogue,
         held: StateDir,
         listener: socket.socket,
         address: str,
@@ -54,7 +67,9 @@ class Owner:
         session_secret: bytes,
         on_ready: Callable[[], None],
     ) -> None:
-        self._settings = settings
+        settings = loaded.settings.server
+        self._journal = journal
+        self._wanted = wanted(loaded)
         self._held = held
         self._listener = listener
         self._address = address
@@ -73,25 +88,51 @@ class Owner:
             settings.fronts,
             self._orders,
             (listener.fileno(), held.descriptor),
+            journal.state.in_force,
             self._on_change,
             self._on_orphans,
             clock,
         )
         self._doorkeeper = Doorkeeper(listener, self._fronts.hand_over, self._board.counter(PARKED))
-        self._control = Control(self._measure, self._status, self.stop, self._reload_keys)
+        self._desk = Desk(
+            journal, catalogue, self._fronts, clock, lambda entry: self._scores.watch(entry)
+        )
+        self._scores = Scores(self._desk, self._totals, clock)
+        self._settings = SettingsInForce(loaded, self._desk, self._on_settings)
+        self._upkeep = Upkeep(self._desk, self._settings, clock)
+        self._control = Control(
+            self._measure,
+            self._status,
+            self.stop,
+            self._reload_keys,
+            lambda: self._keys,
+            (*plan_api.operations(self._desk), *self._settings.operations()),
+        )
+        self._terminal = has_terminal()
 
     async def run(self) -> None:
+        try:
+            await self._desk.begin(self._wanted, paceline.__version__)
+            await self._serve()
+        finally:
+            await self._journal.close()
+
+    async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         self._doorkeeper.open()
         self._fronts.start()
+        self._upkeep.start()
         connections = Connections(self._control.routes(), self._clock.wall)
         await connections.listen(self._held.listen())
         await self._stopping.wait()
         self._doorkeeper.refuse()
         self._control.end_streams()
-        await self._fronts.drain(self._settings.drain_s)
+        self._upkeep.close()
+        await self._scores.close()
+        await self._fronts.drain(self._settings.server.drain_s)
         self._doorkeeper.refuse_all()
         self._listener.close()
         connections.stop_listening()
@@ -101,16 +142,28 @@ class Owner:
             logger.warning("stopping at once", why=why)
             self._fronts.kill()
         else:
-            logger.info("stopping", why=why, drain_s=self._settings.drain_s)
+            logger.info("stopping", why=why, drain_s=self._settings.server.drain_s)
             self._stopping.set()
 
     def _on_signal(self, number: int) -> None:
         self.stop(signal.Signals(number).name)
 
+    def _on_hangup(self) -> None:
+        """Read the settings again; or stop, where the terminal it was started in is closed."""
+        if self._terminal and not has_terminal():
+            self.stop("the terminal was closed")
+        else:
+            self._upkeep.reload("SIGHUP")
+
+    def _on_settings(self, settings: Server) -> None:
+        log.change(settings.log_level, access=settings.access_log)
+        self._fronts.tell(SettingsChanged(settings))
+        self._upkeep.heed_saves()
+
     def _orders(self, index: int) -> Start:
         return Start(
             index=index,
-            settings=self._settings,
+            settings=self._settings.server,
             port=self._port,
             keys=self._keys,
             session_secret=self._session_secret,
@@ -135,13 +188,21 @@ class Owner:
 
     def _reload_keys(self) -> None:
         self._keys = self._key_file.load()
-        self._fronts.tell_keys(self._keys)
+        self._fronts.tell(KeysChanged(self._keys))
         logger.info("keys changed", keys=len(self._keys))
 
+    @property
+    def _boards(self) -> list[Board]:
+        return [self._board, *(slot.board for slot in self._fronts.slots)]
+
+    def _totals(self, workload: str) -> Totals:
+        requests, failed = answered(workload, read(self._boards))
+        durations_s = merged(self._boards, REQUEST_SECONDS, (workload,))
+        return Totals(self._clock.now(), requests, failed, durations_s)
+
     def _measure(self) -> list[Measurement]:
-        boards = [self._board, *(slot.board for slot in self._fronts.slots)]
         return [
-            *read(boards),
+            *read(self._boards),
             *self._probe(self._fronts.pids),
             Measurement(FRONTS_READY, (), float(self._fronts.ready)),
             Measurement(FRONTS_WANTED, (), float(len(self._fronts.slots))),
@@ -164,4 +225,5 @@ class Owner:
             refused=refused(measured),
             usage=usage(measured),
             models=of_models(self._models, measured),
+            plan=self._desk.state.plan.version,
         )

@@ -1,7 +1,7 @@
 """Calls that the owner answers, passed on over its Unix socket and back, streams included.
 
 Only what a caller may say to the owner passes: method, path, query, body and who it is; headers
-do not. Called by the fronts' routes.
+do not. The owner may take its time, but not RELAY_S without a word. Called by the fronts' routes.
 """
 
 import asyncio
@@ -16,14 +16,18 @@ from paceline.processes.state_dir import socket_address
 from paceline.terms.errors import OwnerGone
 from paceline.terms.limits import RELAY_CHUNK_BYTES, RELAY_S
 from paceline.web.body import read_body
+from paceline.web.caller import CALLER_HEADER, told
 
-CALLER_HEADER = "x-paceline-caller"
+REQUEST_ID_HEADER = "x-request-id"
+NO_BODY = frozenset({"GET", "HEAD"})
 PASSED_BACK = (
     b"content-type",
     b"content-length",
     b"cache-control",
     b"content-security-policy",
     b"x-frame-options",
+    b"allow",
+    b"retry-after",
 )
 
 
@@ -34,7 +38,7 @@ class Relay:
         self._address = socket_address(state_directory_fd)
 
     async def __call__(self, http: HttpRequest) -> Response:
-        body = await read_body(http) if http.method == "POST" else b""
+        body = b"" if http.method in NO_BODY else await read_body(http)
         try:
             async with asyncio.timeout(RELAY_S):
                 reader, writer = await asyncio.open_unix_connection(self._address)
@@ -64,7 +68,8 @@ class _Call:
         headers = [
             ("host", "owner"),
             ("connection", "close"),
-            (CALLER_HEADER, caller.key_id or caller.role),
+            (CALLER_HEADER, told(caller.key_id or caller.role)),
+            (REQUEST_ID_HEADER, http.scope["state"]["request_id"]),
             ("content-length", str(len(body))),
         ]
         request = h11.Request(method=http.method, target=target, headers=headers)

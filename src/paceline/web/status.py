@@ -5,6 +5,7 @@ rates takes the difference of two.
 """
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import msgspec
 
@@ -22,40 +23,46 @@ from paceline.terms.metric import (
     Metric,
 )
 
+Meta = msgspec.Meta
+Milliseconds = Annotated[float, Meta(description="Of its whole life; null before the first one.")]
+
 
 class ModelStatus(msgspec.Struct):
-    """Latencies are of the server's whole life; None before the first request."""
+    """What one model was asked, by whichever front."""
 
     name: str
-    requests: float = 0.0
-    errors: float = 0.0
-    rows: float = 0.0
-    p50_ms: float | None = None
-    p99_ms: float | None = None
-    run_p50_ms: float | None = None
+    requests: Annotated[float, Meta(description="Inference requests answered.")] = 0.0
+    errors: Annotated[float, Meta(description="Those of them that were refused or failed.")] = 0.0
+    rows: Annotated[float, Meta(description="Rows run.")] = 0.0
+    p50_ms: Milliseconds | None = None
+    p99_ms: Milliseconds | None = None
+    run_p50_ms: Milliseconds | None = None
 
 
 class Usage(msgspec.Struct, frozen=True):
     """Of all our processes, and what the container allows."""
 
-    cpu_s: float
-    resident_bytes: float
-    cores: float
-    memory_limit_bytes: float | None
+    cpu_s: Annotated[float, Meta(description="CPU time used, of processes that ended too.")]
+    resident_bytes: Annotated[float, Meta(description="Memory held now.")]
+    cores: Annotated[float, Meta(description="How many may be used.")]
+    memory_limit_bytes: Annotated[float, Meta(description="How much may be held.")] | None
 
 
 class Status(msgspec.Struct, frozen=True):
-    version: str
-    address: str
-    uptime_s: float
-    ready: bool
-    fronts_ready: int
-    fronts_wanted: int
-    front_restarts: int
-    in_flight: float
-    refused: dict[str, float]
+    """A running server, now."""
+
+    version: Annotated[str, Meta(description="Of Paceline.")]
+    address: Annotated[str, Meta(description="Where it listens.")]
+    uptime_s: Annotated[float, Meta(description="Since its owner process started.")]
+    ready: Annotated[bool, Meta(description="Whether an inference would be answered.")]
+    fronts_ready: Annotated[int, Meta(description="Processes that answer.")]
+    fronts_wanted: Annotated[int, Meta(description="Processes there should be.")]
+    front_restarts: Annotated[int, Meta(description="Processes started again after they ended.")]
+    in_flight: Annotated[float, Meta(description="Requests in hand, this one included.")]
+    refused: Annotated[dict[str, float], Meta(description="Requests refused, by error code.")]
     usage: Usage
     models: list[ModelStatus]
+    plan: Annotated[int, Meta(description="The version of the Plan in force.")]
 
 
 def of_models(names: Iterable[str], measured: Iterable[Measurement]) -> list[ModelStatus]:
@@ -97,3 +104,13 @@ def usage(measured: Iterable[Measurement]) -> Usage:
         cores=total(CONTAINER_CORES, measured),
         memory_limit_bytes=total(CONTAINER_MEMORY_LIMIT, measured) or None,
     )
+
+
+def answered(model: str, measured: Iterable[Measurement]) -> tuple[float, float]:
+    """How many requests to a model were answered, and how many of them failed by our fault."""
+    requests = failed = 0.0
+    for each in measured:
+        if each.metric is REQUESTS and each.labels[0] == model and isinstance(each.value, float):
+            requests += each.value
+            failed += each.value if each.labels[-1] >= "500" else 0.0
+    return requests, failed

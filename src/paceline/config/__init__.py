@@ -1,0 +1,108 @@
+"""The settings: what `paceline.toml`, the environment and the command line may say.
+
+Values only, with every default in one place. `source.py` reads them. Used by `app.py`, by the
+processes it starts and by the command line. A field's description is its meaning everywhere: in
+`--help`, in the file that `paceline config init` writes, and in docs/reference/settings.md.
+"""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from paceline.observe import log
+from paceline.terms.errors import BadSetting
+from paceline.terms.limits import DRAIN_LEAST_S, FRONTS
+from paceline.terms.plan import Value
+
+DEFAULT_FILE = "paceline.toml"
+DEFAULT_STATE = "./.paceline"
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    host: Annotated[
+        str, Meta(description="Address to listen on; other than loopback needs a key.")
+    ] = "127.0.0.1"
+    port: Annotated[
+        int, Meta(description="Port to listen on; 0 takes a free one.", ge=0, le=65535)
+    ] = 8080
+    state: Annotated[
+        str, Meta(description="Directory for what must outlive the process.", min_length=1)
+    ] = DEFAULT_STATE
+    fronts: Annotated[
+        int,
+        Meta(description=f"Processes that answer requests; 0 is cores - 1, 1 to {FRONTS}.", ge=0),
+    ] = 0
+    drain_s: Annotated[
+        float,
+        Meta(
+            description="Seconds that requests in hand get to finish when it stops.",
+            ge=DRAIN_LEAST_S,
+            le=3600,
+        ),
+    ] = 5.0
+    require_keys: Annotated[bool, Meta(description="Ask for a key on loopback too.")] = False
+    insecure: Annotated[bool, Meta(description="Answer other machines without a key.")] = False
+    log_format: Annotated[log.Format, Meta(description="Lines for people or for machines.")] = (
+        "console"
+    )
+    log_level: Annotated[log.Level, Meta(description="The least important lines to write.")] = (
+        "info"
+    )
+    access_log: Annotated[bool, Meta(description="Log each request.")] = False
+    reload_on_save: Annotated[
+        bool, Meta(description="Read the settings again whenever their file is saved.")
+    ] = False
+
+    def check(self, told: Callable[[str], str] = str) -> None:
+        """The rules that need more than one field or no bound can say.
+
+        `told` says of a field where its value comes from.
+        """
+        if not self.host.strip() or not self.host.isprintable():
+            raise BadSetting(
+                f"{told('host')} is not an address",
+                value=self.host,
+                remedy="Name one of this machine; 127.0.0.1 stays local.",
+            )
+        if self.insecure and self.require_keys:
+            raise BadSetting(
+                f"{told('insecure')} and {told('require_keys')} contradict each other",
+                value="both are set",
+                remedy="Leave out the first to ask for keys, or the second to ask for none.",
+            )
+
+
+AT_RELOAD = frozenset({"drain_s", "log_level", "access_log", "reload_on_save"})
+"""What a running server can change; the rest of `Server` it is started with."""
+
+
+class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    goal: Annotated[
+        tuple[str, ...],
+        Meta(description='What must hold, such as "p95_ms <= 30", and one number to minimize.'),
+    ] = ()
+    pins: Annotated[
+        dict[str, Value],
+        Meta(description="Knobs that nothing but this file may turn, each with its value."),
+    ] = {}
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    server: Annotated[Server, Meta(description="How it serves, whatever it serves.")] = Server()
+    models: Annotated[dict[str, ModelSettings], Meta(description="What holds for one model.")] = {}
+
+
+def default_fronts(cores: float) -> int:
+    """One core is left for everything else, the callers of this machine included."""
+    return max(1, min(FRONTS, int(cores) - 1))
+
+
+def needs_restart(old: Server, new: Server) -> tuple[str, ...]:
+    """What differs and cannot change in a running server, in the order of the fields."""
+    return tuple(
+        name
+        for name in Server.__struct_fields__
+        if name not in AT_RELOAD and getattr(old, name) != getattr(new, name)
+    )

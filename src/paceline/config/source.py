@@ -1,0 +1,405 @@
+"""Reads the settings from all who may say something, and remembers who said what.
+
+Later wins: defaults, the file, the environment, the command line. `Source.load` touches nothing:
+it returns settings that hold together or raises BadSetting, which names every fault and its place.
+What follows from new settings is decided by its callers: the command line and the owner.
+"""
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import msgspec
+
+from paceline.config import DEFAULT_FILE, ModelSettings, Server, Settings, default_fronts
+from paceline.config.fields import (
+    PREFIX,
+    Field,
+    Leaf,
+    Names,
+    did_you_mean,
+    leaves,
+    printable,
+    reads_text,
+    toml,
+    variable,
+)
+from paceline.terms.errors import NO_VALUE, BadSetting, BadValue, PacelineError
+from paceline.terms.limits import SETTINGS_BYTES
+from paceline.terms.plan import Address, Catalogue, Knob, Value
+
+if TYPE_CHECKING:
+    from paceline.terms.goal import Goal
+
+NOT_SETTINGS = ("PACELINE_PYTHON", "PACELINE_VENV", "PACELINE_OPTIONS")
+"""Of the launcher and of the systemd unit."""
+
+OF_KUBERNETES = re.compile(
+    r"PACELINE_(\w+_)?"
+    r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+"""What a pod finds in its environment when a Service of its namespace is named paceline."""
+
+
+# --- Where a value comes from ---------------------------------------------------------------------
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """`name` is that of the file, the variable or the flag."""
+
+    kind: Literal["default", "file", "environment", "flag"] = "default"
+    name: str = ""
+    line: int = 0
+
+    def __str__(self) -> str:
+        match self.kind:
+            case "default":
+                return "default"
+            case "file":
+                return f"{self.name}:{self.line}"
+            case "environment":
+                return f"environment {self.name}"
+            case "flag":
+                return self.name
+
+
+DEFAULT = Origin()
+
+
+class Pin(msgspec.Struct, frozen=True):
+    value: Value
+    origin: Origin
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    goal: "Goal"
+    origin: Origin
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings that hold together. `file` is None where none was read."""
+
+    settings: Settings
+    origins: Mapping[str, Origin]
+    """of everything there is, by names such as `server.port`; of pins only those that are set"""
+    pins: Mapping[Address, Pin]
+    goals: Mapping[str, Wanted]
+    """by model; one that has none is left out"""
+    file: Path | None
+    source: "Source"
+    """loads again, from the same places"""
+
+    def values(self) -> Iterator[tuple[str, object]]:
+        """In the order of the origins, which have each of them."""
+        tree = msgspec.to_builtins(self.settings)
+        for name in self.origins:
+            value = tree
+            for part in name.split("."):
+                value = value[part]
+            yield name, value
+
+
+# --- Reading --------------------------------------------------------------------------------------
+
+
+class _Said(NamedTuple):
+    """`shown` is the value as whoever said it wrote it."""
+
+    names: Names
+    value: object
+    origin: Origin
+    shown: str
+
+
+class _Given(NamedTuple):
+    value: Any
+    origin: Origin
+
+
+class _Fault(NamedTuple):
+    origin: Origin
+    cause: str
+    value: object
+    remedy: str
+
+    @property
+    def error(self) -> BadSetting:
+        return BadSetting(f"{self.origin}: {self.cause}", value=self.value, remedy=self.remedy)
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """All places that settings come from.
+
+    `flags` holds the fields of `Server` that the command line gives; None is not given.
+    """
+
+    file: Path | None
+    """None is ./paceline.toml, if there is one"""
+    environ: Mapping[str, str]
+    flags: Mapping[str, object]
+    catalogue: Catalogue
+    models: Sequence[str]
+    cores: float
+    """how many this machine may use, for the default of `fronts`"""
+
+    def load(self) -> Loaded:
+        known = leaves(self.catalogue, self.models)
+        faults: list[_Fault] = []
+        file, said = self._read(known, faults)
+        said += _from_environ(self.environ, known, faults)
+        said += _from_flags(self.flags)
+        given: dict[Names, _Given] = {}
+        for names, value, origin, shown in said:
+            try:
+                given[names] = _Given(_checked(known[names], value), origin)
+            except PacelineError as error:
+                faults.append(_Fault(origin, error.cause, shown, error.remedy))
+        if faults:
+            raise _together(faults)
+        origins = {names: each.origin for names, each in given.items()}
+        settings = self._settings(given)
+        _check_server(settings.server, origins)
+        pins = {names: each for names, each in given.items() if isinstance(known[names], Knob)}
+        return Loaded(
+            settings=settings,
+            origins={
+                ".".join(names): origins.get(names, DEFAULT)
+                for names, leaf in known.items()
+                if names in given or isinstance(leaf, Field)
+            },
+            pins={
+                f"{model}.{knob}": Pin(value, origin)
+                for (_, model, _, knob), (value, origin) in pins.items()
+            },
+            goals={
+                names[1]: Wanted(_goal(clauses), origin)
+                for names, (clauses, origin) in given.items()
+                if names[-1] == "goal" and clauses
+            },
+            file=file,
+            # A file that was there must not be missing the next time: its pins would be gone.
+            source=self if file is None else msgspec.structs.replace(self, file=file),
+        )
+
+    def _settings(self, given: Mapping[Names, _Given]) -> Settings:
+        def below(*above: str) -> dict[str, Any]:
+            return {names[-1]: each.value for names, each in given.items() if names[:-1] == above}
+
+        server = Server(**below("server"))
+        if not server.fronts:
+            server = msgspec.structs.replace(server, fronts=default_fronts(self.cores))
+        models = {
+            model: ModelSettings(**below("models", model), pins=below("models", model, "pins"))
+            for model in self.models
+        }
+        return Settings(server=server, models=models)
+
+    def _read(
+        self, known: Mapping[Names, Leaf], faults: list[_Fault]
+    ) -> tuple[Path | None, list[_Said]]:
+        path = self.file or Path(DEFAULT_FILE)
+        try:
+            content = _content(path)
+        except OSError as error:
+            if self.file is None and error.errno == errno.ENOENT:
+                return None, []
+            raise BadSetting(
+                f"the settings file cannot be read: {error.strerror}",
+                value=str(path),
+                remedy="Name another with --config FILE; `paceline config init FILE` writes one.",
+            ) from error
+        return path, [*_from_file(str(path), content, known, faults)]
+
+
+def _content(path: Path) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not stop us
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise BadSetting(
+                "the settings file is not a file",
+                value=str(path),
+                remedy="Name one with --config FILE that can be read again and again.",
+            )
+        with open(fd, "rb", closefd=False) as file:
+            content = file.read(SETTINGS_BYTES + 1)
+    finally:
+        os.close(fd)
+    if len(content) > SETTINGS_BYTES:
+        raise BadSetting(
+            f"the settings file is longer than {SETTINGS_BYTES} bytes",
+            value=str(path),
+            remedy="See whether it is the right one.",
+        )
+    return content
+
+
+def _from_file(
+    file: str, content: bytes, known: Mapping[Names, Leaf], faults: list[_Fault]
+) -> Iterator[_Said]:
+    from paceline.config import lines  # and the parser with it, which costs 5 ms at start
+
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise BadSetting(
+            f"{file}:{line}: this is not UTF-8 text",
+            value=repr(content[error.start : error.end]),
+            remedy="Save the file as UTF-8.",
+        ) from error
+    broken = lines.broken(text)
+    if broken is not None:
+        begins = "" if broken.first == broken.line else f", in what begins in line {broken.first}"
+        raise BadSetting(
+            f"{file}:{broken.line}: this is not TOML: {broken.why}{begins}",
+            value=text.split("\n")[broken.line - 1].strip(),
+            remedy="Write `name = value`, with texts in quotes and lists in [ ].",
+        )
+    place = lines.locate(text)
+    tables = dict.fromkeys(names[:length] for names in known for length in range(len(names)))
+
+    def walk(above: Names, table: Mapping[str, Any]) -> Iterator[_Said]:
+        for name, value in table.items():
+            names = (*above, name)
+            origin = Origin("file", file, place[names])
+            if names in known:
+                yield _Said(names, value, origin, _shown(names, value))
+            elif names not in tables:
+                faults.append(_unknown_key(names, origin, value, known, tables))
+            elif isinstance(value, dict):
+                yield from walk(names, value)
+            else:
+                remedy = f"It begins with [{'.'.join(names)}]."
+                cause = f"{name} is a section"
+                faults.append(_Fault(origin, cause, _shown(names, value), remedy))
+
+    yield from walk((), lines.parse(text))
+
+
+def _from_environ(
+    environ: Mapping[str, str], known: Mapping[Names, Leaf], faults: list[_Fault]
+) -> Iterator[_Said]:
+    names_of = {variable(names): names for names in known}
+    for name, text in sorted(environ.items()):
+        if not name.startswith(PREFIX) or _is_foreign(name, text):
+            continue
+        origin = Origin("environment", printable(name))
+        names = names_of.get(name.upper())
+        if names is not None:
+            value = text if reads_text(known[names]) else _value_of(text)
+            yield _Said(names, value, origin, printable(text))
+        else:  # its value is not shown: it may be somebody's secret
+            remedy = did_you_mean(name.upper(), names_of, "{}?") or (
+                f"Unset it, or name a setting, such as {variable(('server', 'port'))}."
+            )
+            faults.append(_Fault(origin, "there is no such setting", NO_VALUE, remedy))
+
+
+def _is_foreign(name: str, value: str) -> bool:
+    """Whether the variable means something to somebody else."""
+    if "__" in name:
+        return False
+    if name.endswith("_PORT") and "://" in value:
+        return True
+    return name in NOT_SETTINGS or OF_KUBERNETES.fullmatch(name) is not None
+
+
+def _value_of(text: str) -> object:
+    """As TOML has it, or the text itself, which then is wrong for whoever takes no text."""
+    from paceline.config import lines
+
+    try:
+        content = lines.parse(f"value = {text}")
+    except lines.CANNOT_PARSE:
+        return text
+    return content["value"] if len(content) == 1 else text
+
+
+def flag(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
+def _from_flags(flags: Mapping[str, object]) -> Iterator[_Said]:
+    for field, value in flags.items():
+        if value is not None:
+            yield _Said(
+                ("server", field), value, Origin("flag", flag(field)), printable(str(value))
+            )
+
+
+# --- Checking -------------------------------------------------------------------------------------
+
+
+def _checked(leaf: Leaf, value: object) -> Any:
+    if isinstance(leaf, Knob):
+        scalar = isinstance(value, bool | int | float | str)
+        if not scalar or (isinstance(value, int) and abs(value) >> 64):  # more than TOML promises
+            raise BadValue(f"{leaf.name} takes {leaf.takes}", value=value, remedy=leaf.meaning)
+        return leaf.check(value)
+    fits = leaf.check(value)
+    if leaf.name == "goal" and fits:
+        _goal(fits)
+    return fits
+
+
+def _goal(clauses: Sequence[str]) -> "Goal":
+    from paceline.terms import goal
+
+    return goal.parse(clauses)
+
+
+def _check_server(server: Server, origins: Mapping[Names, Origin]) -> None:
+    def told(field: str) -> str:
+        origin = origins.get(("server", field), DEFAULT)
+        match origin.kind:
+            case "flag" | "environment":
+                return origin.name
+            case "file":
+                return f"{field} ({origin})"
+            case "default":
+                return field
+
+    server.check(told)
+
+
+# --- Saying what is wrong -------------------------------------------------------------------------
+
+
+def _unknown_key(
+    names: Names, origin: Origin, value: object, known: Iterable[Names], tables: Iterable[Names]
+) -> _Fault:
+    *above, name = names
+    beside = [each[-1] for each in (*tables, *known) if each and [*each[:-1]] == above]
+    elsewhere = {each[-1]: ".".join(each) for each in known}
+    match above:
+        case ["models"]:
+            cause = f"there is no model {name}"
+        case ["models", model, "pins"]:
+            cause = f"{model} has no knob {name}"
+        case _:
+            cause = f"there is no {'section' if isinstance(value, dict) else 'setting'} "
+            cause += ".".join(names)
+    near = did_you_mean(name, beside, ".".join([*above, "{}?"]))
+    if not near and name in elsewhere:
+        near = f"Did you mean {elsewhere[name]}?"
+    return _Fault(origin, cause, _shown(names, value), near or f"There is {', '.join(beside)}.")
+
+
+def _shown(names: Names, value: object) -> str:
+    return f"[{'.'.join(names)}]" if isinstance(value, dict) else f"{names[-1]} = {toml(value)}"
+
+
+def _together(faults: Iterable[_Fault]) -> BadSetting:
+    """Those of the file first, by line."""
+    in_order = sorted(faults, key=lambda fault: (fault.origin.kind != "file", fault.origin.line))
+    if len(in_order) == 1:
+        return in_order[0].error
+    each = "\n".join(f"  {fault.error}" for fault in in_order).rstrip(".")
+    return BadSetting(
+        f"{len(in_order)} settings are wrong:\n{each}",
+        remedy="Mend them; `paceline config check` tells whether all is well.",
+    )

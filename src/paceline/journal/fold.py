@@ -1,0 +1,99 @@
+"""The fold: what the journal's entries amount to. Pure; the journal and the property tests call it.
+
+Everything that serves is a function of this state. History and reasons are not in it: they are read
+from the entries when somebody asks.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from paceline.journal.entries import (
+    Adjusted,
+    AdjustedOften,
+    Compacted,
+    Entry,
+    GoalsChanged,
+    PlanChanged,
+    Salvaged,
+    Scored,
+    SettingsChanged,
+)
+from paceline.journal.store import Snapshot, damaged
+from paceline.terms.errors import Conflict
+from paceline.terms.plan import (
+    EMPTY,
+    Address,
+    InForce,
+    Plan,
+    Value,
+    changed,
+    content_hash,
+    settings,
+)
+
+
+class State(msgspec.Struct, frozen=True):
+    """`seq` is the last entry in it. `since` and `by` say when the Plan got this version."""
+
+    seq: int = 0
+    plan: Plan = EMPTY
+    hash: str = content_hash(EMPTY)
+    since: float = 0.0
+    by: str = ""
+    adjusted: dict[Address, Value] = {}
+    goals: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def in_force(self) -> InForce:
+        return InForce(self.plan.version, self.hash, settings(self.plan, self.adjusted))
+
+
+NOTHING = State()
+
+
+def fold(state: State, entry: Entry) -> State:
+    """The state after one more entry; an entry that cannot follow is damage, not an opinion."""
+    match entry.body:
+        case PlanChanged(version, content, change):
+            try:
+                plan = changed(state.plan, change.diff, version)
+            except Conflict as error:
+                raise damaged(entry.seq, "it does not follow from those before it") from error
+            if content_hash(plan) != content:
+                raise damaged(entry.seq, "the Plan it leads to is not the one it names")
+            touched = {step.knob for step in change.diff}
+            adjusted = {knob: at for knob, at in state.adjusted.items() if knob not in touched}
+            return State(entry.seq, plan, content, entry.at, entry.who, adjusted, state.goals)
+        case Adjusted(adjustment):
+            return _adjusted(state, entry.seq, adjustment.knob, adjustment.after)
+        case AdjustedOften():
+            return _adjusted(state, entry.seq, entry.body.knob, entry.body.last)
+        case GoalsChanged(goals):
+            return msgspec.structs.replace(state, seq=entry.seq, goals=goals)
+        case Scored() | SettingsChanged() | Compacted() | Salvaged():
+            return msgspec.structs.replace(state, seq=entry.seq)
+
+
+def _adjusted(state: State, seq: int, knob: Address, value: Value) -> State:
+    return msgspec.structs.replace(state, seq=seq, adjusted={**state.adjusted, knob: value})
+
+
+def fold_all(entries: Iterable[Entry], state: State = NOTHING) -> State:
+    for entry in entries:
+        state = fold(state, entry)
+    return state
+
+
+FORMAT = 1
+"""Of a snapshot. Whoever changes State counts it up; an unknown one is passed over."""
+
+
+def to_snapshot(state: State) -> Snapshot:
+    return Snapshot(state.seq, FORMAT, msgspec.json.encode(state))
+
+
+def from_snapshot(snapshot: Snapshot) -> State | None:
+    if snapshot.format != FORMAT:
+        return None
+    return msgspec.json.decode(snapshot.state, type=State)

@@ -1,0 +1,466 @@
+"""The journal's records in one SQLite file: durable at return, atomic, read without waiting.
+
+Write-ahead log with `synchronous=FULL`: each commit ends with a sync, and readers see the last one
+that was finished. One writer at a time, held by a lock of the kernel's beside the file; readers
+take no lock. Called by `journal.py` and the commands that look at a file while nobody runs.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import sqlite3
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from paceline.journal.store import Compaction, Record, Snapshot, damaged
+from paceline.terms.errors import (
+    DiskFull,
+    JournalDamaged,
+    JournalNewer,
+    Misuse,
+    PacelineError,
+    StateInUse,
+    StateUnusable,
+)
+from paceline.terms.limits import JOURNAL_BUSY_S, JOURNAL_SNAPSHOTS
+
+FILE = "journal.db"
+LOCK = "journal.lock"
+APPLICATION_ID = 0x50414345
+"""Says in the file's header whose it is: "PACE"."""
+
+SCHEMA = """
+CREATE TABLE entries (
+    seq INTEGER PRIMARY KEY,
+    at REAL NOT NULL,
+    who TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    sum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE about (name TEXT, seq INTEGER, PRIMARY KEY (name, seq)) STRICT, WITHOUT ROWID;
+CREATE TABLE snapshots (
+    seq INTEGER PRIMARY KEY,
+    format INTEGER NOT NULL,
+    state BLOB NOT NULL,
+    sum INTEGER NOT NULL
+) STRICT;
+"""
+MIGRATIONS: tuple[str, ...] = (SCHEMA,)
+"""What leads from each version of the file to the next; the first makes it. The file's version is
+how many of them it has had."""
+
+SYNCHRONOUS = "FULL"
+WAL_BYTES = 16 * 1024 * 1024
+"""How much of the write-ahead log stays on disk for reuse after a burst."""
+
+COLUMNS = "seq, at, who, kind, version, body, sum"
+
+
+class SqliteStore:
+    """The writer. `open` takes the lock, makes or migrates the file, or says why not."""
+
+    def __init__(self, path: Path, database: sqlite3.Connection, lock_fd: int) -> None:
+        self.path = path
+        self._database = database
+        self._lock_fd: int | None = lock_fd
+
+    @classmethod
+    def open(cls, directory: Path) -> "SqliteStore":
+        path = directory / FILE
+        with told(path):
+            lock_fd = lock(directory)
+            try:
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+                database = sqlite3.connect(
+                    path,
+                    timeout=JOURNAL_BUSY_S,
+                    isolation_level=None,
+                    check_same_thread=False,  # one thread at a time: it opens, another writes
+                )
+                try:
+                    _prepare(database, path)
+                except BaseException:
+                    database.close()
+                    raise
+                sync_directory(directory)
+            except BaseException:
+                os.close(lock_fd)
+                raise
+        return cls(path, database, lock_fd)
+
+    def append(
+        self,
+        records: Sequence[Record],
+        snapshot: Snapshot | None = None,
+        compaction: Compaction | None = None,
+    ) -> None:
+        with told(self.path), self._transaction():
+            if compaction is not None:
+                self._remove(compaction)
+                self._insert(compaction.summaries)
+            self._insert(records)
+            if snapshot is not None:
+                self._keep(snapshot)
+            if compaction is not None:
+                self._shrink()
+
+    def read(
+        self, after: int = 0, before: int | None = None, about: str = "", newest: bool = False
+    ) -> Iterator[Record]:
+        return read_file(self.path, after, before, about, newest)
+
+    def snapshot(self) -> Snapshot | None:
+        return newest_snapshot(self.path)
+
+    def close(self) -> None:
+        try:
+            with told(self.path):
+                self._database.close()
+        finally:
+            if self._lock_fd is not None:
+                os.close(self._lock_fd)
+                self._lock_fd = None
+
+    def _remove(self, compaction: Compaction) -> None:
+        """By whole keys: a search by number alone would read all of `about`, for tenths of a second
+        in which nobody else can write."""
+        gone = set(compaction.gone)
+        first, last = min(gone, default=0), max(gone, default=0)
+        keys = [
+            (name, seq)
+            for name in {name for each in compaction.summaries for name in each.about}
+            for (seq,) in self._database.execute(
+                "SELECT seq FROM about WHERE name = ? AND seq BETWEEN ? AND ?", (name, first, last)
+            )
+            if seq in gone
+        ]
+        self._database.executemany("DELETE FROM about WHERE name = ? AND seq = ?", keys)
+        self._database.executemany("DELETE FROM entries WHERE seq = ?", [(seq,) for seq in gone])
+
+    def _insert(self, records: Sequence[Record]) -> None:
+        self._database.executemany(
+            f"INSERT INTO entries ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (each.seq, each.at, each.who, each.kind, each.version, each.body, check_sum(each))
+                for each in records
+            ],
+        )
+        names = [(name, each.seq) for each in records for name in each.about]
+        self._database.executemany("INSERT INTO about (name, seq) VALUES (?, ?)", names)
+
+    def _keep(self, snapshot: Snapshot) -> None:
+        self._database.execute(
+            "INSERT OR REPLACE INTO snapshots (seq, format, state, sum) VALUES (?, ?, ?, ?)",
+            (snapshot.seq, snapshot.format, snapshot.state, zlib.crc32(snapshot.state)),
+        )
+        self._database.execute(
+            "DELETE FROM snapshots WHERE seq NOT IN "
+            "(SELECT seq FROM snapshots ORDER BY seq DESC LIMIT ?)",
+            (JOURNAL_SNAPSHOTS,),
+        )
+
+    def _shrink(self) -> None:
+        """Gives freed pages back to the disk. Each execution takes one step, and so frees one page:
+        sqlite3 steps on only through rows, and this has none."""
+        (free,) = self._database.execute("PRAGMA freelist_count").fetchone()
+        for _ in range(free):
+            self._database.execute("PRAGMA incremental_vacuum(1)")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+
+
+class SqliteReader:
+    """The same file for whoever only asks: it takes no lock, and a writer may be at work."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / FILE
+
+    def append(
+        self,
+        records: Sequence[Record],
+        snapshot: Snapshot | None = None,
+        compaction: Compaction | None = None,
+    ) -> None:
+        raise Misuse(
+            "this journal was opened to be read",
+            value=str(self.path),
+            remedy="Open it with SqliteStore.open to write.",
+        )
+
+    def read(
+        self, after: int = 0, before: int | None = None, about: str = "", newest: bool = False
+    ) -> Iterator[Record]:
+        return read_file(self.path, after, before, about, newest)
+
+    def snapshot(self) -> Snapshot | None:
+        return newest_snapshot(self.path)
+
+    def close(self) -> None:
+        pass
+
+
+# --- Reading, by anybody, without a lock ----------------------------------------------------------
+
+
+def read_file(
+    path: Path, after: int = 0, before: int | None = None, about: str = "", newest: bool = False
+) -> Iterator[Record]:
+    """The records of a file, each checked; a writer may be at work meanwhile."""
+    order = "DESC" if newest else "ASC"
+    last = before if before is not None else 2**63 - 1
+    with reading(path) as database:
+        if about:
+            rows = database.execute(
+                f"SELECT {COLUMNS} FROM about JOIN entries USING (seq) "
+                f"WHERE name = ? AND seq > ? AND seq < ? ORDER BY seq {order}",
+                (about, after, last),
+            )
+        else:
+            rows = database.execute(
+                f"SELECT {COLUMNS} FROM entries WHERE seq > ? AND seq < ? ORDER BY seq {order}",
+                (after, last),
+            )
+        for row in rows:
+            record = checked(row)
+            if record is None:
+                raise damaged(row[0], "its check sum is another one")
+            yield record
+
+
+def newest_snapshot(path: Path) -> Snapshot | None:
+    with reading(path) as database:
+        for seq, form, state, checksum in database.execute(
+            "SELECT seq, format, state, sum FROM snapshots ORDER BY seq DESC"
+        ):
+            if isinstance(state, bytes) and zlib.crc32(state) == checksum:
+                return Snapshot(seq, form, state)
+    return None
+
+
+def checked(row: tuple[Any, ...]) -> Record | None:
+    """A row as COLUMNS names them; None where it is not what was written."""
+    if not all(map(isinstance, row, (int, float, str, str, int, str, int))):
+        return None
+    record = Record(*row[:-1])
+    return record if check_sum(record) == row[-1] else None
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that cannot write, after a look at whose file it is."""
+    with told(path):
+        if not path.exists():
+            raise no_journal(path)
+        try:
+            database = _connect(path)
+        except sqlite3.OperationalError as error:
+            if _kind(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+                raise
+            database = None
+        if database is None:  # where not even a reader's shared memory can be made
+            with _copy(path) as copied:
+                yield copied
+            return
+        try:
+            yield database
+        finally:
+            database.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(
+        f"file:{quote(str(path))}?mode=ro",
+        uri=True,
+        timeout=JOURNAL_BUSY_S,
+        isolation_level=None,
+        check_same_thread=False,  # a generator may be finished by another thread
+    )
+    try:
+        if not _check_header(database, path):
+            raise no_journal(path)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def no_journal(path: Path) -> StateUnusable:
+    return StateUnusable(
+        "there is no journal here",
+        value=str(path),
+        remedy="Name the state directory with --state DIR; `paceline up` makes one.",
+    )
+
+
+@contextmanager
+def _copy(path: Path) -> Iterator[sqlite3.Connection]:
+    with tempfile.TemporaryDirectory(prefix="paceline-") as place:
+        for name in (path, path.with_name(path.name + "-wal")):
+            if name.exists():
+                shutil.copyfile(name, Path(place) / name.name)
+        database = sqlite3.connect(Path(place) / path.name, isolation_level=None)
+        try:
+            if not _check_header(database, path):
+                raise no_journal(path)
+            yield database
+        finally:
+            database.close()
+
+
+# --- The file -------------------------------------------------------------------------------------
+
+
+def lock(directory: Path) -> int:
+    lock_fd = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock_fd)
+        if not isinstance(error, BlockingIOError):
+            raise
+        raise StateInUse(
+            "another process writes this journal",
+            value=str(directory / FILE),
+            remedy="Stop it, or call the server that holds it.",
+        ) from None
+    return lock_fd
+
+
+def _prepare(database: sqlite3.Connection, path: Path) -> None:
+    version = _check_header(database, path)
+    if version == 0:
+        database.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
+    database.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+    if version < len(MIGRATIONS):
+        steps = "".join(MIGRATIONS[version:])
+        database.executescript(
+            f"BEGIN IMMEDIATE; {steps} PRAGMA application_id = {APPLICATION_ID};"
+            f" PRAGMA user_version = {len(MIGRATIONS)}; COMMIT;"
+        )
+
+
+def _check_header(database: sqlite3.Connection, path: Path) -> int:
+    """The file's version; 0 for one that has just been made."""
+    (owner,) = database.execute("PRAGMA application_id").fetchone()
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if owner != APPLICATION_ID and (owner or tables):
+        raise JournalDamaged(
+            "this is a database, but no journal of Paceline's",
+            value=str(path),
+            remedy="Move it away, or choose another place with --state DIR.",
+        )
+    if version > len(MIGRATIONS):
+        raise JournalNewer(
+            "a newer Paceline wrote the journal",
+            value=f"{path}, version {version}; this one knows {len(MIGRATIONS)}",
+            remedy="Install that version, or choose another place with --state DIR.",
+        )
+    return int(version)
+
+
+def sync_directory(directory: Path) -> None:
+    """What stands in a directory is durable when the directory itself was synced."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def check_sum(record: Record) -> int:
+    content = (record.seq, float(record.at), record.who, record.kind, record.version, record.body)
+    return zlib.crc32(msgspec.json.encode(content))
+
+
+SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""The second where SQLite's message quotes a damaged file."""
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Errors of SQLite and of the operating system, in words that help."""
+    try:
+        yield
+    except SQLITE_ERRORS as error:
+        raise _of_sqlite(path, error) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _disk_full(path) from error
+        raise StateUnusable(
+            f"the journal cannot be used: {error.strerror}",
+            value=str(path),
+            remedy="Make it writable for this user, or choose another place with --state DIR.",
+        ) from error
+
+
+def _disk_full(path: Path) -> DiskFull:
+    return DiskFull(
+        "no space is left for the journal; nothing was changed",
+        value=str(path),
+        remedy="Free some space and try again; inference goes on meanwhile.",
+    )
+
+
+NO_SPACE = ("SQLITE_IOERR_SHMSIZE",)
+"""What SQLite says of a full disk where it is the readers' shared memory that finds no space."""
+
+
+def _kind(error: Exception) -> int:
+    """Without the detail in the upper bits; 0 where it was not SQLite who complained."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def is_of_text(error: Exception) -> bool:
+    """Whether a text was no UTF-8, which Python says in SQLite's name."""
+    return isinstance(error, UnicodeDecodeError | sqlite3.OperationalError) and not _kind(error)
+
+
+def _of_sqlite(path: Path, error: Exception) -> PacelineError:
+    code = _kind(error)
+    if code == sqlite3.SQLITE_FULL or getattr(error, "sqlite_errorname", "") in NO_SPACE:
+        return _disk_full(path)
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or is_of_text(error):
+        return JournalDamaged(
+            f"the journal is damaged: {error}",
+            value=str(path),
+            remedy="`paceline journal check` shows what can be saved, and how.",
+        )
+    if code == sqlite3.SQLITE_CONSTRAINT:
+        return StateInUse(
+            "another process has written this journal meanwhile",
+            value=str(path),
+            remedy="Stop it; one process writes a journal.",
+        )
+    if code == sqlite3.SQLITE_BUSY:
+        return StateUnusable(
+            "another program keeps the journal locked",
+            value=str(path),
+            remedy="Close what has opened the file for writing, such as a database browser.",
+        )
+    return StateUnusable(
+        f"the journal cannot be used: {error}",
+        value=str(path),
+        remedy="Make the file and its directory writable, or choose another with --state DIR.",
+    )

@@ -1,0 +1,120 @@
+"""The settings of the running server: shown with their origins, and read again when asked.
+
+Reading again is atomic: a file with a fault changes nothing, and its error says so. What the file
+pins goes to the desk, a handful of settings take effect at once, the others wait for the next
+start. Called by the owner, for its control API, for SIGHUP and when the file is saved.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from paceline.changes.decide import FilePin
+from paceline.changes.desk import Desk, Wanted
+from paceline.changes.wording import of_step
+from paceline.config import AT_RELOAD, Server, needs_restart
+from paceline.config.fields import toml
+from paceline.config.source import Loaded
+from paceline.observe import log
+from paceline.terms.errors import BadSetting, DiskFull, PlanRefused, StateUnusable
+from paceline.web.operations import AnyDeclaration, Declaration, Operation
+
+logger = log.get(__name__)
+
+
+class SettingView(msgspec.Struct, frozen=True):
+    name: Annotated[str, Meta(description="Its place in the file, such as server.port.")]
+    value: Any
+    origin: Annotated[str, Meta(description="The file and line, variable or option it is from.")]
+
+
+class SettingsView(msgspec.Struct, frozen=True):
+    file: Annotated[str | None, Meta(description="The settings file, where one was read.")]
+    settings: tuple[SettingView, ...]
+
+
+class ReloadView(msgspec.Struct, frozen=True):
+    changed: Annotated[tuple[str, ...], Meta(description="What took effect, in words.")]
+    needs_restart: Annotated[
+        tuple[str, ...], Meta(description="Settings that differ and wait for the next start.")
+    ]
+    version: Annotated[int, Meta(description="Of the Plan, afterwards.")]
+
+
+CONFIG: Declaration[None, None, SettingsView] = Declaration(
+    "GET", "/api/config", "The settings of this server, and where each comes from.", SettingsView
+)
+RELOAD: Declaration[None, None, ReloadView] = Declaration(
+    "POST",
+    "/api/config/reload",
+    "Read the settings again; a file with a fault changes nothing.",
+    ReloadView,
+    errors=(BadSetting, PlanRefused, DiskFull, StateUnusable),
+)
+DECLARED: tuple[AnyDeclaration, ...] = (CONFIG, RELOAD)
+
+
+def wanted(loaded: Loaded) -> Wanted:
+    """What the settings say of the Plan."""
+    return Wanted(
+        {knob: FilePin(pin.value, str(pin.origin)) for knob, pin in loaded.pins.items()},
+        {model: each.goal.clauses for model, each in loaded.goals.items()},
+    )
+
+
+class SettingsInForce:
+    """`on_change` gets the settings of the server whenever some of them changed."""
+
+    def __init__(self, loaded: Loaded, desk: Desk, on_change: Callable[[Server], None]) -> None:
+        self._loaded = loaded
+        self._started_with = loaded.settings.server
+        self._desk = desk
+        self._on_change = on_change
+
+    @property
+    def file(self) -> Path | None:
+        return self._loaded.file
+
+    @property
+    def server(self) -> Server:
+        return self._loaded.settings.server
+
+    def operations(self) -> Sequence[Operation]:
+        return (CONFIG.answered_by(self._show), RELOAD.answered_by(self._reload))
+
+    async def reload(self, who: str) -> ReloadView:
+        loaded = self._loaded.source.load()
+        before, after = self.server, loaded.settings.server
+        changed = _differences(before, after)
+        done = await self._desk.configure(wanted(loaded), who, changed)
+        self._loaded = loaded
+        if changed:
+            self._on_change(after)
+        waiting = needs_restart(self._started_with, after)
+        view = ReloadView((*changed, *map(of_step, done.steps)), waiting, done.version)
+        logger.info("settings were read again", who=who, changed=view.changed, waiting=waiting)
+        return view
+
+    async def _show(self, query: None, body: None, who: str) -> SettingsView:
+        loaded = self._loaded
+        return SettingsView(
+            None if loaded.file is None else str(loaded.file),
+            tuple(
+                SettingView(name, value, str(loaded.origins[name]))
+                for name, value in loaded.values()
+            ),
+        )
+
+    async def _reload(self, query: None, body: None, who: str) -> ReloadView:
+        return await self.reload(who)
+
+
+def _differences(before: Server, after: Server) -> tuple[str, ...]:
+    return tuple(
+        f"server.{name} {toml(getattr(before, name))} → {toml(getattr(after, name))}"
+        for name in Server.__struct_fields__
+        if name in AT_RELOAD and getattr(before, name) != getattr(after, name)
+    )

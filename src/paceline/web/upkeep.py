@@ -1,0 +1,80 @@
+"""What the owner does of itself: reads settings again when told or when the file is saved, and
+compacts the journal once a day. None of it stops the server when it fails; the log says why."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from paceline.changes.desk import Desk
+from paceline.clock import Clock
+from paceline.observe import log
+from paceline.processes.saved import Saved
+from paceline.terms.errors import PacelineError
+from paceline.terms.limits import COMPACT_EVERY_S
+from paceline.web.settings_api import SettingsInForce
+
+logger = log.get(__name__)
+
+WHO = "paceline"
+
+
+class Upkeep:
+    """Lives on the owner's loop between `start` and `close`."""
+
+    def __init__(self, desk: Desk, settings: SettingsInForce, clock: Clock) -> None:
+        self._desk = desk
+        self._settings = settings
+        self._clock = clock
+        self._saved: Saved | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        self._begin(self._compact_daily())
+        self.heed_saves()
+
+    def heed_saves(self) -> None:
+        """Begins or ends to watch the file, as the settings say now."""
+        file = self._settings.file
+        wanted = self._settings.server.reload_on_save and file is not None
+        if wanted and self._saved is None:
+            assert file is not None
+            try:
+                self._saved = Saved(file, lambda: self.reload(f"{file.name} was saved"))
+            except OSError as error:
+                logger.error("the settings file cannot be watched", why=str(error))
+        elif not wanted and self._saved is not None:
+            self._saved.close()
+            self._saved = None
+
+    def reload(self, why: str) -> None:
+        self._begin(self._reload(why))
+
+    def close(self) -> None:
+        if self._saved is not None:
+            self._saved.close()
+            self._saved = None
+        for task in self._tasks:
+            task.cancel()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload(self, why: str) -> None:
+        try:
+            await self._settings.reload(why)
+        except PacelineError as error:
+            logger.error("the settings stay as they are", after=why, why=str(error))
+
+    async def _compact_daily(self) -> None:
+        moment = self._clock.now()
+        while True:
+            try:
+                removed = await self._desk.compact(WHO)
+            except PacelineError as error:
+                logger.error("the journal was not compacted", why=str(error))
+            else:
+                logger.debug("the journal was compacted", removed=removed)
+            moment += COMPACT_EVERY_S
+            await self._clock.until(moment)
