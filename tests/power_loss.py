@@ -21,6 +21,7 @@ import enum
 import itertools
 import os
 import re
+import stat
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path

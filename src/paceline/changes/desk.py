@@ -9,7 +9,8 @@ the owner's control API, and by the command line while no owner runs.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -30,7 +31,7 @@ from paceline.journal.entries import (
 from paceline.journal.fold import State
 from paceline.journal.journal import Decide, Journal
 from paceline.terms.errors import LimitReached, UnknownVersion
-from paceline.terms.limits import ADJUST_EVERY_S, ADJUSTMENTS_KEPT_S
+from paceline.terms.limits import ADJUST_EVERY_S, ADJUSTMENTS_KEPT_S, TURN_S
 from paceline.terms.plan import (
     Address,
     Adjustment,
@@ -106,6 +107,29 @@ def _nothing(state: State) -> Sequence[Body]:
     return ()
 
 
+class Turns:
+    """One after the other. Whoever would wait longer than a caller can is told so instead."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    @asynccontextmanager
+    async def mine(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(TURN_S):
+                await self._lock.acquire()
+        except TimeoutError:
+            raise LimitReached(
+                "too many changes are waiting for their turn; this one was not made",
+                value=f"waited {TURN_S:g} s",
+                remedy="Try again in a moment, with fewer at a time.",
+            ) from None
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+
 class Desk:
     """`on_entry` hears of each change and adjustment that has become durable and is served by."""
 
@@ -123,7 +147,7 @@ class Desk:
         self._serving = serving
         self._clock = clock
         self._on_entry = on_entry
-        self._one_at_a_time = asyncio.Lock()
+        self._turns = Turns()
         self._adjusted_s: dict[Address, float] = {}
         self._going_on: set[asyncio.Task[Any]] = set()
 
@@ -165,7 +189,7 @@ class Desk:
 
         async def configured() -> Done:
             done = await self._change_now(pinned, who, stated)
-            self.pins = wanted.pins  # at once: whoever waits for the lock is told by these
+            self.pins = wanted.pins  # at once: whoever waits for a turn is told by these
             return done
 
         return await self._finish(configured())
@@ -307,7 +331,7 @@ class Desk:
     async def _change_now(
         self, make: Callable[[State], Change | None], who: str, also: Decide
     ) -> Done:
-        async with self._one_at_a_time:
+        async with self._turns.mine():
             state = self.state
             change = make(state)
             if change is None:

@@ -14,6 +14,9 @@ from paceline.terms.plan import Prediction
 LEAST_REQUESTS = 100
 """Fewer say nothing about a percentile."""
 
+MEASURED = frozenset(
+    "p50_ms p90_ms p95_ms p99_ms mean_ms error_ratio availability throughput_rps".split()
+)
 QUANTILES = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99}
 
 
@@ -40,11 +43,13 @@ def score(prediction: Prediction, before: Totals, after: Totals, disturbed: str 
     evidence = f"{requests:.0f} requests in {span_s:.0f} s"
     if disturbed:
         return Score("cannot tell", None, disturbed)
+    if prediction.metric not in MEASURED:
+        return Score("cannot tell", None, f"{prediction.metric} is not measured here")
     if requests < LEAST_REQUESTS:
         return Score("cannot tell", None, f"{evidence}; {LEAST_REQUESTS} are the least")
     measured = _measure(prediction.metric, before, after)
     if measured is None:
-        return Score("cannot tell", None, f"{prediction.metric} is not measured here")
+        return Score("cannot tell", None, f"{evidence}; none of them was answered")
     outcome: Outcome = "came true" if prediction.holds(measured) else "did not"
     return Score(outcome, measured, evidence)
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import msgspec
 import typer
 
-from paceline.cli import config, demo, key
+from paceline.cli import config, demo, journal, key, plan
 from paceline.cli.doctor import doctor
 from paceline.cli.up import up
 from paceline.cli.version import version
+from paceline.cli.why import why
 from paceline.terms.errors import (
     EXIT_INTERRUPTED,
     EXIT_OK,
@@ -24,6 +25,9 @@ Paceline serves models: today the shipped example, handwritten digits; your own 
   paceline doctor    what this machine offers, what is installed, what is missing
   paceline key       make, list and revoke the keys that callers need
   paceline config    check, show and write the settings file, paceline.toml
+  paceline journal   look at the memory of it all, check it, copy and move it
+  paceline plan      see how models are served, change it, take it back
+  paceline why       why a knob is as it is: its story
   paceline demo      make the example model again
   paceline version   what is installed
 
@@ -49,6 +53,9 @@ def command_line() -> typer.Typer:
     app.command()(doctor)
     app.add_typer(key.app, name="key")
     app.add_typer(config.app, name="config")
+    app.add_typer(journal.app, name="journal")
+    app.add_typer(plan.app, name="plan")
+    app.command()(why)
     app.add_typer(demo.app, name="demo")
     app.command()(version)
     return app

@@ -99,6 +99,13 @@ def default_fronts(cores: float) -> int:
     return max(1, min(FRONTS, int(cores) - 1))
 
 
+def at_reload(started_with: Server, new: Server) -> Server:
+    """What is in force in a running server that has read new settings."""
+    return msgspec.structs.replace(
+        started_with, **{name: getattr(new, name) for name in AT_RELOAD}
+    )
+
+
 def needs_restart(old: Server, new: Server) -> tuple[str, ...]:
     """What differs and cannot change in a running server, in the order of the fields."""
     return tuple(

@@ -357,6 +357,14 @@ def size_bytes(path: Path) -> int:
     return path.stat().st_size + (log.stat().st_size if log.exists() else 0)
 
 
+def pages_bytes(path: Path) -> int:
+    """What the file has when everything is written back into it."""
+    with reading(path) as database:
+        (pages,) = database.execute("PRAGMA page_count").fetchone()
+        (page_bytes,) = database.execute("PRAGMA page_size").fetchone()
+        return int(pages) * int(page_bytes)
+
+
 def readable_states(file: File) -> list[State]:
     """Of the snapshots, newest first."""
     found = (each for each in file.snapshots() if isinstance(each, Snapshot))

@@ -55,12 +55,16 @@ class _Write(NamedTuple):
 
 
 class Journal:
-    """Belongs to one event loop. `state` is what is durable; it changes before `write` returns."""
+    """Belongs to one event loop. `state` is what is durable; it changes before `write` returns.
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    In simulated time there are no threads: with `at_once` the disk answers while it is asked.
+    """
+
+    def __init__(self, store: Store, clock: Clock, *, at_once: bool = False) -> None:
         self.state, self._snapshot_seq = load(store)
         self._store = store
         self._clock = clock
+        self._at_once = at_once
         self._decided = self.state
         self._era = 0
         self._waiting = 0
@@ -80,6 +84,8 @@ class Journal:
 
     async def ask(self, question: Callable[[], T]) -> T:
         """Runs something that reads, beside the loop."""
+        if self._at_once:
+            return question()
         return await asyncio.get_running_loop().run_in_executor(None, question)
 
     async def compact(self, before_unix_s: float, who: str) -> int:
@@ -154,6 +160,9 @@ class Journal:
         )
 
     def _send(self, write: _Write) -> None:
+        if self._at_once:
+            self._done([write], self._append([write]))
+            return
         if self._thread is None:
             loop = asyncio.get_running_loop()
             self._thread = threading.Thread(

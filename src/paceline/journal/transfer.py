@@ -139,7 +139,7 @@ class Moved(msgspec.Struct, frozen=True):
 # --- Out ------------------------------------------------------------------------------------------
 
 
-def export(path: Path, put: Put, progress: Progress = no_progress) -> Moved:
+def export_whole(path: Path, put: Put, progress: Progress = no_progress) -> Moved:
     """All entries, or JournalDamaged; what has been put by then has no last line."""
     account = _Account(progress)
     put(_lines(map(account.take, read_file(path)), account))
@@ -147,19 +147,22 @@ def export(path: Path, put: Put, progress: Progress = no_progress) -> Moved:
 
 
 def export_what_is_left(path: Path, put: Put, progress: Progress = no_progress) -> Saved:
-    """Of a damaged journal; the same as `export` where nothing is damaged."""
+    """Of a damaged journal; the same as `export_whole` where nothing is damaged."""
     account = _Account(progress)
-    with opened(path) as file:
-        salvage = Salvage(file.found, readable_states(file))
+    saved: list[Saved] = []
 
-        def records() -> Iterator[Record]:
+    def records() -> Iterator[Record]:
+        """The file is open in here, so that it is not blamed for what `put` meets."""
+        with opened(path) as file:
+            salvage = Salvage(file.found, readable_states(file))
             for record in salvage.records():
                 yield account.take(record)
             if not salvage.is_worth_it:
                 raise nothing_left(path)
+            saved.append(result(salvage))
 
-        put(_lines(records(), account))
-    return result(salvage)
+    put(_lines(records(), account))
+    return saved[0]
 
 
 def write_file(lines: Iterable[bytes], target: Path, *, force: bool) -> None:

@@ -118,6 +118,9 @@ PING_S = 1.0
 MISSED_PINGS_NOT_READY = 2
 """unanswered ones in a row, after which the doorkeeper answers in the place of a front"""
 
+TURN_S = 2.0
+"""how long a change of the Plan waits for those before it; then it is refused and nothing changed"""
+
 OBEY_S = 1.0
 """how long the owner waits for fronts to take a plan; a hung one is replaced, by the new plan"""
 

@@ -62,6 +62,7 @@ class Front:
         self._connections: Connections | None = None
         self._gate: Gate | None = None
         self._newer_keys: KeyRing | None = None
+        self._newer_settings: SettingsChanged | None = None
         self._orders: tuple[Start, list[int]] | None = None
         self._drain_s = 0.0
         self._plan: InForce | None = None
@@ -91,6 +92,8 @@ class Front:
         self._gate = gate
         if self._newer_keys is not None:  # changed after its orders were written
             gate.ring = self._newer_keys
+        if self._newer_settings is not None:
+            self._log_as(self._newer_settings)
         self._preparing = preparing
         assert self._plan is not None
         preparing(self._plan)()
@@ -141,8 +144,9 @@ class Front:
                 self._orders = (message, fds)
                 self._drain_s = message.settings.drain_s
             case SettingsChanged(settings):
+                self._newer_settings = message
                 self._drain_s = settings.drain_s
-                log.change(settings.log_level, access=settings.access_log)
+                self._log_as(message)
             case Prepare(plan):
                 self._link.send(Obeyed(self._prepare(plan)))
             case Apply(plan):
@@ -161,6 +165,9 @@ class Front:
             case Ping():
                 self._link.send(Pong())
 
+    def _log_as(self, changed: SettingsChanged) -> None:
+        log.change(changed.settings.log_level, access=changed.settings.access_log)
+
     def _prepare(self, plan: InForce) -> str:
         """Why this front cannot serve by it; empty when it can, and is ready to at once."""
         assert self._preparing is not None  # only a ready front is asked
@@ -168,6 +175,9 @@ class Front:
             self._prepared = (plan, self._preparing(plan))
         except PacelineError as error:
             return str(error)
+        except Exception as error:  # a bug of ours; the owner waits for an answer all the same
+            logger.exception("a plan could not be prepared", version=plan.version)
+            return f"an unexpected error inside Paceline: {type(error).__name__}"
         return ""
 
     def _apply(self, plan: InForce) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from paceline.clock import Clock
 from paceline.observe import log
@@ -138,17 +139,15 @@ class Fronts:
     async def apply(self, plan: InForce) -> None:
         """All fronts take it, those that are starting too; returns when the ready ones have."""
         self._plan = plan
-        linked = [slot for slot in self.slots if slot.link is not None and not slot.link.closed]
-        answers = [(slot.ready, self._ask(slot, Apply(plan))) for slot in linked]
-        await self._answered([answer for ready, answer in answers if ready])
-        for slot, (_, answer) in zip(linked, answers, strict=True):
-            if answer.done() and answer.result() and slot.child is not None:
-                logger.error(
-                    "a front that cannot serve by the plan is killed",
-                    front=slot.index,
-                    why=answer.result(),
-                )
-                slot.child.kill()
+        waited_for = []
+        for slot in self.slots:
+            if slot.child is None or slot.link is None or slot.link.closed:
+                continue
+            answer = self._ask(slot, Apply(plan))
+            answer.add_done_callback(partial(_must_obey, slot.index, slot.child))
+            if slot.ready:
+                waited_for.append(answer)
+        await self._answered(waited_for)
 
     def _ask(self, slot: Slot, question: Prepare | Apply) -> asyncio.Future[str]:
         """The front's refusal; empty when it obeys, or is gone."""
@@ -295,3 +294,12 @@ class Fronts:
                 logger.warning("a front does not answer", front=slot.index)
                 self._on_change()
         self._timer = self._loop.call_later(PING_S, self._look_after)
+
+
+def _must_obey(index: int, child: Child, answer: asyncio.Future[str]) -> None:
+    """However late the answer comes: a front that serves by another plan must not go on."""
+    if not answer.cancelled() and answer.result():
+        logger.error(
+            "a front that cannot serve by the plan is killed", front=index, why=answer.result()
+        )
+        child.kill()

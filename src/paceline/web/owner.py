@@ -108,7 +108,8 @@ class Owner:
             lambda: self._keys,
             (*plan_api.operations(self._desk), *self._settings.operations()),
         )
-        self._terminal = has_terminal()
+        # Under nohup, which ignores the signal, the end of the terminal shall not be ours.
+        self._terminal = has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
 
     async def run(self) -> None:
         try:
@@ -151,7 +152,8 @@ class Owner:
     def _on_hangup(self) -> None:
         """Read the settings again; or stop, where the terminal it was started in is closed."""
         if self._terminal and not has_terminal():
-            self.stop("the terminal was closed")
+            if not self._stopping.is_set():  # the kernel tells us, and so does the shell
+                self.stop("the terminal was closed")
         else:
             self._upkeep.reload("SIGHUP")
 

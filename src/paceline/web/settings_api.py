@@ -13,9 +13,9 @@ import msgspec
 from msgspec import Meta
 
 from paceline.changes.decide import FilePin
-from paceline.changes.desk import Desk, Wanted
+from paceline.changes.desk import Desk, Turns, Wanted
 from paceline.changes.wording import of_step
-from paceline.config import AT_RELOAD, Server, needs_restart
+from paceline.config import AT_RELOAD, Server, at_reload, needs_restart
 from paceline.config.fields import toml
 from paceline.config.source import Loaded
 from paceline.observe import log
@@ -73,6 +73,7 @@ class SettingsInForce:
         self._started_with = loaded.settings.server
         self._desk = desk
         self._on_change = on_change
+        self._turns = Turns()
 
     @property
     def file(self) -> Path | None:
@@ -80,20 +81,21 @@ class SettingsInForce:
 
     @property
     def server(self) -> Server:
-        return self._loaded.settings.server
+        """Those in force: a front that starts later must not be the only one with new ones."""
+        return at_reload(self._started_with, self._loaded.settings.server)
 
     def operations(self) -> Sequence[Operation]:
         return (CONFIG.answered_by(self._show), RELOAD.answered_by(self._reload))
 
     async def reload(self, who: str) -> ReloadView:
-        loaded = self._loaded.source.load()
-        before, after = self.server, loaded.settings.server
-        changed = _differences(before, after)
-        done = await self._desk.configure(wanted(loaded), who, changed)
-        self._loaded = loaded
-        if changed:
-            self._on_change(after)
-        waiting = needs_restart(self._started_with, after)
+        async with self._turns.mine():  # what has changed is told against what the last one left
+            loaded = self._loaded.source.load()
+            changed = _differences(self.server, loaded.settings.server)
+            done = await self._desk.configure(wanted(loaded), who, changed)
+            self._loaded = loaded
+            if changed:
+                self._on_change(self.server)
+            waiting = needs_restart(self._started_with, loaded.settings.server)
         view = ReloadView((*changed, *map(of_step, done.steps)), waiting, done.version)
         logger.info("settings were read again", who=who, changed=view.changed, waiting=waiting)
         return view
