@@ -131,23 +131,29 @@ class Happening(NamedTuple):
     came_true: bool
 
 
+LINES = {knob: lines(CATALOGUE[knob]) for knob in sorted(CATALOGUE)}
+MOVED = sorted(CATALOGUE)[:3]
+LATER_S = (0.0, 60.0, 7200.0, 50_000.0, 90_000.0, -40_000.0)
+
+
 @st.composite
 def happenings(draw: st.DrawFn) -> Happening:
     kind = draw(st.sampled_from(["plan", "adjusted", "adjusted", "adjusted", "scored", "other"]))
-    touched = draw(st.lists(st.sampled_from(sorted(CATALOGUE)), max_size=3, unique=True))
-    knob = draw(st.sampled_from(sorted(CATALOGUE)[:3]))
-    return Happening(
-        kind,
-        draw(st.sampled_from([0.0, 60.0, 7200.0, 50_000.0, 90_000.0, -40_000.0])),
-        draw(st.sampled_from(["ann", "bob"])),
-        {each: draw(st.none() | lines(CATALOGUE[each])) for each in touched},
-        knob,
-        draw(values(CATALOGUE[knob])),
-        draw(st.booleans()),
-    )
+    later_s, who = draw(st.sampled_from(LATER_S)), draw(st.sampled_from(["ann", "bob"]))
+    came_true = draw(st.booleans())
+    touched: dict[Address, Line | None] = {}
+    knob = MOVED[0]
+    value = CATALOGUE[knob].default
+    if kind == "plan":
+        some = draw(st.lists(st.sampled_from(sorted(LINES)), max_size=2, unique=True))
+        touched = {each: draw(st.none() | LINES[each]) for each in some}
+    if kind == "adjusted":
+        knob = draw(st.sampled_from(MOVED))
+        value = draw(values(CATALOGUE[knob]))
+    return Happening(kind, later_s, who, touched, knob, value, came_true)
 
 
-def journals(largest: int = 30) -> st.SearchStrategy[list[Entry]]:
+def journals(largest: int = 15) -> st.SearchStrategy[list[Entry]]:
     return st.lists(happenings(), max_size=largest).map(entries_of)
 
 

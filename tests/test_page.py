@@ -13,7 +13,7 @@ from threading import Thread
 from typing import NamedTuple
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from paceline.serve.digits import SAMPLE_ROW
 from servers import Server
@@ -28,7 +28,7 @@ QUIET = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE_MS = 30_000
+PATIENCE_MS = 8_000
 SEVEN = [(2.0, 1.2), (5.5, 1.2), (3.5, 6.8)]
 
 
@@ -43,9 +43,11 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def looking(browser: Browser, address: str, width: int = 1200) -> Iterator[Page]:
+def looking(
+    browser: Browser, address: str, width: int = 1200, zone: str | None = None
+) -> Iterator[Page]:
     """A page of a new browser profile; whatever breaks in its script fails the test."""
-    context = browser.new_context(viewport={"width": width, "height": 900})
+    context = browser.new_context(viewport={"width": width, "height": 860}, timezone_id=zone)
     page = context.new_page()
     broken: list[str] = []
     page.on("pageerror", lambda error: broken.append(error.message))
@@ -82,12 +84,14 @@ def draw(page: Page, places: list[tuple[float, float]]) -> None:
     page.mouse.up()
 
 
+def paceline(state: Path, *arguments: str) -> bytes:
+    command = [sys.executable, "-m", "paceline", *arguments, "--state", str(state)]
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
 def create_key(state: Path, name: str, role: str) -> str:
-    command = [sys.executable, "-m", "paceline", "key", "create", name, "--role", role]
-    made = subprocess.run(
-        [*command, "--state", str(state), "--json"], check=True, capture_output=True
-    )
-    return str(json.loads(made.stdout)["key"])
+    made = paceline(state, "key", "create", name, "--role", role, "--json")
+    return str(json.loads(made)["key"])
 
 
 def log_in(page: Page, key: str) -> None:
@@ -116,6 +120,7 @@ def test_numbers_go_up_when_requests_are_sent(tmp_path: Path, browser: Browser) 
         expect(requests).to_have_text("0")
         predict(server, 20)
         expect(requests).to_have_text("20")
+        expect(page.locator("#rate-1")).to_have_text("–")  # no minute has passed
         expect(page.locator("#rows")).to_contain_text("ms")
         expect(page.locator("#rate-peak")).to_have_text(re.compile(r"[1-9]"))
         assert max(bar.height_percent for bar in bars(page)) > 0
@@ -129,6 +134,9 @@ def test_drawing_predicts_by_mouse_and_by_keyboard(tmp_path: Path, browser: Brow
         is_ready(page)
         draw(page, SEVEN)
         expect(page.locator("#guess")).to_have_text("7")
+        answer = page.locator("#chances").bounding_box()
+        assert answer is not None
+        assert answer["y"] + answer["height"] <= 860  # seen without scrolling
         page.click("#clear")
         expect(page.locator("#guess")).to_have_text("–")
         page.focus("#pad")
@@ -201,6 +209,275 @@ def test_a_lost_server_greys_the_numbers_and_a_new_one_revives_them(
             expect(requests).to_have_text("3")
 
 
+def change(server: Server, path: str, **wish: object) -> None:
+    assert server.ask("POST", f"/api/plan/{path}", wish).status == 200
+
+
+def of_two_rows(server: Server, **headers: str) -> int:
+    return server.ask("POST", "/predict/digits", [SAMPLE_ROW, SAMPLE_ROW], headers).status
+
+
+def opened(page: Page, knob: str) -> Locator:
+    """What the table says of one knob, opened by the keyboard."""
+    button = page.get_by_role("button", name=knob, exact=True)
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(button).to_have_attribute("aria-expanded", "true")
+    about = page.locator("#knobs tbody").filter(has=button)
+    expect(about.locator(".events li").last).to_contain_text("The defaults.")
+    return about
+
+
+def press(part: Locator | Page, button: str) -> None:
+    part.get_by_role("button", name=button, exact=True).click()
+
+
+def version(page: Page, number: int) -> Locator:
+    exactly = re.compile(rf"Version {number}(?!\d)")
+    return page.locator("#versions > li").filter(has=page.locator(".head b", has_text=exactly))
+
+
+def test_a_change_on_the_page_is_obeyed_and_is_in_the_history(
+    tmp_path: Path, browser: Browser
+) -> None:
+    state = tmp_path / "state"
+    key = create_key(state, "me", "admin")
+    with (
+        Server(state, "--require-keys") as server,
+        looking(browser, server.address, zone="Asia/Kolkata") as page,
+    ):
+        log_in(page, key)
+        is_ready(page)
+        assert of_two_rows(server, **{"x-api-key": key}) == 200
+        knob = opened(page, "digits.max_rows")
+        expect(knob).to_contain_text("How many rows one request may bring.")
+        value = knob.get_by_label("New value in rows")
+        value.fill("2000")
+        press(knob, "Set")
+        assert value.evaluate("field => field.validationMessage")  # and so it was not sent
+        value.fill("1")
+        knob.get_by_label("Reason").fill("one is enough")
+        page.keyboard.press("Enter")
+        expect(knob).to_contain_text("Plan 2: digits.max_rows 1024 → 1, untested")
+        assert of_two_rows(server, **{"x-api-key": key}) == 400
+
+        expect(page.locator("#plan-version")).to_have_text("Version 2")
+        expect(page.locator("#plan-by")).to_have_text("by key me")
+        expect(knob.get_by_role("cell").first).to_have_text("1 rows")
+        expect(knob.locator(".events li").first).to_contain_text("one is enough")
+        newest = page.locator("#versions > li").first
+        for words in ("Version 2", "key me", "1024 → 1", "“one is enough”", "untested"):
+            expect(newest).to_contain_text(words)
+        when = newest.locator("time")
+        exact = when.get_attribute("title") or ""
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", exact)
+        local_minute = (int(exact[14:16]) + 30) % 60  # Kolkata is 5.5 h ahead
+        expect(when).to_have_text(re.compile(rf"\d:{local_minute:02}$"))
+
+
+def test_a_version_is_brought_back_on_the_page(tmp_path: Path, browser: Browser) -> None:
+    with Server(tmp_path / "state") as server, looking(browser, server.address) as page:
+        is_ready(page)
+        knob = opened(page, "digits.enabled")
+        knob.get_by_role("switch").click()
+        press(knob, "Set")
+        expect(knob).to_contain_text("true → false")
+        assert server.ask("POST", "/predict/digits", SAMPLE_ROW).status == 503
+        expect(page.locator("#versions > li").first).to_contain_text("in force")
+
+        asked = page.locator("#bringing")
+        press(page, "Bring back version 1")
+        expect(asked).to_contain_text("digits.enabled false → true")
+        press(asked, "Leave it")
+        expect(asked).to_be_hidden()
+        assert server.ask("GET", "/api/status").json["plan"] == 2
+        press(page, "Bring back version 1")
+        asked.get_by_label("Reason").fill("it was missed")
+        press(asked, "Bring back")
+        expect(version(page, 1)).to_contain_text("Plan 3: plan 1 brought back")
+        expect(version(page, 3)).to_contain_text("Version 1 was brought back.")
+        expect(version(page, 3)).to_contain_text("it was missed")
+        expect(version(page, 3).get_by_role("button")).to_have_count(0)  # it is in force
+        expect(knob.get_by_role("switch")).to_be_checked()
+        predict(server, 1)
+
+
+def test_what_others_change_appears_and_nothing_typed_is_lost(
+    tmp_path: Path, browser: Browser
+) -> None:
+    state = tmp_path / "state"
+    with Server(state) as server, looking(browser, server.address) as page:
+        is_ready(page)
+        knob = opened(page, "digits.deadline_ms")
+        value = knob.get_by_label("New value in ms")
+        value.fill("1234")
+        why = knob.get_by_label("Reason")
+        why.press_sequentially("slow")
+        change(server, "set", knob="digits.deadline_ms", value=777, reason="by a colleague")
+        expect(knob.get_by_role("cell").first).to_have_text("777 ms")
+        expect(knob.locator(".events li").first).to_contain_text("by a colleague")
+        expect(knob).to_contain_text("it was 30000 ms")
+        paceline(state, "plan", "set", "digits.max_rows", "5", "--because", "the command line")
+        expect(version(page, 3)).to_contain_text("the command line")
+        expect(page.get_by_role("row", name="digits.max_rows")).to_contain_text("5 rows")
+        expect(value).to_have_value("1234")
+        expect(why).to_be_focused()
+        page.keyboard.type(" callers")
+        page.keyboard.press("Enter")
+        expect(version(page, 4)).to_contain_text("777 → 1234")
+        expect(version(page, 4)).to_contain_text("“slow callers”")
+        expect(why).to_have_value("")
+
+        change(server, "adjust", knob="digits.max_in_flight", value=8)  # makes no new version
+        knob = opened(page, "digits.max_in_flight")
+        expect(knob.get_by_role("cell").first).to_contain_text("8 requests")
+        expect(knob.get_by_role("cell").first).to_contain_text("starts at 1024")
+        expect(knob.locator(".events li").first).to_contain_text("adjusted 1024 → 8")
+
+
+def test_a_pin_of_the_settings_is_shown_with_its_line_and_refuses(
+    tmp_path: Path, browser: Browser
+) -> None:
+    file = tmp_path / "paceline.toml"
+    file.write_text('[models.digits]\ngoal = ["p95_ms <= 30"]\npins.max_rows = 7\n')
+    state = tmp_path / "state"
+    with (
+        Server(state, "--config", str(file)) as server,
+        looking(browser, server.address) as page,
+    ):
+        is_ready(page)
+        expect(page.locator("#goals")).to_contain_text("p95_ms <= 30")
+        knob = opened(page, "digits.max_rows")
+        expect(knob.get_by_role("cell").nth(1)).to_contain_text("paceline.toml:3")
+        knob.get_by_label("New value in rows").fill("8")
+        press(knob, "Set")
+        wrong = knob.get_by_role("alert").filter(has_text="pinned")
+        expect(wrong).to_contain_text("digits.max_rows is pinned at 7 by")
+        expect(wrong).to_contain_text("Change or remove it there and reload")
+        expect(wrong).to_contain_text("paceline.toml:3")
+        assert server.ask("GET", "/api/status").json["plan"] == 2
+
+
+def test_a_knob_is_pinned_and_let_go_on_the_page(tmp_path: Path, browser: Browser) -> None:
+    with Server(tmp_path / "state") as server, looking(browser, server.address) as page:
+        is_ready(page)
+        knob = opened(page, "digits.priority")
+        envelope = knob.get_by_role("cell").nth(1)
+        expect(envelope).to_have_text("low, normal, high, critical")
+        knob.get_by_label("New value").select_option("high")
+        press(knob, "Pin at this value")
+        expect(envelope).to_have_text("pinned by hand")
+        knob.get_by_label("New value").select_option("critical")
+        press(knob, "Move the pin")
+        expect(knob.get_by_role("cell").first).to_have_text("critical")
+        press(knob, "Unpin")
+        expect(envelope).to_have_text("low, normal, high, critical")
+        expect(knob.get_by_role("cell").first).to_have_text("normal")
+
+        knob.get_by_label("Envelope").fill("low|urgent")
+        press(knob, "Set")
+        wrong = knob.get_by_role("alert").filter(has_text="one of low, normal, high, critical")
+        expect(wrong).to_be_visible()
+        knob.get_by_label("Envelope").fill("low | normal")
+        press(knob, "Set")
+        expect(envelope).to_have_text("low, normal")
+
+
+def test_what_others_wrote_is_text_and_nothing_else(tmp_path: Path, browser: Browser) -> None:
+    hostile = "<img src=x onerror='window.harmed = 1'><script>window.harmed = 1</script>`<b>`"
+    with Server(tmp_path / "state") as server, looking(browser, server.address) as page:
+        change(server, "set", knob="digits.max_rows", value=9, reason=hostile)
+        page.reload()
+        is_ready(page)
+        knob = opened(page, "digits.max_rows")
+        knob.get_by_label("New value in rows").fill("8")
+        knob.get_by_label("Reason").fill(hostile)
+        press(knob, "Set")
+        expect(knob.get_by_role("status").filter(has_text="window.harmed")).to_be_visible()
+        expect(knob.locator(".events")).to_contain_text(hostile)
+        for number in (2, 3):
+            expect(version(page, number)).to_contain_text(hostile)
+        press(page, "Bring back version 2")
+        page.get_by_label("Reason").last.fill(hostile)
+        press(page.locator("#bringing"), "Bring back")
+        expect(version(page, 2).get_by_role("status")).to_contain_text("window.harmed")
+        expect(version(page, 4)).to_contain_text(hostile)
+        assert page.locator("main :is(img, script)").count() == 0
+        assert page.evaluate("window.harmed") is None
+
+
+def test_earlier_versions_come_when_asked_for(tmp_path: Path, browser: Browser) -> None:
+    with Server(tmp_path / "state") as server, looking(browser, server.address) as page:
+        for rows in range(1, 23):
+            change(server, "set", knob="digits.max_rows", value=rows)
+        is_ready(page)
+        page.reload()
+        shown = page.locator("#versions > li")
+        expect(shown).to_have_count(10)
+        expect(shown.first).to_contain_text("Version 23")
+        press(page, "Earlier versions")
+        expect(shown).to_have_count(20)
+        change(server, "set", knob="digits.max_rows", value=100)
+        expect(shown).to_have_count(21)  # those asked for stay
+        press(page, "Earlier versions")
+        expect(shown).to_have_count(24)
+        expect(shown.last).to_contain_text("and 2 more")
+        expect(page.get_by_role("button", name="Earlier versions")).to_be_hidden()
+
+
+def test_an_ended_login_asks_for_a_key_and_keeps_what_was_typed(
+    tmp_path: Path, browser: Browser
+) -> None:
+    state = tmp_path / "state"
+    first = create_key(state, "first", "admin")
+    second = create_key(state, "second", "admin")
+    client = create_key(state, "app", "client")
+    with (
+        Server(state, "--require-keys") as server,
+        looking(browser, server.address) as page,
+    ):
+        log_in(page, first)
+        is_ready(page)
+        knob = opened(page, "digits.max_rows")
+        knob.get_by_label("New value in rows").fill("6")
+        paceline(state, "key", "revoke", "first")
+        press(knob, "Set")
+        expect(page.locator("#login")).to_be_visible()
+        expect(page.locator("#login-wrong")).to_contain_text("login has ended")
+        log_in(page, client)
+        expect(page.locator("#login-wrong")).to_contain_text("role is client")
+        log_in(page, second)
+        is_ready(page)
+        expect(knob.get_by_role("alert").filter(has_text="Nothing was changed")).to_be_visible()
+        expect(page.locator("#plan-version")).to_have_text("Version 1")
+        press(knob, "Set")
+        expect(version(page, 2)).to_contain_text("by key second")
+        expect(version(page, 2)).to_contain_text("1024 → 6")
+
+
+def test_a_change_that_no_server_answers_is_not_said_to_be_done(
+    tmp_path: Path, browser: Browser
+) -> None:
+    first = Server(tmp_path / "first")
+    with first, looking(browser, first.address) as page:
+        is_ready(page)
+        change(first, "set", knob="digits.max_rows", value=3)
+        expect(page.locator("#plan-version")).to_have_text("Version 2")
+        knob = opened(page, "digits.deadline_ms")
+        knob.get_by_label("New value in ms").fill("900")
+        first.stop()
+        press(knob, "Set")
+        lost = knob.get_by_role("alert").filter(has_text="does not answer")
+        expect(lost).to_contain_text("the history will tell")
+        with Server(tmp_path / "second", "--port", str(first.port)) as second:
+            is_ready(page)
+            expect(page.locator("#plan-version")).to_have_text("Version 1")  # of another journal
+            expect(page.locator("#versions > li")).to_have_count(1)
+            press(knob, "Set")
+            expect(version(page, 2)).to_contain_text("30000 → 900")
+            assert second.ask("GET", "/api/status").json["plan"] == 2
+
+
 @pytest.mark.parametrize("width", [360, 1600])
 def test_the_page_fits_and_asks_nobody_else(tmp_path: Path, browser: Browser, width: int) -> None:
     with Server(tmp_path / "state") as server, looking(browser, server.address, width) as page:
@@ -210,6 +487,9 @@ def test_the_page_fits_and_asks_nobody_else(tmp_path: Path, browser: Browser, wi
         is_ready(page)
         assert asked
         assert all(url.startswith((server.address, "data:")) for url in asked)
+        for opener in page.locator(".knob").all():
+            opener.click()
+        expect(page.locator(".events li")).to_have_count(5)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from servers import Server
 
 from paceline.processes.saved import Saved
-
+from servers import Server
 
 WITHIN_S = 20.0
 

@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from paceline.processes.state_dir import refusal
+from paceline.processes.state_dir import make_directory, refusal
 from paceline.terms.errors import KeysDamaged, LimitReached, Misuse, NotFound, StateUnusable
 from paceline.terms.limits import KEY_FILE_BYTES, KEYS
 
@@ -195,7 +195,7 @@ class KeyFile:
     def _locked(self) -> Iterator[None]:
         """Two `paceline key create` at once must not lose one of the keys."""
         with self._os_errors():
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(self.path.parent)
             lock_fd = _open_private(str(self.path) + ".lock", os.O_WRONLY | os.O_CREAT)
         try:
             fcntl.flock(lock_fd, fcntl.LOCK_EX)

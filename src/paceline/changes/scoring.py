@@ -14,10 +14,8 @@ from paceline.terms.plan import Prediction
 LEAST_REQUESTS = 100
 """Fewer say nothing about a percentile."""
 
-MEASURED = frozenset(
-    "p50_ms p90_ms p95_ms p99_ms mean_ms error_ratio availability throughput_rps".split()
-)
 QUANTILES = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99}
+MEASURED = {*QUANTILES, "mean_ms", "error_ratio", "availability", "throughput_rps"}
 
 
 class Totals(msgspec.Struct, frozen=True):

@@ -157,9 +157,10 @@ def _of_change(change: Change) -> str:
     return f"{told}, {of_verdict(change.verdict)}{expecting}{_because(change.reason)}"
 
 
-def _around(gaps: tuple[tuple[int, int], ...]) -> str:
+def _around(gaps: tuple[tuple[int, int | None], ...]) -> str:
     told = ", ".join(
-        f"{first} to {last}" if first < last else str(first) for first, last in gaps[:STEPS]
+        f"{first} and on" if last is None else str(first) if first == last else f"{first} to {last}"
+        for first, last in gaps[:STEPS]
     )
     more = f" and in {len(gaps) - STEPS} more places" if len(gaps) > STEPS else ""
     return f", around {told}{more}" if told else ""

@@ -1,5 +1,6 @@
 """The command line: one module per command; errors become messages and exit codes."""
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -64,8 +65,13 @@ def command_line() -> typer.Typer:
 def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns the exit code. What goes wrong is said on standard error."""
     as_json = "--json" in arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an arrow is no reason to fail on a latin-1 screen
+            stream.reconfigure(errors="replace")
     try:
         result = command_line()(args=list(arguments), prog_name="paceline", standalone_mode=False)
+        if result == EXIT_INTERRUPTED:  # typer says no more of a Ctrl-C
+            return _interrupted(as_json)
         return result if isinstance(result, int) else EXIT_OK
     except PacelineError as error:
         _say(error.as_fields(), as_json)
@@ -74,11 +80,15 @@ def run(arguments: Sequence[str]) -> int:
         _say(_of_usage(error), as_json)
         return EXIT_USAGE
     except (KeyboardInterrupt, typer.Abort):
-        _say({"error": "interrupted", "code": "interrupted", "remedy": ""}, as_json)
-        return EXIT_INTERRUPTED
+        return _interrupted(as_json)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone; there is nobody to tell
         return EXIT_OK
+
+
+def _interrupted(as_json: bool) -> int:
+    _say({"error": "interrupted", "code": "interrupted", "remedy": ""}, as_json)
+    return EXIT_INTERRUPTED
 
 
 def _of_usage(error: typer.TyperException) -> dict[str, str]:

@@ -369,7 +369,7 @@ def _name(knob: "KnobView") -> str:
 
 
 def paragraph(text: str) -> str:
-    return textwrap.fill(text, COLUMNS, break_on_hyphens=False)
+    return textwrap.fill(text, COLUMNS, break_on_hyphens=False, break_long_words=False)
 
 
 def item(text: str, indent: str = "  ") -> str:
@@ -380,6 +380,7 @@ def item(text: str, indent: str = "  ") -> str:
         initial_indent=indent,
         subsequent_indent=indent + "  ",
         break_on_hyphens=False,
+        break_long_words=False,
     )
 
 
@@ -438,7 +439,14 @@ def _table(knobs: Iterable["KnobView"]) -> Iterator[str]:
         )
         place = " " * (len(first) + 2)
         wide = max(COLUMNS, len(place) + LAST_COLUMN)
-        yield textwrap.fill(last, wide, initial_indent=f"{first}  ", subsequent_indent=place)
+        yield textwrap.fill(
+            last,
+            wide,
+            initial_indent=f"{first}  ",
+            subsequent_indent=place,
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
 
 
 def _of_change(change: "ChangeView") -> Iterator[str]:

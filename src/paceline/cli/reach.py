@@ -131,12 +131,12 @@ def _here(place: Place, method: Method, path: str, query: str, body: bytes | Non
 
 def _request(method: Method, path: str, query: str, body: bytes | None) -> "HttpRequest":
     from starlette.requests import Request as HttpRequest
-    from starlette.types import Message
+    from starlette.types import Message, Scope
 
     async def receive() -> Message:
         return {"type": "http.request", "body": body or b"", "more_body": False}
 
-    scope = {
+    scope: Scope = {
         "type": "http",
         "method": method,
         "path": path,

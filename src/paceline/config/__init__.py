@@ -101,9 +101,7 @@ def default_fronts(cores: float) -> int:
 
 def at_reload(started_with: Server, new: Server) -> Server:
     """What is in force in a running server that has read new settings."""
-    return msgspec.structs.replace(
-        started_with, **{name: getattr(new, name) for name in AT_RELOAD}
-    )
+    return msgspec.structs.replace(started_with, **{name: getattr(new, name) for name in AT_RELOAD})
 
 
 def needs_restart(old: Server, new: Server) -> tuple[str, ...]:

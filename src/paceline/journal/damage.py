@@ -30,6 +30,7 @@ from paceline.journal.sqlite import (
     no_journal,
     read_file,
     reading,
+    snapshots,
     told,
 )
 from paceline.journal.store import Record, Snapshot
@@ -85,7 +86,7 @@ class Range(msgspec.Struct, frozen=True):
 class Saved(msgspec.Struct, frozen=True):
     """What `export --salvage` writes: `entries`, of which `added` are its own. Below `last_seq`
     are `lost` entries missing. `left_out` can be read, but what they build on is lost. `gaps` are
-    first and last numbers."""
+    first and last numbers, without a last one where the end is lost."""
 
     entries: int
     added: int
@@ -93,7 +94,7 @@ class Saved(msgspec.Struct, frozen=True):
     plan_version: int
     lost: int
     left_out: int
-    gaps: tuple[tuple[int, int], ...]
+    gaps: tuple[tuple[int, int | None], ...]
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -129,16 +130,19 @@ class File:
     def found(self, after: int = 0) -> Iterator[Found]:
         """Records whose check sum is right, and gaps between them; the numbers always rise."""
         position = after  # of the last row, whatever it is worth
+        why = ""  # what is wrong with the rows since `after`
+        alone = False  # the row before a damaged one comes alone, or not at all
         while True:
-            why = ""
+            start = position
             try:
                 for row in self._database.execute(
-                    f"SELECT {COLUMNS} FROM entries WHERE seq > ? ORDER BY seq", (position,)
+                    f"SELECT {COLUMNS} FROM entries WHERE seq > ? ORDER BY seq LIMIT ?",
+                    (position, 1 if alone else -1),
                 ):
                     record = checked(row)
                     if record is None:
                         why = "a check sum is another one"
-                        position = max(position, row[0]) if isinstance(row[0], int) else position
+                        position = max(position, row[0])
                         continue
                     if record.seq <= after:
                         raise sqlite3.DatabaseError("the numbers of its entries do not rise")
@@ -147,26 +151,30 @@ class File:
                         why = ""
                     after = position = record.seq
                     yield record
-                if why:
-                    yield Gap(after + 1, position if position > after else None, why)
-                return
+                if not alone or position == start:
+                    break
+                alone = False
             except SQLITE_ERRORS as error:
+                alone = not alone
+                if alone:
+                    continue
                 last = self._skip(position)
-                yield Gap(after + 1, last, _why(error))
+                yield Gap(after + 1, last, why or _why(error))
                 if last is None:
                     return
                 after = position = last
+                why = ""
+        if why:
+            yield Gap(after + 1, position if position > after else None, why)
 
     def snapshots(self) -> Iterator[Snapshot | str]:
         """Newest first; a sentence in the place of each that cannot be read."""
         try:
-            for seq, form, state, checksum in self._database.execute(
-                "SELECT seq, format, state, sum FROM snapshots ORDER BY seq DESC"
-            ):
-                if isinstance(state, bytes) and zlib.crc32(state) == checksum:
-                    yield Snapshot(seq, form, state)
+            for each in snapshots(self._database):
+                if isinstance(each, Snapshot):
+                    yield each
                 else:
-                    yield f"the snapshot of entry {seq} is damaged"
+                    yield f"the snapshot of entry {each} is damaged"
         except SQLITE_ERRORS as error:
             yield f"the snapshots cannot be read: {_why(error)}"
 

@@ -75,11 +75,12 @@ class Compacted(msgspec.Struct, frozen=True, tag="compacted"):
 
 class Salvaged(msgspec.Struct, frozen=True, tag="salvaged"):
     """What a damaged journal had lost when it was saved: `lost` entries before this one, in or
-    around `gaps`, each a first and a last number. `added` entries stand where lost ones stood."""
+    around `gaps`, each a first and a last number, or None where the end is lost. `added` entries
+    stand where lost ones stood."""
 
     lost: int
     added: int
-    gaps: tuple[tuple[int, int], ...]
+    gaps: tuple[tuple[int, int | None], ...]
 
 
 Body = (

@@ -71,8 +71,9 @@ class Salvage:
         self.entries = self.added = 0
         self.left_out = 0
         """of those that can be read, for what they build on is lost"""
-        self.gaps: list[tuple[int, int]] = []
-        """from the first number that is lost to the last, the first GAPS of them"""
+        self.gaps: list[tuple[int, int | None]] = []
+        """from the first number that is lost to the last, the first GAPS of them; without a last
+        one where the end is lost"""
         self.lost = 0
         self._read = read
         self._snapshots = sorted(snapshots, key=lambda state: state.seq)
@@ -81,10 +82,10 @@ class Salvage:
         self._at = 0.0
 
     def records(self) -> Iterator[Record]:
-        last = 0
+        last: int | None = None
         broken = hopeless = False
         for found in self._found(0):
-            last = found.seq if isinstance(found, Record) else found.last or found.first
+            last = found.seq if isinstance(found, Record) else found.last
             entry = _readable(found)
             if entry is None:
                 broken, hopeless = True, False
@@ -158,9 +159,10 @@ class Salvage:
         record = to_record(entry)
         return self._kept(record, entry, fold(self.state, entry))
 
-    def _note_gap(self, last: int) -> None:
+    def _note_gap(self, last: int | None) -> None:
+        first = self.state.seq + 1
         if len(self.gaps) < GAPS:
-            self.gaps.append((self.state.seq + 1, max(last, self.state.seq + 1)))
+            self.gaps.append((first, last if last is None else max(last, first)))
 
     def _snapshot_at(self, seq: int) -> State | None:
         index = bisect_left(self._snapshots, seq, key=lambda state: state.seq)

@@ -13,9 +13,9 @@ import sqlite3
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -73,6 +73,7 @@ class SqliteStore:
         self.path = path
         self._database = database
         self._lock_fd: int | None = lock_fd
+        self._files = _files(path)
 
     @classmethod
     def open(cls, directory: Path) -> "SqliteStore":
@@ -104,15 +105,18 @@ class SqliteStore:
         snapshot: Snapshot | None = None,
         compaction: Compaction | None = None,
     ) -> None:
-        with told(self.path), self._transaction():
-            if compaction is not None:
-                self._remove(compaction)
-                self._insert(compaction.summaries)
-            self._insert(records)
-            if snapshot is not None:
-                self._keep(snapshot)
-            if compaction is not None:
-                self._shrink()
+        with told(self.path):
+            self._check_files()
+            with self._transaction():
+                if compaction is not None:
+                    self._remove(compaction)
+                    self._insert(compaction.summaries)
+                self._insert(records)
+                if snapshot is not None:
+                    self._keep(snapshot)
+                if compaction is not None:
+                    self._shrink()
+            self._files = {**self._files, **_files(self.path)}
 
     def read(
         self, after: int = 0, before: int | None = None, about: str = "", newest: bool = False
@@ -130,6 +134,31 @@ class SqliteStore:
             if self._lock_fd is not None:
                 os.close(self._lock_fd)
                 self._lock_fd = None
+
+    def _check_files(self) -> None:
+        """SQLite would go on writing into files that nobody finds again, or that somebody cut."""
+        now = _files(self.path)
+        for path, before in self._files.items():
+            after = now.get(path)
+            if after is None or after.id != before.id:
+                raise StateUnusable(
+                    "the journal was deleted, moved or replaced while it was in use",
+                    value=str(path),
+                    remedy="Put it back as it was, or start Paceline again.",
+                )
+            if after.size < before.size:
+                self._check_readable()
+
+    def _check_readable(self) -> None:
+        """Another program may have emptied the log properly; then the newest is still there."""
+        try:
+            next(read_file(self.path, newest=True), None)
+        except PacelineError as error:
+            raise JournalDamaged(
+                "the journal was cut short while it was in use",
+                value=str(self.path),
+                remedy="Stop Paceline; `paceline journal check` shows what can be saved, and how.",
+            ) from error
 
     def _remove(self, compaction: Compaction) -> None:
         """By whole keys: a search by number alone would read all of `about`, for tenths of a second
@@ -248,12 +277,27 @@ def read_file(
 
 def newest_snapshot(path: Path) -> Snapshot | None:
     with reading(path) as database:
-        for seq, form, state, checksum in database.execute(
-            "SELECT seq, format, state, sum FROM snapshots ORDER BY seq DESC"
-        ):
-            if isinstance(state, bytes) and zlib.crc32(state) == checksum:
-                return Snapshot(seq, form, state)
-    return None
+        found = snapshots(database)
+        return next((each for each in found if isinstance(each, Snapshot)), None)
+
+
+def snapshots(database: sqlite3.Connection) -> Iterator[Snapshot | int]:
+    """Newest first, and the number in the place of one that is damaged. Each is fetched alone: one
+    that cannot be read must not hide the next."""
+    numbers = database.execute("SELECT seq FROM snapshots ORDER BY seq DESC").fetchall()
+    for (seq,) in numbers:
+        try:
+            rows = database.execute(
+                "SELECT format, state, sum FROM snapshots WHERE seq = ? LIMIT 1", (seq,)
+            ).fetchall()
+        except sqlite3.DatabaseError as error:
+            if _kind(error) != sqlite3.SQLITE_CORRUPT:
+                raise
+            yield seq
+            continue
+        for form, state, checksum in rows:  # none, if a writer has replaced it meanwhile
+            sound = isinstance(state, bytes) and zlib.crc32(state) == checksum
+            yield Snapshot(seq, form, state) if sound else seq
 
 
 def checked(row: tuple[Any, ...]) -> Record | None:
@@ -273,7 +317,8 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         try:
             database = _connect(path)
         except sqlite3.OperationalError as error:
-            if _kind(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            refused = _kind(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+            if not refused and getattr(error, "sqlite_errorname", "") not in NO_SPACE:
                 raise
             database = None
         if database is None:  # where not even a reader's shared memory can be made
@@ -378,6 +423,21 @@ def _check_header(database: sqlite3.Connection, path: Path) -> int:
             remedy="Install that version, or choose another place with --state DIR.",
         )
     return int(version)
+
+
+class _File(NamedTuple):
+    id: tuple[int, int]
+    size: int
+
+
+def _files(path: Path) -> dict[Path, _File]:
+    """The database and its log, as far as they can be found now."""
+    found = {}
+    for each in (path, path.with_name(path.name + "-wal")):
+        with suppress(OSError):  # it is missing, or the way to it is
+            status = os.stat(each)
+            found[each] = _File((status.st_dev, status.st_ino), status.st_size)
+    return found
 
 
 def sync_directory(directory: Path) -> None:

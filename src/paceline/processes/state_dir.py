@@ -36,10 +36,14 @@ class StateDir:
     @classmethod
     def hold(cls, path: Path) -> "StateDir":
         try:
-            _make(path)
+            make_directory(path)
             directory_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise refusal(path, error) from error
+        try:
             lock_fd = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
+            os.close(directory_fd)
             raise refusal(path, error) from error
         try:
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -53,7 +57,11 @@ class StateDir:
                 remedy="Stop that instance, or give this one its own directory with --state DIR.",
             ) from None
         held = cls(path, directory_fd, lock_fd)
-        held.note(Holder(os.getpid(), ""))
+        try:
+            held.note(Holder(os.getpid(), ""))
+        except StateUnusable:
+            held.release()
+            raise
         return held
 
     def note(self, holder: Holder) -> None:
@@ -122,7 +130,7 @@ def refusal(path: Path, error: OSError) -> StateUnusable:
     )
 
 
-def _make(path: Path) -> None:
+def make_directory(path: Path) -> None:
     """With what is above it, and so that a power cut does not take it away again: what stands in a
     directory is durable when that directory was synced."""
     missing = [each for each in (path, *path.parents) if not each.exists()]

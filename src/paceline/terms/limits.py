@@ -118,8 +118,8 @@ PING_S = 1.0
 MISSED_PINGS_NOT_READY = 2
 """unanswered ones in a row, after which the doorkeeper answers in the place of a front"""
 
-TURN_S = 2.0
-"""how long a change of the Plan waits for those before it; then it is refused and nothing changed"""
+TURN_S = 3.0
+"""how long a change of the Plan waits for those before it; then it is refused"""
 
 OBEY_S = 1.0
 """how long the owner waits for fronts to take a plan; a hung one is replaced, by the new plan"""
@@ -213,3 +213,60 @@ SCORES_WAITING = 100
 
 COMPACT_EVERY_S = 86400.0
 """how often a running server compacts its journal"""
+
+LIMITER_FLOOR = 4
+"""the least an adaptive concurrency limit falls to: two at work on two cores, two ready to follow"""
+
+LIMITER_FIRST = 16
+"""where an adaptive concurrency limit begins"""
+
+LIMITER_MOST = IN_FLIGHT
+"""the most an adaptive concurrency limit rises to"""
+
+LIMITER_STEP_S = 0.1
+"""the shortest time between two steps of an adaptive concurrency limit"""
+
+LIMITER_STEP_LEAVES = 10
+"""the fewest requests that such a step is judged by"""
+
+BREAKER_WINDOW_S = 10.0
+"""how far back a circuit breaker counts calls and failures"""
+
+BREAKER_LEAST_CALLS = 10
+"""the fewest calls within it that a circuit breaker judges by"""
+
+BREAKER_FAILURE_RATIO = 0.5
+"""the share of failed calls at which a circuit breaker opens"""
+
+BREAKER_OPEN_FIRST_S = 1.0
+"""how long a circuit breaker stays open the first time; doubles each time"""
+
+BREAKER_OPEN_MOST_S = 60.0
+"""the longest such time"""
+
+BREAKER_PROBES = 2
+"""calls that a half-open circuit breaker lets go, and that must succeed before it closes"""
+
+BREAKER_PROBE_S = DEADLINE_S
+"""after this time without an outcome such calls are followed by others"""
+
+BREAKER_WHY_CHARS = 200
+"""of the reason a circuit breaker gives for being open"""
+
+RETRY_SHARE = 0.2
+"""retries for each recent request"""
+
+RETRY_LEAST_PER_S = 1.0
+"""retries besides, however few the requests"""
+
+RETRY_WINDOW_S = 10.0
+"""how far back both are counted"""
+
+BACKOFF_FIRST_S = 0.1
+"""the longest wait before the first retry; doubles each time"""
+
+BACKOFF_MOST_S = 10.0
+"""the longest wait before any retry"""
+
+SINGLE_FLIGHTS = 1024
+"""different computations in flight at once, each for all who ask for the same"""

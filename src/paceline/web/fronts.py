@@ -57,6 +57,7 @@ class Slot:
         self.link: Link[ToOwner] | None = None
         self.accepts = False
         self.missed_pings = 0
+        self.silent = False
         self.started_s = 0.0
         self.handed_over: deque[list[socket.socket]] = deque()
         self.asked: deque[asyncio.Future[str]] = deque()
@@ -130,6 +131,7 @@ class Fronts:
         answers = [(slot, self._ask(slot, Prepare(plan))) for slot in self.slots if slot.ready]
         await self._answered([answer for _, answer in answers])
         for slot, answer in answers:
+            slot.silent = not answer.done()
             if answer.done() and answer.result():
                 raise PlanRefused(
                     f"front {slot.index} cannot serve by this plan: {answer.result()}",
@@ -145,7 +147,7 @@ class Fronts:
                 continue
             answer = self._ask(slot, Apply(plan))
             answer.add_done_callback(partial(_must_obey, slot.index, slot.child))
-            if slot.ready:
+            if slot.ready and not slot.silent:  # no caller waits twice for one that hangs
                 waited_for.append(answer)
         await self._answered(waited_for)
 
@@ -208,6 +210,7 @@ class Fronts:
             raise
         slot.child = child
         slot.missed_pings = 0
+        slot.silent = False
         slot.started_s = self._clock.now()
         slot.link = Link(
             ours,
@@ -222,6 +225,7 @@ class Fronts:
     def _on_message(self, slot: Slot, message: ToOwner) -> None:
         was_ready = slot.ready
         slot.missed_pings = 0
+        slot.silent = False
         match message:
             case Ready():
                 slot.accepts = True

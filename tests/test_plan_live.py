@@ -1,0 +1,766 @@
+"""Changes of the Plan and of the settings in a running server, as its callers meet them.
+
+Each knob turned over HTTP, pins and goals read again, terminals that close, callers who leave in
+the middle, journals that cannot be used. What processes do that die, hang or are flooded meanwhile
+is test_plan_faults.py's business.
+"""
+
+import http.client
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from paceline.serve import digits
+from paceline.terms.errors import EXIT_START, EXIT_STATE
+from servers import Answer, Server
+
+ROW = list(digits.SAMPLE_ROW)
+WAIT_S = 20.0
+UPLOAD = (
+    "POST /predict/digits HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    "content-length: 100000\r\nexpect: 100-continue\r\n"
+)
+V2 = {
+    "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 64], "data": ROW}],
+}
+
+
+def change(server: Server, knob: str, value: object, **more: object) -> Answer:
+    return server.ask("POST", "/api/plan/set", {"knob": f"digits.{knob}", "value": value, **more})
+
+
+def changed(server: Server, knob: str, value: object, **more: object) -> int:
+    """The new version."""
+    answer = change(server, knob, value, **more)
+    assert answer.status == 200, answer
+    return int(answer.json["version"])
+
+
+def predict(server: Server, rows: int = 1, headers: Mapping[str, str] | None = None) -> Answer:
+    return server.ask("POST", "/predict/digits", [ROW] * rows, headers)
+
+
+def plan(server: Server) -> dict[str, Any]:
+    answer = server.ask("GET", "/api/plan")
+    assert answer.status == 200, answer
+    shown: dict[str, Any] = answer.json
+    return shown
+
+
+def setting(server: Server, knob: str) -> object:
+    return knobs(server)[knob]["setting"]
+
+
+def knobs(server: Server) -> dict[str, dict[str, Any]]:
+    return {each["knob"].partition(".")[2]: each for each in plan(server)["knobs"]}
+
+
+def journal(server: Server, limit: int = 1000) -> list[dict[str, Any]]:
+    """Newest first."""
+    answer = server.ask("GET", f"/api/journal?limit={limit}")
+    assert answer.status == 200, answer
+    entries: list[dict[str, Any]] = answer.json["entries"]
+    return entries
+
+
+def requests_by(server: Server, priority: str) -> float:
+    text = server.ask("GET", "/metrics").body.decode()
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in text.splitlines()
+        if line.startswith("paceline_requests_total{") and f'priority="{priority}"' in line
+    )
+
+
+def upload(server: Server, *headers: str) -> socket.socket:
+    """A request whose body never ends, known to be in hand."""
+    caller = socket.create_connection(("127.0.0.1", server.port), 20)
+    caller.sendall(f"{UPLOAD}{''.join(each + chr(13) + chr(10) for each in headers)}\r\n".encode())
+    assert b"100 Continue" in caller.recv(100)
+    return caller
+
+
+def until(what: str, comes: Callable[[], object]) -> None:
+    """Asks again and again; each asking takes its time."""
+    give_up_s = time.monotonic() + WAIT_S
+    while not comes():
+        assert time.monotonic() < give_up_s, f"waited {WAIT_S:.0f} s for {what}"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with Server(tmp_path / "state", "--drain-s", "1") as running:
+        yield running
+
+
+# --- Each knob ------------------------------------------------------------------------------------
+
+
+def check_max_rows(server: Server) -> None:
+    """As changed to 2."""
+    refusal = predict(server, rows=3)
+    assert (refusal.status, refusal.json["code"]) == (400, "bad_input")
+    assert "2 rows" in refusal.json["error"]
+    assert predict(server, rows=2).status == 200
+
+
+def check_deadline_ms(server: Server) -> None:
+    """As changed to 50, from 30 s, which is longer than anybody here waits."""
+    with upload(server) as caller:
+        assert b" 504 " in caller.recv(65536)
+
+
+def check_max_in_flight(server: Server) -> None:
+    """As changed to 1."""
+    with upload(server, "x-timeout-ms: 20000"):  # its own timeout wins over the knob's
+        refusal = predict(server)
+        assert (refusal.status, refusal.json["code"]) == (503, "overloaded")
+        assert "max_in_flight" in refusal.json["remedy"]
+        assert server.ask("GET", "/health/ready").status == 200
+    until("the room that was left", lambda: predict(server).status == 200)
+
+
+def check_priority(server: Server) -> None:
+    """As changed to high: of requests that name none."""
+    before, low = requests_by(server, "high"), requests_by(server, "low")
+    assert predict(server).status == 200
+    assert server.ask("POST", "/v2/models/digits/infer", V2).status == 200
+    assert predict(server, headers={"x-priority": "low"}).status == 200
+    assert requests_by(server, "high") == before + 2
+    assert requests_by(server, "low") == low + 1
+
+
+def check_enabled(server: Server) -> None:
+    """As changed to false."""
+    refusal = predict(server)
+    assert (refusal.status, refusal.json["code"]) == (503, "unavailable")
+    assert "digits.enabled true" in refusal.json["remedy"]
+    assert server.ask("GET", "/health/ready").status == 200
+
+
+TURNED: dict[str, tuple[object, Callable[[Server], None]]] = {
+    "max_rows": (2, check_max_rows),
+    "max_in_flight": (1, check_max_in_flight),
+    "priority": ("high", check_priority),
+    "deadline_ms": (50, check_deadline_ms),
+    "enabled": (False, check_enabled),
+}
+
+
+def test_each_knob_is_obeyed_at_once_and_after_a_restart(tmp_path: Path) -> None:
+    with Server(tmp_path / "state") as server:
+        assert set(knobs(server)) == set(TURNED)
+        for knob, (value, obeyed) in TURNED.items():
+            with pytest.raises((AssertionError, TimeoutError)):  # or the check shows nothing
+                unpatiently(obeyed, server)
+            version = changed(server, knob, value)
+            obeyed(server)
+            if knob != "enabled":
+                assert predict(server).headers["x-plan-version"] == str(version)
+        before = plan(server)
+    with Server(tmp_path / "state") as server:
+        assert plan(server) == before
+        check_enabled(server)
+        version = changed(server, "enabled", True)
+        for knob, (_, obeyed) in TURNED.items():
+            if knob != "enabled":
+                obeyed(server)
+        assert predict(server).headers["x-plan-version"] == str(version)
+
+
+def unpatiently(obeyed: Callable[[Server], None], server: Server) -> None:
+    """The one check that waits for an answer need not wait 20 s for none."""
+    if obeyed is check_deadline_ms:
+        with upload(server) as caller:
+            caller.settimeout(0.3)
+            assert not caller.recv(65536)
+    obeyed(server)
+
+
+def test_every_answer_of_a_model_names_the_version_it_was_made_by(server: Server) -> None:
+    for _ in range(3):
+        version = str(changed(server, "max_rows", int(predict(server).headers["x-plan-version"])))
+        assert predict(server).headers["x-plan-version"] == version
+        answer = server.ask("POST", "/v2/models/digits/infer", V2)
+        assert answer.headers["x-plan-version"] == version
+        assert f'paceline_plan_version{{front="0"}} {version}' in (
+            server.ask("GET", "/metrics").body.decode()
+        )
+
+
+def test_what_is_so_already_makes_no_version(server: Server) -> None:
+    version = changed(server, "max_rows", 7)
+    again = change(server, "max_rows", 7)
+    assert (again.json["version"], again.json["seq"]) == (version, None)
+    assert predict(server).headers["x-plan-version"] == str(version)
+
+
+def test_an_adjustment_is_obeyed_and_leaves_the_version(server: Server) -> None:
+    version = plan(server)["version"]
+    answer = server.ask("POST", "/api/plan/adjust", {"knob": "digits.max_rows", "value": 2})
+    assert (answer.status, answer.json["version"]) == (200, version)
+    check_max_rows(server)
+    assert predict(server).headers["x-plan-version"] == str(version)
+    os.kill(server.fronts[0], signal.SIGKILL)
+    check_max_rows(server)
+
+
+# --- Fronts that refuse ---------------------------------------------------------------------------
+
+PLANTED = """
+import sys
+if "_front" in sys.orig_argv:
+    from paceline.terms.errors import BadValue
+    from paceline.web.inference import Inference
+    made, prepared = Inference.__init__, Inference.prepare
+    def remember(self, models, board, clock, front=0):
+        made(self, models, board, clock, front)
+        self.front = front
+    def prepare(self, plan):
+        if self.front == 1 and plan.settings["digits.max_rows"] == 13:
+            raise BadValue("it brings bad luck", value=13, remedy="Take 12.")
+        if self.front == 1 and plan.settings["digits.max_rows"] == 14:
+            raise ZeroDivisionError
+        return prepared(self, plan)
+    Inference.__init__, Inference.prepare = remember, prepare
+"""
+
+
+@pytest.mark.parametrize(("value", "why"), [(13, "it brings bad luck"), (14, "ZeroDivisionError")])
+def test_a_plan_that_one_front_refuses_is_nobodys(tmp_path: Path, value: int, why: str) -> None:
+    """Also where it refuses by a bug: the owner must get its answers in order all the same."""
+    (tmp_path / "sitecustomize.py").write_text(PLANTED)
+    environ = {"PYTHONPATH": str(tmp_path)}
+    with Server(tmp_path / "state", "--fronts", "2", environ=environ) as server:
+        version = changed(server, "max_rows", 5)
+        until("both fronts", lambda: both_serve_by(server, version))
+        before, entries = plan(server), journal(server)
+        refusal = change(server, "max_rows", value)
+        assert (refusal.status, refusal.json["code"]) == (409, "plan_refused")
+        assert why in refusal.json["error"]
+        assert "front 1" in refusal.json["error"]
+        assert plan(server) == before
+        assert journal(server) == entries
+        assert both_serve_by(server, version)
+        assert changed(server, "max_rows", 12) == version + 1
+        assert both_serve_by(server, version + 1)
+    assert ("Traceback" in server.log.read_text() or "| " in server.log.read_text()) == (
+        value == 14
+    )
+
+
+def both_serve_by(server: Server, version: int) -> bool:
+    text = server.ask("GET", "/metrics").body.decode()
+    return all(f'paceline_plan_version{{front="{n}"}} {version}.0' in text for n in (0, 1))
+
+
+# --- Callers who leave ----------------------------------------------------------------------------
+
+
+def test_a_caller_who_leaves_has_changed_all_of_it_or_nothing(tmp_path: Path) -> None:
+    """Cut off in the head, in the body, and at once after the last byte."""
+    with Server(tmp_path / "state", "--fronts", "2") as server:
+        version = plan(server)["version"]
+        for number in range(30):
+            body = json.dumps({"knob": "digits.max_rows", "value": 100 + number}).encode()
+            head = (
+                b"POST /api/plan/set HTTP/1.1\r\nhost: localhost\r\n"
+                b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+            )
+            sent = (head + body)[: [len(head) - 5, len(head) + 5, None][number % 3]]
+            leave(server, sent, reset=number % 2 == 0)
+            if number % 3 < 2:  # not whole, so it cannot have happened
+                assert setting(server, "max_rows") != 100 + number
+        state = plan(server)
+        # The last one is whole, and whoever reads a request that is whole carries it out.
+        assert state["version"] <= version + 10
+        changes = [each for each in journal(server) if each["kind"] == "plan_changed"]
+        assert [each["body"]["version"] for each in changes] == list(range(state["version"], 0, -1))
+        assert changes[0]["body"]["hash"] == state["hash"]
+        assert both_serve_by(server, state["version"])
+        assert predict(server).headers["x-plan-version"] == str(state["version"])
+
+
+def leave(server: Server, sent: bytes, *, reset: bool) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), 20) as caller:
+        if reset:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        caller.sendall(sent)
+
+
+# --- Settings read again --------------------------------------------------------------------------
+
+
+@contextmanager
+def configured(tmp_path: Path, text: str, *options: str) -> Iterator[tuple[Server, Path]]:
+    file = tmp_path / "paceline.toml"
+    file.write_text(text)
+    state = str(tmp_path / "state")
+    with Server(Path(state), "--config", str(file), "--drain-s", "1", *options) as server:
+        yield server, file
+
+
+def reload(server: Server) -> Answer:
+    return server.ask("POST", "/api/config/reload")
+
+
+def hang_up(server: Server) -> None:
+    server.process.send_signal(signal.SIGHUP)
+
+
+PINNED = '[models.digits]\ngoal = ["p95_ms <= 30"]\n\n[models.digits.pins]\nmax_rows = 3\n'
+
+
+@pytest.mark.parametrize("how", [reload, hang_up])
+def test_pins_and_goals_take_effect_when_they_are_read_again(
+    tmp_path: Path, how: Callable[[Server], object]
+) -> None:
+    with configured(tmp_path, "") as (server, file):
+        version = plan(server)["version"]
+        file.write_text(PINNED)
+        how(server)
+        until("the pin", lambda: plan(server)["version"] == version + 1)
+        shown = plan(server)
+        assert shown["goals"] == {"digits": ["p95_ms <= 30"]}
+        assert predict(server, rows=4).status == 400
+        assert predict(server, rows=3).headers["x-plan-version"] == str(version + 1)
+        pinned = change(server, "max_rows", 9)
+        assert (pinned.status, pinned.json["code"]) == (409, "pinned")
+        assert f"{file}:5" in pinned.json["error"]
+        file.write_text("\n\n" + PINNED.replace('["p95_ms <= 30"]', '["p95_ms <= 20"]'))
+        how(server)
+        until("the goal", lambda: plan(server)["goals"] == {"digits": ["p95_ms <= 20"]})
+        assert f"{file}:7" in change(server, "max_rows", 9).json["error"]  # where it stands now
+        assert plan(server)["version"] == version + 1
+        file.write_text("")
+        how(server)
+        until("the end of the pin", lambda: plan(server)["version"] == version + 2)
+        assert plan(server)["goals"] == {}
+        assert predict(server, rows=4).status == 200
+        assert change(server, "max_rows", 9).status == 200
+        whys = [each["who"] for each in journal(server)]
+        assert ("SIGHUP" in whys) == (how is hang_up)
+
+
+BAD = {
+    "not TOML": ("[models.digits.pins]\nmax_rows = 2\nenabled =\n", 3, "not TOML"),
+    "unknown": ("[models.digits.pins]\nmax_rows = 2\nmax_row = 2\n", 3, "max_row"),
+    "a bad value": ("[models.digits.pins]\nmax_rows = 4096\n", 2, "max_rows = 4096"),
+    "a bad goal": ('[models.digits]\ngoal = ["p95_msec <= 3"]\n', 2, "p95_msec"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_file_changes_nothing_and_says_where_it_is_bad(tmp_path: Path, kind: str) -> None:
+    text, line, word = BAD[kind]
+    with configured(tmp_path, PINNED) as (server, file):
+        before, entries, settings = plan(server), journal(server), config(server)
+        file.write_text(text)
+        refusal = reload(server)
+        assert (refusal.status, refusal.json["code"]) == (400, "bad_setting")
+        assert f"{file}:{line}" in refusal.json["error"]
+        assert word in json.dumps(refusal.json)
+        hang_up(server)
+        until("the log", lambda: "the settings stay as they are" in server.log.read_text())
+        said = server.log.read_text()
+        assert f"{file}:{line}" in said
+        assert word in said
+        assert (plan(server), journal(server), config(server)) == (before, entries, settings)
+        assert predict(server, rows=4).status == 400
+        file.write_text("")
+        assert reload(server).status == 200
+        assert predict(server, rows=4).status == 200
+
+
+def config(server: Server) -> dict[str, Any]:
+    shown: dict[str, Any] = server.ask("GET", "/api/config").json
+    return shown
+
+
+def test_a_file_that_is_gone_changes_nothing(tmp_path: Path) -> None:
+    with configured(tmp_path, PINNED) as (server, file):
+        before = plan(server)
+        file.unlink()
+        refusal = reload(server)
+        assert (refusal.status, refusal.json["code"]) == (400, "bad_setting")
+        assert refusal.json["value"] == str(file)
+        assert plan(server) == before
+
+
+def test_a_pin_of_run_time_comes_back_from_under_the_files(tmp_path: Path) -> None:
+    with configured(tmp_path, "") as (server, file):
+        body = {"knob": "digits.max_rows", "value": 5, "reason": "for the weekend"}
+        assert server.ask("POST", "/api/plan/pin", body).status == 200
+        assert "unpin" in change(server, "max_rows", 9).json["remedy"]
+        file.write_text(PINNED)
+        assert reload(server).status == 200
+        assert setting(server, "max_rows") == 3
+        for call, more in (("pin", {"value": 4}), ("unpin", {}), ("set", {"value": 4})):
+            asked = {"knob": "digits.max_rows", **more}
+            refusal = server.ask("POST", f"/api/plan/{call}", asked)
+            assert (refusal.status, refusal.json["code"]) == (409, "pinned")
+            assert f"{file}:5" in refusal.json["error"]
+        file.write_text("")
+        assert reload(server).status == 200
+        assert setting(server, "max_rows") == 5
+        assert change(server, "max_rows", 9).json["code"] == "pinned"
+        assert server.ask("POST", "/api/plan/unpin", {"knob": "digits.max_rows"}).status == 200
+        assert setting(server, "max_rows") == 1024
+
+
+def test_a_rollback_leaves_the_pins_of_the_file(tmp_path: Path) -> None:
+    with configured(tmp_path, "") as (server, file):
+        free = changed(server, "max_rows", 50)
+        file.write_text(PINNED)
+        assert reload(server).status == 200
+        changed(server, "deadline_ms", 900)
+        assert server.ask("POST", "/api/plan/rollback", {"version": free}).status == 200
+        assert (setting(server, "max_rows"), setting(server, "deadline_ms")) == (3, 30000)
+
+
+def test_logging_changes_in_owner_and_fronts_and_in_fronts_to_come(tmp_path: Path) -> None:
+    with configured(tmp_path, '[server]\nlog_level = "error"\n', "--fronts", "1") as (server, file):
+        predict(server)
+        assert server.log.read_text() == ""
+        file.write_text('[server]\nlog_level = "debug"\naccess_log = true\n')
+        view = reload(server).json
+        assert view["changed"] == [
+            'server.log_level "error" → "debug"',
+            "server.access_log false → true",
+        ]
+        assert view["needs_restart"] == []
+        assert "settings were read again" in server.log.read_text()
+        logged = server.log.read_text().count("path=/predict/digits")
+        predict(server)
+        until("the line", lambda: predictions_logged(server) > logged)
+        os.kill(server.fronts[0], signal.SIGKILL)
+        predict(server)
+        until("the line", lambda: predictions_logged(server) > logged + 1)
+        assert "front ready" in server.log.read_text()
+        # A front that is starting has its orders already, and no log yet.
+        os.kill(server.fronts[0], signal.SIGKILL)
+        file.write_text('[server]\nlog_level = "debug"\n')
+        settle(server, lambda: reload_by_socket(server))
+        logged = predictions_logged(server)
+        assert predict(server).status == 200
+        assert server.ask("GET", "/api/status").status == 200
+        assert predictions_logged(server) == logged
+        assert [each["body"]["changes"] for each in journal(server)][:1] == [
+            ["server.access_log true → false"]
+        ]
+
+
+def predictions_logged(server: Server) -> int:
+    return server.log.read_text().count("path=/predict/digits")
+
+
+def settle(server: Server, do: Callable[[], object]) -> None:
+    """Between the death of the only front and the first answer of the next."""
+    until("the new front's process", lambda: server.fronts)
+    do()
+
+
+def reload_by_socket(server: Server) -> None:
+    """Past the fronts, of which there is none."""
+    from paceline.web.owner_call import call_owner
+
+    call_owner(server.state, "POST", "/api/config/reload")
+
+
+def test_what_needs_a_restart_is_named_and_waits_for_it(tmp_path: Path) -> None:
+    """Also in a front that starts after the reload: it must not be the only one to ask for keys."""
+    with configured(tmp_path, "") as (server, file):
+        file.write_text("[server]\nrequire_keys = true\nfronts = 2\ndrain_s = 2\n")
+        view = reload(server).json
+        assert view["needs_restart"] == ["fronts", "require_keys"]
+        front = server.fronts[0]
+        os.kill(front, signal.SIGKILL)
+        answer = predict(server)
+        assert answer.status == 200
+        assert front not in server.fronts
+        assert len(server.fronts) == 1
+        assert reload(server).json["needs_restart"] == ["fronts", "require_keys"]
+
+
+def test_of_many_reloads_at_once_the_last_holds(tmp_path: Path) -> None:
+    """Logging and pins of one file, whichever reload was asked for in between."""
+    levels = itertools.cycle(["debug", "info", "warning"])
+    with configured(tmp_path, "") as (server, file):
+        connections = [server.connect() for _ in range(8)]
+        for number in range(12):
+            for connection in connections:
+                number += 1
+                file.write_text(
+                    f'[server]\nlog_level = "{next(levels)}"\n'
+                    f"[models.digits.pins]\nmax_rows = {number % 5 + 1}\n"
+                )
+                connection.request("POST", "/api/config/reload")
+            for connection in connections:
+                response = connection.getresponse()
+                assert response.status == 200, response.read()
+                response.read()
+        file.write_text('[server]\nlog_level = "info"\n[models.digits.pins]\nmax_rows = 9\n')
+        assert reload(server).status == 200
+        entries = [each for each in reversed(journal(server)) if each["kind"] == "settings_changed"]
+        told = [each["body"]["changes"][0] for each in entries]
+        for before, after in itertools.pairwise(told):
+            assert before.rpartition("→ ")[2] == after.split()[1], told
+        assert told[-1].endswith('→ "info"')
+        assert setting(server, "max_rows") == 9
+        for connection in connections:
+            connection.close()
+
+
+# --- Terminals ------------------------------------------------------------------------------------
+
+IN_TERMINAL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+@contextmanager
+def in_terminal(server: Server, *before: str) -> Iterator[int]:
+    """The server's command in a terminal of its own, whose other end is given."""
+    ours, theirs = os.openpty()
+    started = subprocess.Popen
+
+    def start(command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
+        options["start_new_session"] = False
+        wrapped = [sys.executable, "-c", IN_TERMINAL, *before, *command]
+        return started(wrapped, stdin=theirs, **options)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(subprocess, "Popen", start)
+        server.__enter__()
+    os.close(theirs)
+    try:
+        yield ours
+    finally:
+        with suppress(OSError):
+            os.close(ours)
+        server.__exit__(*sys.exc_info())
+
+
+def test_the_end_of_the_terminal_drains_however_often_it_is_told(tmp_path: Path) -> None:
+    """The kernel tells the foreground, and an interactive shell tells its jobs once more."""
+    server = Server(tmp_path / "state", "--drain-s", "1")
+    with in_terminal(server) as terminal, upload(server) as unfinished:
+        os.close(terminal)
+        until("the stop", lambda: "the terminal was closed" in server.log.read_text())
+        hang_up(server)
+        assert b" 503 " in unfinished.recv(65536)
+        assert server.process.wait(10) == 0
+    assert "at once" not in server.log.read_text()
+
+
+def test_a_hang_up_with_a_terminal_that_is_there_reads_the_settings_again(tmp_path: Path) -> None:
+    server = Server(tmp_path / "state", "--drain-s", "1")
+    with in_terminal(server) as terminal:
+        termios.tcgetattr(terminal)
+        hang_up(server)
+        until("the reload", lambda: "settings were read again" in server.log.read_text())
+        assert predict(server).status == 200
+
+
+def test_under_nohup_the_end_of_the_terminal_is_not_the_servers(tmp_path: Path) -> None:
+    if shutil.which("nohup") is None:
+        pytest.skip("no nohup on PATH")
+    server = Server(tmp_path / "state", "--drain-s", "1")
+    with in_terminal(server, "nohup") as terminal:
+        os.close(terminal)
+        hang_up(server)
+        until("the reload", lambda: "settings were read again" in server.log.read_text())
+        assert predict(server).status == 200
+    assert "terminal" not in server.log.read_text()
+
+
+# --- Journals that cannot be used -----------------------------------------------------------------
+
+
+def up(state: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "paceline", "up", "--port", "0", "--state", str(state)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def newer(file: Path) -> None:
+    with sqlite3.connect(file) as database:
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+
+
+def truncated(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def emptied_but_for_a_page(file: Path) -> None:
+    os.truncate(file, 4096)
+
+
+def foreign(file: Path) -> None:
+    file.unlink()
+    with sqlite3.connect(file) as database:
+        database.execute("CREATE TABLE songs (name TEXT)")
+    database.close()
+
+
+def no_database(file: Path) -> None:
+    file.write_text("Dear diary,\n" * 1000)
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (newer, "a newer Paceline wrote the journal"),
+        (truncated, "damaged"),
+        (emptied_but_for_a_page, "damaged"),
+        (foreign, "no journal of Paceline's"),
+        (no_database, "not a database"),
+    ],
+)
+def test_a_journal_that_cannot_be_used_stops_the_start(
+    tmp_path: Path, harm: Callable[[Path], None], words: str
+) -> None:
+    with Server(tmp_path / "state") as server:
+        for value in range(1, 6):
+            changed(server, "max_rows", value)
+    file = tmp_path / "state" / "journal.db"
+    harm(file)
+    content = file.read_bytes()
+    refusal = up(tmp_path / "state")
+    assert refusal.returncode == EXIT_STATE, refusal
+    assert words in refusal.stderr
+    assert str(file) in refusal.stderr
+    assert "Traceback" not in refusal.stderr
+    assert file.read_bytes() == content
+
+
+def test_a_state_directory_has_one_server(server: Server) -> None:
+    refusal = up(server.state)
+    assert refusal.returncode == EXIT_STATE
+    assert f"process {server.process.pid} at {server.address}" in refusal.stderr
+    changed(server, "max_rows", 3)
+
+
+def test_a_bad_file_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text(BAD["unknown"][0])
+    refusal = subprocess.run(
+        [sys.executable, "-m", "paceline", "up", "--config", str(tmp_path / "bad.toml")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert refusal.returncode == EXIT_START
+    assert "bad.toml:3" in refusal.stderr
+
+
+def deleted(state: Path) -> None:
+    (state / "journal.db").unlink()
+
+
+def log_deleted(state: Path) -> None:
+    (state / "journal.db-wal").unlink()
+
+
+def replaced(state: Path) -> None:
+    shutil.copy(state / "journal.db", state / "copy")
+    (state / "copy").rename(state / "journal.db")
+
+
+def cut(state: Path) -> None:
+    os.truncate(state / "journal.db", 0)
+
+
+def log_cut(state: Path) -> None:
+    os.truncate(state / "journal.db-wal", 0)
+
+
+@pytest.mark.parametrize("harm", [deleted, log_deleted, replaced, cut, log_cut])
+def test_nothing_is_acknowledged_into_a_journal_that_nobody_finds_again(
+    server: Server, harm: Callable[[Path], None]
+) -> None:
+    version = changed(server, "max_rows", 5)
+    before = plan(server)
+    harm(server.state)
+    for value in (6, 7):
+        refusal = change(server, "max_rows", value)
+        assert refusal.status == 503, refusal
+        assert refusal.json["code"] in ("state_unusable", "journal_damaged")
+        assert "while it was in use" in refusal.json["error"]
+    assert plan(server) == before
+    assert predict(server).headers["x-plan-version"] == str(version)
+
+
+def test_a_journal_that_is_put_back_goes_on(server: Server) -> None:
+    version = changed(server, "max_rows", 5)
+    file = server.state / "journal.db"
+    file.rename(server.state / "away")
+    assert change(server, "max_rows", 6).status == 503
+    (server.state / "away").rename(file)
+    assert changed(server, "max_rows", 6) == version + 1
+    server.stop()
+    with Server(server.state) as again:
+        assert plan(again)["version"] == version + 1
+
+
+def test_a_program_that_tidies_the_journal_up_is_no_harm(server: Server) -> None:
+    """The log shrinks as it does where somebody cuts it; but nothing is lost."""
+    version = changed(server, "max_rows", 5)
+    with sqlite3.connect(server.state / "journal.db") as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.close()
+    assert (server.state / "journal.db-wal").stat().st_size == 0
+    assert changed(server, "max_rows", 6) == version + 1
+
+
+def test_a_disk_that_refuses_changes_nothing_and_may_come_round(server: Server) -> None:
+    """Writes beyond a limit on the size of files fail, as they do where a disk went read-only."""
+    version = changed(server, "max_rows", 5)
+    before, entries = plan(server), journal(server)
+    owner = psutil.Process(server.process.pid)
+    limits = owner.rlimit(psutil.RLIMIT_FSIZE)
+    owner.rlimit(psutil.RLIMIT_FSIZE, (1, limits[1]))
+    for value in (6, 7):
+        refusal = change(server, "max_rows", value)
+        assert refusal.status in (503, 507), refusal
+        assert refusal.json["code"] in ("state_unusable", "disk_full")
+    assert predict(server).headers["x-plan-version"] == str(version)
+    assert (plan(server), journal(server)) == (before, entries)
+    owner.rlimit(psutil.RLIMIT_FSIZE, limits)
+    assert changed(server, "max_rows", 6) == version + 1
+
+
+def test_a_connection_that_is_kept_sees_each_change(server: Server) -> None:
+    connection = server.connect()
+    for rows in (1, 2, 3):
+        version = changed(server, "max_rows", rows)
+        connection.request(
+            "POST", "/predict/digits", json.dumps([ROW] * rows), {"content-type": "application/json"}
+        )
+        response = connection.getresponse()
+        response.read()
+        assert response.getheader("x-plan-version") == str(version)
+    assert isinstance(connection, http.client.HTTPConnection)
+    connection.close()
