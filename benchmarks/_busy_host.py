@@ -44,9 +44,15 @@ MODELS = (
     "ocr",
     "moderation",
 )
-STEERED = tuple(
-    f"{model}.{knob.name}" for model in MODELS for knob in (DEADLINE, MAX_ROWS, MAX_IN_FLIGHT)
-)
+
+
+def steered(models: Sequence[str]) -> tuple[Address, ...]:
+    return tuple(
+        f"{model}.{knob.name}" for model in models for knob in (DEADLINE, MAX_ROWS, MAX_IN_FLIGHT)
+    )
+
+
+STEERED = steered(MODELS)
 
 DAY_S = 86400.0
 BEGINS_S = 8 * 3600.0
@@ -58,14 +64,15 @@ IN_ONE_GO = 2000
 class Host:
     """Goes on where the store ends."""
 
-    def __init__(self, store: Store, chance: Chance) -> None:
+    def __init__(self, store: Store, chance: Chance, models: Sequence[str] = MODELS) -> None:
         self.state, self._snapshot_seq = load(store)
         self._store = store
         self._chance = chance
         self._records: list[Record] = []
         self._snapshot: Snapshot | None = None
         self._unscored: deque[tuple[float, int, Address, Prediction, bool]] = deque()
-        self._catalogue: Catalogue = catalogue(MODELS)
+        self._catalogue: Catalogue = catalogue(models)
+        self._steered = steered(models)
 
     @property
     def since_snapshot(self) -> int:
@@ -81,14 +88,14 @@ class Host:
         """From midnight on; `adjust_every_s` is each knob's, on average."""
         ends = at + BEGINS_S + busy_s
         moment = at + BEGINS_S
-        per_adjustment_s = adjust_every_s / len(STEERED)
+        per_adjustment_s = adjust_every_s / len(self._steered)
         changes_left = changes
         while (moment := moment + self._chance.exponential(per_adjustment_s)) < ends:
             self._score_until(moment)
             if changes_left and ends - moment < busy_s * changes_left / changes:
                 self._change(moment)
                 changes_left -= 1
-            self._adjust(moment, self._chance.choice(STEERED))
+            self._adjust(moment, self._chance.choice(self._steered))
         self._score_until(ends + SCORED_AFTER_S)
         self.flush()
 
@@ -96,7 +103,7 @@ class Host:
         for number in range(times):
             moment = at + number * every_s
             self._score_until(moment)
-            self._adjust(moment, STEERED[0])
+            self._adjust(moment, self._steered[0])
         self._score_until(at + times * every_s + SCORED_AFTER_S)
         self.flush()
 
@@ -106,6 +113,13 @@ class Host:
             self._adjust(at + number, self._chance.choice(among))
             self.flush()
         self._unscored.clear()
+
+    def change_only(self, at: float, until_since_snapshot: int) -> None:
+        """Nothing but changes of the Plan, which nobody scores."""
+        while self.since_snapshot < until_since_snapshot:
+            self._change(at)
+        self._unscored.clear()
+        self.flush()
 
     def flush(self) -> None:
         if self._records:
@@ -124,7 +138,7 @@ class Host:
         self._unscored.append((at + SCORED_AFTER_S, seq, knob, expects, True))
 
     def _change(self, at: float) -> None:
-        knob = self._chance.choice(STEERED)
+        knob = self._chance.choice(self._steered)
         whole = self._catalogue[knob].whole
         assert isinstance(whole, Span)
         low = self._chance.integer(int(whole.low), int(whole.high))

@@ -32,11 +32,13 @@ from paceline.journal.fold import State, fold
 from paceline.journal.journal import Journal, load
 from paceline.journal.sqlite import COLUMNS, FILE, SCHEMA, SYNCHRONOUS, SqliteStore
 from paceline.journal.store import Compaction, Record, Snapshot
+from paceline.serve.knobs import KNOBS as MODEL_KNOBS
 from paceline.terms.limits import (
     ADJUST_EVERY_S,
     ADJUSTMENTS_KEPT_S,
     JOURNAL_BATCH,
     JOURNAL_SNAPSHOT_ENTRIES,
+    KNOBS,
 )
 from paceline.terms.plan import Adjustment, Prediction
 
@@ -71,6 +73,7 @@ class Size(NamedTuple):
     adjust_every_s: float = 120.0
     changes: int = 20
     limit_days: int = 30
+    limit_changes: int = JOURNAL_SNAPSHOT_ENTRIES - 1
 
 
 QUICK = Size(
@@ -84,6 +87,7 @@ QUICK = Size(
     days=34,
     busy_h=1.0,
     limit_days=1,
+    limit_changes=200,
 )
 
 Series = dict[str, list[float]]
@@ -579,14 +583,33 @@ async def year(folder: Path, size: Size) -> Found:
 
 
 def at_the_limit(folder: Path, size: Size) -> Found:
-    directory = folder / "limit"
-    store = begun(directory)
-    host = Host(store, Chance(6))
+    """As many adjustments, and as much to fold, as the limits allow."""
+    one_knob = folder / "adjustments"
+    store = begun(one_knob)
     times = int(size.limit_days * DAY_S / ADJUST_EVERY_S)
-    host.one_knob(MIDNIGHT, times, ADJUST_EVERY_S)
+    Host(store, Chance(6)).one_knob(MIDNIGHT, times, ADJUST_EVERY_S)
     store.close()
-    name = f"file with {size.limit_days} days of one knob, adjusted every {ADJUST_EVERY_S:g} s"
-    return [record.figure(name, "MB", [file_mb(directory)])], []
+
+    all_knobs = folder / "knobs"
+    all_knobs.mkdir()
+    writer = SqliteStore.open(all_knobs)
+    models = [f"model{number}" for number in range(KNOBS // len(MODEL_KNOBS))]
+    host = Host(writer, Chance(7), models)
+    host.begin(MIDNIGHT)
+    host.change_only(MIDNIGHT, size.limit_changes)
+    writer.close()
+    return [
+        record.figure(
+            f"file with {size.limit_days} days of one knob, adjusted every {ADJUST_EVERY_S:g} s",
+            "MB",
+            [file_mb(one_knob)],
+        ),
+        record.figure(
+            f"load the journal, {KNOBS} knobs, {size.limit_changes} changes of the Plan to fold",
+            "ms",
+            [1e3 * load_s(all_knobs) for _ in range(3)],
+        ),
+    ], []
 
 
 # --- All of it ------------------------------------------------------------------------------------

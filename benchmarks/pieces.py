@@ -1,4 +1,4 @@
-"""What each piece of a request's way costs by itself: access, codecs, the model, recording.
+"""What each piece of a request's way costs by itself: access, flow, codecs, the model, recording.
 
 One thread, no network. Each figure is the median over rounds of many calls; the first piece is
 timed twice in every round, which is the A/A.
@@ -6,6 +6,7 @@ timed twice in every round, which is the A/A.
 
 import argparse
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from benchmarks import record
 from paceline.access.gate import Gate
 from paceline.access.keys import Key, KeyRing
 from paceline.access.sessions import Sessions, new_secret
+from paceline.flow.breaker import Breaker
+from paceline.flow.limiter import AdaptiveLimiter, FixedLimiter, Limiter, TokenBucket
+from paceline.flow.retry import RetryBudget
 from paceline.observe.board import Board
 from paceline.serve import digits, predict, v2
 from paceline.serve.onnx_model import OnnxModel
@@ -24,6 +28,8 @@ from paceline.terms.metric import REQUEST_SECONDS, ROWS
 
 CHECK_US = 10.0
 BODY_MS = 2.0
+PASS_US = 1.0
+ASK_US = 0.5
 WALL = 1.8e9
 
 
@@ -49,6 +55,36 @@ def fullest_body() -> bytes:
     head = b'{"inputs":[{"name":"x","shape":[%d,64],"datatype":"FP32","data":['
     rows = (BODY_BYTES - len(head) - 40) // (2 * 64)
     return head % rows + b",".join([b"1"] * (64 * rows)) + b"]}]}"
+
+
+def passing(limiter: Limiter) -> Callable[[], object]:
+    """One request through it, a millisecond after the one before."""
+    ticks = itertools.count()
+
+    def one() -> None:
+        now = next(ticks) * 1e-3
+        limiter.try_enter(now)
+        limiter.leave(now, 0.001, False)
+
+    return one
+
+
+def flow_pieces() -> dict[str, tuple[Callable[[], object], int]]:
+    ticks = itertools.count()
+    closed, opened = Breaker(), Breaker(least_calls=1)
+    opened.failed(0.0, opened.ask(0.0), "down")
+    ticket = closed.ask(0.0)
+    bucket = TokenBucket(100_000, 60.0, 1_000_000, 0.0)
+    budget = RetryBudget()
+    return {
+        "enter and leave, fixed limiter": (passing(FixedLimiter(16)), 1),
+        "enter and leave, adaptive limiter": (passing(AdaptiveLimiter(0.03)), 1),
+        "ask a closed breaker": (lambda: closed.ask(1.0), 1),
+        "ask an open breaker": (lambda: opened.ask(0.5), 1),
+        "tell a breaker of a success": (lambda: closed.succeeded(next(ticks) * 1e-3, ticket), 1),
+        "take from a token bucket": (lambda: bucket.try_take(next(ticks) * 1e-3), 1),
+        "ask a retry budget": (lambda: budget.try_retry(next(ticks) * 1e-3), 1),
+    }
 
 
 def time_us(call: Callable[[], object], calls: int) -> float:
@@ -101,6 +137,7 @@ def main() -> None:
         "decode predict, one row": (lambda: predict.decode(plain_body, model.spec), 1),
         "run digits, one row": (lambda: model.run(asked_v2.inputs), 1),
         "encode V2, one row": (lambda: v2.encode(model.spec, asked_v2, outputs), 1),
+        **flow_pieces(),
         "count": (rows.add, 1),
         "record a duration": (lambda: seconds.record(0.00123), 1),
         f"decode V2, {len(full)} bytes of the shortest numbers": (
@@ -114,6 +151,9 @@ def main() -> None:
             samples[name].append(time_us(call, max(1, asked.calls // slower)))
     figures = [record.figure(name, "µs", taken) for name, taken in samples.items()]
     check, again, admit, *_, longest = figures
+    found = {each.name: each.median for each in figures}
+    through = found["enter and leave, adaptive limiter"]
+    asking = max(found["ask a closed breaker"], found["ask an open breaker"])
     record.write(
         "pieces",
         workload={"rounds": asked.rounds, "calls per round": asked.calls},
@@ -126,6 +166,16 @@ def main() -> None:
                 "a key check costs microseconds",
                 f"{check.median:.2f} µs; a whole admission {admit.median:.2f} µs",
                 admit.median <= CHECK_US,
+            ),
+            record.Verdict(
+                f"through a limiter in less than {PASS_US:g} µs, in and out together",
+                f"adaptive {through:.2f} µs",
+                through <= PASS_US,
+            ),
+            record.Verdict(
+                f"a breaker is asked in less than {ASK_US:g} µs",
+                f"{asking:.2f} µs",
+                asking <= ASK_US,
             ),
             record.Verdict(
                 f"the longest body holds the loop for less than {BODY_MS:g} ms",

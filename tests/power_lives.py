@@ -1,8 +1,8 @@
 """Lives of a real server under strace, and what must hold of each wherever the power goes.
 
 `lived` starts `paceline up` as people do, wishes for changes over HTTP, ends it, and keeps what its
-callers were told. `wrong` looks at what one loss of power left of it. `PLANTED` are faults that
-must not pass. What a disk may lose is `power_loss.py`'s business. Called by `test_power_loss.py`
+callers were told. `judge` looks at what losses of power may leave of it. `PLANTED` are faults that
+must be found. What a disk may lose is `power_loss.py`'s business. Called by `test_power_loss.py`
 and by `./bench power`.
 """
 
@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,12 +34,14 @@ from paceline.journal.fold import NOTHING, State, fold
 from paceline.journal.journal import Journal
 from paceline.journal.sqlite import FILE, SqliteStore, read_file
 from paceline.journal.store import Record
+from paceline.journal.transfer import export_whole, import_lines, write_file
 from paceline.serve import digits
 from paceline.serve.knobs import catalogue
 from paceline.terms.errors import PacelineError
 from paceline.terms.limits import ADJUSTMENTS_KEPT_S, JOURNAL_BATCH
 from paceline.terms.plan import Adjustment
-from power_loss import Image, Tree, record
+from power_loss import Image, Tree, images, read_tree, record
+from servers import Server
 
 ANSWER_S = 30.0
 STOP_S = 30.0
@@ -62,6 +65,9 @@ paceline() {{ "$PYTHON" {program} "$@" --json --state "$STATE"; }}
 {before}
 """
 SERVE = 'exec "$PYTHON" {program} up --port 0 --fronts 1 --json --state "$STATE" --config "$CONFIG"'
+
+AT_LENGTH = "\N{CRAB}" * 900
+"""A reason that fills more than a page of the file."""
 
 ACKNOWLEDGED = re.compile(
     rb'"((?:last_)?seq":\d+|needs_restart":\[[^]]*\],"version":\d+|created":"[^"]+)'
@@ -100,7 +106,7 @@ class Serving:
         self._settings = settings
 
     def wish(self, action: str, **wish: object) -> Told:
-        wish["reason"] = f"{action} {sorted(wish.items())}"
+        wish["reason"] = f"{action} {len(self.told)} {wish.get('reason', '')}"
         answer = self._ask(f"/api/plan/{action}", wish)
         told = Told(action, wish, answer["seq"], answer["version"], answer["hash"])
         self.told.append(told)
@@ -119,10 +125,6 @@ class Serving:
     def reload(self) -> None:
         self._settings.write_text(LATER)
         assert self._ask("/api/config/reload", {})["changed"]
-
-    def compact(self) -> int:
-        removed: int = self._ask("/api/journal/compact", {})["removed"]
-        return removed
 
     def end(self, number: int) -> None:
         """By a signal, while changes are on their way: some callers are told, some are not."""
@@ -168,14 +170,11 @@ def work(server: Serving, value: int) -> None:
     server.wish("undo", version=last.version + 1)
 
 
-def work_for_long(server: Serving, value: int) -> None:
-    """Until SQLite has written its log back and begun it anew; with a compaction on the way."""
-    for number in range(40):
-        server.wish("set", knob=ROWS, value=value + number)
-    server.wish_at_once(value + 50)
-    assert server.compact() > 1000
-    for number in range(400):
-        server.wish("set", knob=ROWS, value=value + 60 + number)
+def work_long(server: Serving, value: int) -> None:
+    """Until SQLite has written its log back and begun it anew."""
+    server.wish_at_once(value)
+    for number in range(240):
+        server.wish("set", knob=ROWS, value=value + 10 + number, reason=AT_LENGTH)
 
 
 def work_little(server: Serving, value: int) -> None:
@@ -186,18 +185,22 @@ def work_little(server: Serving, value: int) -> None:
 # --- Lives ----------------------------------------------------------------------------------------
 
 
+NOTHING_FOUND: Tree = {}
+
+
 class Life(NamedTuple):
     """`found` is on the disk at the start. `before` are shell commands, which print `lines` lines
-    of JSON; by their end the journal holds `history`. `work` begins at `value`, so that lives on
-    one journal change something; without it there is no server."""
+    of JSON. The journal holds `history` at the start, or has it from the import of `export`. `work`
+    begins at `value`, so that a second life changes something; without it there is no server."""
 
     about: str
     work: Callable[[Serving, int], None] | None
     end: int = signal.SIGTERM
     before: str = ""
     lines: int = 0
-    found: Tree = {}
+    found: Tree = NOTHING_FOUND
     history: Sequence[Record] = ()
+    export: Path | None = None
     value: int = 100
 
 
@@ -216,52 +219,66 @@ BRIEF = Life("a brief life", work_little)
 KEYS_ALONE = Life("keys alone", None, before=KEYS_MADE + "paceline key revoke first\n", lines=3)
 
 
-def second(left: Image, history: Sequence[Record]) -> Life:
-    """On what a loss of power has left of another life."""
-    keys = KEYS_CHANGED.format("second", "fourth")
+class History(NamedTuple):
+    """A journal older than single adjustments are kept: a server compacts it when it starts."""
+
+    disk: Tree
+    records: Sequence[Record]
+    export: Path
+
+    @classmethod
+    def written(cls, place: Path, entries: int) -> "History":
+        state, export = place / "disk" / STATE, place / "history.jsonl"
+        state.mkdir(parents=True)
+        asyncio.run(_write(state, entries))
+        disk = read_tree(state.parent)
+        export_whole(state / FILE, lambda lines: write_file(lines, export, force=False))
+        return cls(disk, [*read_file(state / FILE)], export)
+
+
+async def _write(state: Path, entries: int) -> None:
+    clock = SimulatedClock()
+    clock.shift_wall(RealClock().wall() - 2 * ADJUSTMENTS_KEPT_S - clock.wall())
+    journal = Journal(SqliteStore.open(state), clock, at_once=True)
+    await Desk(journal, catalogue([digits.NAME]), Nobody(), clock).begin(Wanted(), "0.1.0")
+
+    def adjusted(so_far: State) -> Sequence[Adjusted]:
+        numbers = range(so_far.seq, min(so_far.seq + JOURNAL_BATCH, entries))
+        knobs = [(ROWS, IN_FLIGHT, DEADLINE)[number % 3] for number in numbers]
+        return [Adjusted(Adjustment(knob, 1, 2, "as a rule says")) for knob in knobs]
+
+    while journal.state.seq < entries:
+        await journal.write(adjusted, "a rule")
+    await journal.close()
+
+
+def long(history: History) -> Life:
+    return Life("a long history", work_long, found=history.disk, history=history.records)
+
+
+def imported(history: History) -> Life:
+    return Life(
+        "an import",
+        work_little,
+        signal.SIGKILL,
+        before=f"paceline journal import {shlex.quote(str(history.export))}\n",
+        lines=1,
+        history=history.records,
+        export=history.export,
+    )
+
+
+def second(image: Image, place: Path) -> Life:
+    """On what a loss of power has left of KILLED; it is written to `place` to be read."""
+    image.write_to(place)
     return KILLED._replace(
         about="a start after a loss of power",
         before=KEYS_CHANGED.format("second", "fourth"),
         lines=2,
-        found=left.tree,
-        history=history,
+        found=image.tree,
+        history=[*read_file(place / STATE / FILE)],
         value=200,
     )
-
-
-def long(found: Tree, history: Sequence[Record]) -> Life:
-    return Life("a long history", work_for_long, found=found, history=history)
-
-
-def imported(export: Path, history: Sequence[Record]) -> Life:
-    before = f"paceline journal import {shlex.quote(str(export))}\n"
-    return Life("an import", work_little, signal.SIGKILL, before, 1, history=history)
-
-
-def write_history(directory: Path, entries: int) -> None:
-    """A journal of so many, older than single adjustments are kept."""
-
-    async def write() -> None:
-        clock = SimulatedClock()
-        clock.shift_wall(RealClock().wall() - 2 * ADJUSTMENTS_KEPT_S - clock.wall())
-        journal = Journal(SqliteStore.open(directory), clock, at_once=True)
-        desk = Desk(journal, catalogue([digits.NAME]), Nobody(), clock)
-        await desk.begin(Wanted(), "0.1.0")
-
-        def adjusted(state: State) -> Sequence[Adjusted]:
-            some = min(JOURNAL_BATCH, entries - state.seq)
-            return [
-                Adjusted(Adjustment(knob, n, n + 1, f"for the {n}th time"))
-                for n in range(some)
-                for knob in [(ROWS, IN_FLIGHT, DEADLINE)[n % 3]]
-            ]
-
-        while journal.state.seq < entries:
-            clock.advance(3600)
-            await journal.write(adjusted, "a rule")
-        await journal.close()
-
-    asyncio.run(write())
 
 
 # --- What a life leaves ---------------------------------------------------------------------------
@@ -269,23 +286,18 @@ def write_history(directory: Path, entries: int) -> None:
 
 class Lived(NamedTuple):
     """`written` are the records as they were first, `left` those on the disk at the end;
-    `states[n]` is what the first n amount to. `keys` is what the key file holds, id and hash, at
+    `states[n]` is what the first n amount to. Entry `compacted_at` came with the end of old ones;
+    it is beyond the last where none did. `keys` is what the key file holds, id and hash, at
     the start and after each command."""
 
-    about: str
+    life: Life
     recording: Recording
     written: Sequence[Record]
     left: Mapping[int, Record]
     states: Sequence[State]
+    compacted_at: int
     keys: Sequence[Mapping[str, str]]
     together: Sequence[int]
-
-    @property
-    def compacted_at(self) -> int:
-        """The entry with which old ones went; beyond the last where none did."""
-        entries = map(to_entry, self.left.values())
-        found = (each.seq for each in entries if isinstance(each.body, Compacted))
-        return next(found, len(self.states))
 
 
 def lived(life: Life, place: Path, planted: str = "") -> Lived:
@@ -295,7 +307,9 @@ def lived(life: Life, place: Path, planted: str = "") -> Lived:
     disk, settings, log = place / "disk", place / "paceline.toml", place / "log"
     Image(life.found, (), "").write_to(disk)
     settings.write_text(AT_FIRST)
-    keys = [{key.id: key.sha256 for key in KeyFile(disk / STATE / KEYS).load()}]
+    keys: list[Mapping[str, str]] = [
+        {key.id: key.sha256 for key in KeyFile(disk / STATE / KEYS).load()}
+    ]
     program = '-c "$PLANTED"' if planted else "-m paceline"
     script = SCRIPT.format(program=program, before=life.before)
     if life.work:
@@ -332,11 +346,12 @@ def lived(life: Life, place: Path, planted: str = "") -> Lived:
     for told in serving[0].told if serving else ():
         assert is_kept(told, entries[told.seq - 1].body), (told, entries[told.seq - 1])
     return Lived(
-        life.about,
+        life,
         recording,
         written,
         {each.seq: each for each in left},
         states,
+        next((each.seq for each in entries if isinstance(each.body, Compacted)), len(states)),
         keys,
         serving[0].together if serving else (),
     )
@@ -367,17 +382,16 @@ def is_kept(told: Told, body: Body) -> bool:
     if not isinstance(body, PlanChanged):
         return False
     change = body.change
-    after = {step.knob: step.after for step in change.diff}
-    line = after.get(wish.get("knob", ""))
-    does = {
-        "set": lambda: line is not None and line.value == wish["value"],
-        "pin": lambda: line is not None and line.pin == wish["value"],
-        "unpin": lambda: line is not None and line.pin is None,
-        "rollback": lambda: change.restores == wish["version"],
-        "undo": lambda: change.undoes == wish["version"],
-    }[told.action]
-    same = (body.version, body.hash, change.reason) == (told.version, told.hash, wish["reason"])
-    return same and does()
+    if (body.version, body.hash, change.reason) != (told.version, told.hash, wish["reason"]):
+        return False
+    if told.action in ("rollback", "undo"):
+        return wish["version"] == (change.restores if told.action == "rollback" else change.undoes)
+    line = next((step.after for step in change.diff if step.knob == wish["knob"]), None)
+    if line is None:
+        return False
+    if told.action == "set":
+        return line.value == wish["value"]
+    return line.pin == wish.get("value")
 
 
 # --- What must hold -------------------------------------------------------------------------------
@@ -401,11 +415,15 @@ def acknowledged(image: Image) -> Acknowledgements:
     )
 
 
-def wrong(lived: Lived, image: Image, place: Path) -> str | None:
-    """What is amiss in the image, written to `place`; None where all is as it must be."""
-    image.write_to(place)
-    found = _amiss(lived, acknowledged(image), place / STATE)
-    return f"{found} ({lived.about}, {image.description})" if found else None
+def judge(lived: Lived, seed: int, count: int, scratch: Path) -> Iterator[str]:
+    """Draws so many images, and says of each that has something amiss what it is."""
+    for image in images(lived.recording, seed, count):
+        place = scratch / "image"
+        image.write_to(place)
+        found = _amiss(lived, acknowledged(image), place / STATE)
+        shutil.rmtree(place)
+        if found:
+            yield f"{found} ({lived.life.about}, {image.description})"
 
 
 def _amiss(lived: Lived, told: Acknowledgements, state: Path) -> str | None:
@@ -425,14 +443,16 @@ def _amiss_in_keys(lived: Lived, told: Acknowledgements, state: Path) -> str | N
 
 
 def _amiss_in_journal(lived: Lived, told: Acknowledgements, state: Path) -> str | None:
-    as_it_lies = _findings(state) if told.seq else []
+    life = lived.life
+    findings = _findings(state) if told.seq else ()  # before anybody opens and thereby mends it
     with closing(SqliteStore.open(state)) as store:
         fold_of_it = Journal(store, RealClock()).state
         found = {each.seq: each for each in store.read()}
-        opened = _findings(state)
     last = max(found, default=0)
     if last < told.seq:
         return f"entry {told.seq} was acknowledged and is lost; the last is {last}"
+    if last < len(life.history) and (last or not life.export):
+        return f"{last} of {len(life.history)} entries are left of what was there before"
     if last >= len(lived.states):
         return f"nobody wrote entry {last}"
     for each in lived.written[:last]:
@@ -443,15 +463,30 @@ def _amiss_in_journal(lived: Lived, told: Acknowledgements, state: Path) -> str 
         return f"the Plan is not what {last} entries amount to"
     if fold_of_it.plan.version < told.version:
         return f"plan {told.version} was acknowledged and is lost"
-    findings = as_it_lies + opened
-    return f"the check finds damage: {findings[0]}" if findings else None
+    if findings:
+        return f"the check finds damage: {findings[0]}"
+    if life.export and not last:  # what is left of the first import is in nobody's way
+        with life.export.open("rb") as stream:
+            import_lines(stream, state)
+    return None
 
 
-def _findings(state: Path) -> list[str]:
+def _findings(state: Path) -> Sequence[str]:
     try:
-        return [*inspect(state / FILE).findings]
+        return inspect(state / FILE).findings
     except PacelineError as error:
-        return [error.cause]
+        return (error.cause,)
+
+
+def start_again(lived: Lived, image: Image, place: Path) -> None:
+    """A real server starts on the image, serves, and tells of the last acknowledged entry."""
+    image.write_to(place)
+    seq = acknowledged(image).seq
+    with Server(place / STATE, "--fronts", "1") as server:
+        assert server.ask("POST", "/predict/digits", digits.SAMPLE_ROW).status == 200
+        told = server.ask("GET", f"/api/journal?before={seq + 1}&limit=1").json["entries"]
+    kept = [json.loads(each.body) for each in lived.written[max(seq - 1, 0) : seq]]
+    assert [each["body"] for each in told] == kept, image.description
 
 
 # --- Faults that must be found --------------------------------------------------------------------

@@ -361,6 +361,24 @@ def test_whatever_is_decided_every_value_is_one_of_its_knob(
         assert new.lines.keys() == knobs.keys()
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        Line(9, Span(0, 5)),
+        Line(3, Span(0, 10)),
+        Line(3, Span(0, 5), pin=9),
+        Line(3, Span(0, 5), file_pin=9),
+        Line("fast", Among(("fast",))),
+    ],
+)
+def test_a_line_that_its_knob_can_no_longer_have_gives_way_to_the_default(line: Line) -> None:
+    knobs = {"one.rows": NARROWER["one.rows"]}
+    plan = changed(EMPTY, (Step("one.rows", None, line),), 1)
+    assert changed(plan, decide.to_catalogue(plan, knobs), 2).lines == {
+        "one.rows": Line(2, Span(0, 5))
+    }
+
+
 @FEW
 @given(plans(whole=True), plans(whole=True))
 def test_an_earlier_plan_comes_back_but_for_what_the_file_pins(plan: Plan, then: Plan) -> None:

@@ -61,6 +61,7 @@ class PlanView(msgspec.Struct, frozen=True):
     by: Annotated[str, Text(description="Who made this version.")]
     goals: Annotated[dict[str, tuple[str, ...]], Text(description="The goals by workload.")]
     knobs: tuple[KnobView, ...]
+    entry: Annotated[int, Text(description="The newest entry of the journal.")]
 
 
 class StepView(msgspec.Struct, frozen=True):
@@ -125,6 +126,7 @@ def plan(state: State, catalogue: Catalogue, pins: FilePins) -> PlanView:
             for address, line in state.plan.lines.items()
             if address in catalogue
         ),
+        state.seq,
     )
 
 

@@ -129,7 +129,7 @@ def export(
             done: msgspec.Struct = saved
         else:
             moved = export_whole(path, put, progress)
-            told = [f"{moved.entries} entries, up to plan version {moved.plan_version}, are out."]
+            told = [f"{moved.entries} entries are written, up to plan version {moved.plan_version}."]
             done = moved
     out = sys.stderr if file == STANDARD else sys.stdout
     if as_json:
@@ -242,7 +242,7 @@ def _report(report: "Report") -> Iterator[str]:
     else:
         yield f"plan      a server starts with version {report.plan_version}"
     if report.sound:
-        yield f"sound     check sums, numbers, plan hashes and {report.snapshots} snapshots agree"
+        yield "sound     all is there: check sums, numbers, plan hashes and snapshots agree"
         return
     for heading, finding in zip(_then("damage", "      "), report.findings, strict=False):
         yield f"{heading}    {finding}"

@@ -2,16 +2,16 @@
 
 *Closed*: all calls go. When at least `least_calls` ended within the window and at least
 `failure_ratio` of them failed, it opens. *Open*: no call goes until a moment that is known from the
-beginning. *Half open*: from that moment on `probes` calls go; when as many have succeeded it closes,
-at the first that fails it opens again, for twice as long, up to `open_most_s`. Once it has been
-closed for a whole window, the next opening is short again.
+start. *Half open*: from that moment on `probes` calls go; when as many have succeeded it closes, at
+the first that fails it opens again, for twice as long, up to `open_most_s`. Once it has been closed
+for a whole window, the next opening is short again.
 
 There is no timer: what it is follows from `now` whenever it is asked. Every call that goes carries
 a *ticket*, and the outcome of one that began before it last opened or closed counts for nothing; so
 an answer that comes late neither closes nor opens it.
 
 *Guarantees*: while it is open nothing goes, and that ends within `open_most_s`; while half open, at
-most `probes` calls go in any `probe_s` (those that `left` not counted). Probes that are not heard of
+most `probes` calls go in any `probe_s` (those that `left` not counted). Probes that nobody hears of
 for `probe_s` are followed by others, so a lost one cannot lock it.
 
 What counts as a failure is the caller's to know; a mistake in the request usually does not. Called
@@ -117,10 +117,10 @@ class Breaker:
                 self._probing = True
                 self._probes_good = 0
             self._probes_left = self._probes
-            self._until_s = now + self._probe_s
         if not self._probes_left:
             return REFUSED
         self._probes_left -= 1
+        self._until_s = now + self._probe_s
         return self._ticket
 
     def succeeded(self, now: float, ticket: int) -> None:

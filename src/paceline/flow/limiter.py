@@ -2,29 +2,34 @@
 
 A *concurrency limiter* says at the door whether one more may enter. `FixedLimiter` has a bound that
 somebody chose. `AdaptiveLimiter` finds it: as many as keep the mean time that work waits before it
-is begun at `target_delay_s`. By Little's law (L = λW) there are λ·Q waiting on average when λ leave
-per second and wait Q each, in whatever order they are served; so when Q misses the target by D, the
-limit misses by λ·D. It moves by half of that (batching makes λ itself depend on the limit), at most
-to the half or the double in one step, and:
+is begun at `target_delay_s`. By Little's law (L = λW), where λ leave per second and each waits Q,
+λ·Q wait on average, in whatever order they are served; so when Q misses the target by D, the limit
+misses by λ·D. It moves by half of that, because batching makes λ itself depend on the limit, at
+most to the half or the double in one step, and
 
-- upwards only when at least half of it was used, and then by a quarter of itself at least while
-  nothing waits, because then λ tells nothing about what is possible (BBR probes as much);
-- downwards from what was really in flight, when that was less;
-- down by the share that was dropped, a tenth at most: what the far side refuses costs as well.
+- up only when at least half of it was used; then by a quarter of itself while nothing waits, for
+  then λ does not tell what is possible (BBR probes as much);
+- down from what was really in flight, when that was less;
+- down by the share that was dropped, a tenth at most. What the far side refuses is the only sign
+  of its limit where nothing waits here; so after a drop it probes by one, then two, four and so on.
 
 A step is taken after LIMITER_STEP_S in which something was in flight, over LIMITER_STEP_LEAVES at
-least; the first ones after a step are not looked at, as many as were in flight then, since they had
-entered under the limit before. It is fed the delay in the queue and not the round trip, as Vegas
-and Gradient2 are (Netflix, concurrency-limits), because that moves with the size of a batch. A
-target below the time that one batch takes leaves no room for the next to gather.
+least. The first to leave after it, as many as were in flight then, say nothing of the new limit and
+are not looked at.
+It is fed the delay in the queue and not the round trip, as Vegas and Gradient2 are (Netflix,
+concurrency-limits), because that moves with the size of a batch.
 
-A *token bucket* bounds a rate: `burst` at once, `amount` every `per_s` seconds on average. It counts
-in whole numbers of tokens times nanoseconds, and turns each moment into nanoseconds by itself, so
-no rounding adds up: over any time it grants what it should to the last token, for years.
+What it cannot see: work that is overtaken for ever and never leaves; and what a batch needs, so a
+target below the time that one takes leaves no room for the next to gather.
+
+A *token bucket* bounds a rate: `burst` at once, `amount` every `per_s` seconds on average. It
+counts in whole numbers of tokens times nanoseconds, and turns each moment into nanoseconds by
+itself, so no rounding adds up: it grants what it should to the last token, for years.
 
 *Guarantees*: nobody enters while `limit` or more are in flight; the limit stays between `floor` and
-`most`, so whoever leaves makes room in the end; of T seconds a bucket grants at most
-`burst + amount * T / per_s`. Clocks may stand still. Called by `serve/` and `gateway/`, at the door.
+`most`, so whoever leaves makes room in the end; in T seconds a bucket grants at most
+`burst + amount * T / per_s`, each time being cut and `per_s` rounded to the nanosecond. Clocks may
+stand still. Called by `serve/` and `gateway/`, at the door. Measured: docs/design/flow.md.
 """
 
 import math
@@ -85,7 +90,7 @@ DROPPED_MOST = 0.1
 
 
 class AdaptiveLimiter:
-    """`target_delay_s` may be set at any time. Which values are sensible is said above."""
+    """`target_delay_s` may be set at any time."""
 
     __slots__ = (
         "_busy_s",
@@ -98,6 +103,7 @@ class AdaptiveLimiter:
         "_peak",
         "_settling",
         "_since_s",
+        "_stride",
         "in_flight",
         "limit",
         "target_delay_s",
@@ -121,7 +127,12 @@ class AdaptiveLimiter:
         self._most = most
         self._settling = 0
         self._since_s = 0.0
-        self._forget()
+        self._stride = math.inf
+        self._peak = 0
+        self._leaves = 0
+        self._dropped = 0
+        self._delays_s = 0.0
+        self._busy_s = 0.0
 
     def try_enter(self, now: float) -> bool:
         in_flight = self.in_flight
@@ -151,36 +162,41 @@ class AdaptiveLimiter:
             self._step(busy_s)
             self._settling = self.in_flight
             self._since_s = now
-            self._forget()
+            self._peak = self.in_flight
+            self._leaves = self._dropped = 0
+            self._delays_s = self._busy_s = 0.0
         elif not self.in_flight:
             self._busy_s = busy_s
 
     def _step(self, busy_s: float) -> None:
         rate_per_s = self._leaves / busy_s
+        dropped = min(self._dropped / self._leaves, DROPPED_MOST)
         spare_s = self.target_delay_s - self._delays_s / self._leaves
         limit = before = self._exact
+        if dropped:
+            self._stride = 1.0
         if spare_s < 0:
             limit = min(limit, self._peak)
             limit += GAIN * rate_per_s * spare_s
         elif 2 * self._peak >= limit:
             probe_per_s = PROBE_SHARE * limit / self.target_delay_s
-            limit += max(GAIN * rate_per_s, probe_per_s) * spare_s
-        limit -= limit * min(self._dropped / self._leaves, DROPPED_MOST)
+            growth = min(max(GAIN * rate_per_s, probe_per_s) * spare_s, self._stride)
+            limit += growth * (1 - dropped / DROPPED_MOST)
+            if not dropped:
+                self._stride *= 2
+        limit -= limit * dropped
         limit = min(max(limit, before / 2), before * 2)
         self._exact = min(max(limit, float(self._floor)), float(self._most))
         self.limit = int(self._exact)
-
-    def _forget(self) -> None:
-        self._peak = self.in_flight
-        self._leaves = 0
-        self._dropped = 0
-        self._delays_s = 0.0
-        self._busy_s = 0.0
 
 
 # --- How much per second --------------------------------------------------------------------------
 
 NS_PER_S = 1_000_000_000
+
+
+def _ns(moment: float) -> int:
+    return int(moment * NS_PER_S)
 
 
 class TokenBucket:

@@ -6,14 +6,13 @@ constant rate besides, so that a quiet caller may retry too. Both counts slide o
 
     a retry is granted while   retries + 1 <= share * requests + least_per_s * window_s
 
-*Guarantee*: over any stretch of T seconds retries are at most `share` times the requests of that
-stretch and the window before it, plus `least_per_s * (T + window_s)`; since the first request, at
-most `share` times all of them plus that. No request pays for two retries where the share is one:
-what a retry took is forgotten no sooner than the request that paid for it.
+*Guarantee*: in any stretch of T seconds there are at most `share` times as many retries as requests
+in it and in the 1.1 windows before it, and `least_per_s * (T + window_s)` besides. No request pays
+twice: a retry is forgotten no sooner than the request that paid for it.
 
 `full_jitter_s` is how long to wait: anything between nothing and a bound that doubles (Brooker,
 "Exponential Backoff And Jitter", AWS 2015), so that callers who failed together do not return
-together. Called by whoever calls over a network; whether an error is worth a retry is theirs to know.
+together. Called by whoever calls over a network, who must know whether an error is worth a retry.
 """
 
 from collections.abc import Callable

@@ -246,7 +246,10 @@ class File:
         return row[0] if isinstance(row[0], int) and row[0] > seq else None
 
     def _most_entries(self) -> int:
-        (pages,) = self._database.execute("PRAGMA page_count").fetchone()
+        try:
+            (pages,) = self._database.execute("PRAGMA page_count").fetchone()
+        except SQLITE_ERRORS:
+            return JOURNAL_PROBES
         return int(pages) * PAGE_BYTES // LEAST_ENTRY_BYTES
 
 
@@ -308,18 +311,22 @@ def _mended(path: Path, stack: ExitStack) -> File | None:
     copy = place / FILE
     try:
         SqliteStore.open(place).close()
-        first = bytearray(copy.read_bytes()[:PAGE_BYTES])
+        new = copy.read_bytes()
         shutil.copyfile(path, copy)
         log = path.with_name(path.name + "-wal")
         if log.exists():
             shutil.copyfile(log, copy.with_name(log.name))
-        pages = max(copy.stat().st_size // PAGE_BYTES, 1)
+        whole_pages = copy.stat().st_size // PAGE_BYTES
+        pages = max(whole_pages, len(new) // PAGE_BYTES)
+        first = bytearray(new[:PAGE_BYTES])
         first[PAGE_COUNT] = pages.to_bytes(4)
         first[FREE_PAGES] = bytes(8)
         first[CHANGE_COUNTER] = first[COUNTER_OF_PAGE_COUNT]
         with copy.open("r+b") as file:
+            file.truncate(whole_pages * PAGE_BYTES)
             file.write(first)
-            file.truncate(pages * PAGE_BYTES)
+            file.seek(max(whole_pages, 1) * PAGE_BYTES)
+            file.write(new[file.tell() :])  # a table that was cut off is empty, and can be read
     except OSError as error:
         raise StateUnusable(
             f"the damaged journal cannot be copied, which is needed to read it: {error.strerror}",

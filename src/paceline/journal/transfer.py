@@ -326,7 +326,8 @@ def _move(new: Path, path: Path) -> None:
             left.unlink(missing_ok=True)
         sync_directory(path.parent)
         os.replace(new, path)
-        sync_directory(path.parent)
+        for directory in (path.parent, new.parent):  # a move between two is durable in both
+            sync_directory(directory)
     finally:
         os.close(held)
 

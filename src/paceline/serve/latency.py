@@ -9,7 +9,7 @@ has changed, not that luck has: what was learned is scaled to what they show, an
 a little. Pure; called by batcher, admission and controller, which share one model.
 """
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from statistics import median
@@ -44,7 +44,7 @@ class LatencyModel:
         self._by_size: dict[int, deque[float]] = {}
         self._ratios: deque[float] = deque(maxlen=RATIOS)
         self._run: list[float] = []
-        self._typical: list[float] = [first_guess_s] * 2
+        self._typical = [0.0, first_guess_s]
         self._factor = 1.0
         self._line = (first_guess_s, 0.0)
         self._since_refresh = 0
@@ -65,21 +65,15 @@ class LatencyModel:
 
     def largest_within(self, seconds: float, most: int) -> int:
         """The largest size up to `most` that takes no longer; 0 where not even one row fits."""
-        if not seconds > 0:
-            return 0
+        typical_s = seconds / self._factor
         known = self._typical
-        seconds /= self._factor
-        if most < len(known):
-            return bisect_left(known, seconds, 1, most + 1) - 1 + (
-                # bisect_left stops at an equal one, which still fits
-                0
-            ) if known[most] > seconds else most
+        inside = min(most, len(known) - 1)
+        if known[inside] > typical_s:
+            return bisect_right(known, typical_s, 1, inside) - 1
         fixed, each = self._line
-        if known[-1] > seconds:
-            return bisect_left(known, seconds, 1) - 1
-        if not each:
+        if most == inside or not each:
             return most
-        return min(most, max(len(known) - 1, int((seconds - fixed) / each)))
+        return min(most, max(inside, int((typical_s - fixed) / each)))
 
     def observe(self, size: int, seconds: float) -> None:
         """One more batch was run."""
@@ -134,7 +128,9 @@ class LatencyModel:
         self._typical = typical
         if self._ratios:
             ordered = sorted(self._ratios)
-            self._factor = max(1.0, ordered[min(len(ordered) - 1, int(len(ordered) * self._quantile))])
+            self._factor = max(
+                1.0, ordered[min(len(ordered) - 1, int(len(ordered) * self._quantile))]
+            )
 
 
 def _line(
@@ -147,10 +143,13 @@ def _line(
     spread = sum(w * (x - mean_size) ** 2 for w, x in zip(weights, sizes, strict=True))
     if not spread:  # one size says nothing of the others: as if each row cost the same
         return 0.0, mean_s / mean_size
-    each = sum(
-        w * (x - mean_size) * (y - mean_s)
-        for w, x, y in zip(weights, sizes, seconds, strict=True)
-    ) / spread
+    each = (
+        sum(
+            w * (x - mean_size) * (y - mean_s)
+            for w, x, y in zip(weights, sizes, seconds, strict=True)
+        )
+        / spread
+    )
     fixed = mean_s - each * mean_size
     if each < 0:
         return mean_s, 0.0

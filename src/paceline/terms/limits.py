@@ -215,7 +215,7 @@ COMPACT_EVERY_S = 86400.0
 """how often a running server compacts its journal"""
 
 LIMITER_FLOOR = 4
-"""the least an adaptive concurrency limit falls to: two at work on two cores, two ready to follow"""
+"""the least an adaptive concurrency limit falls to: on two cores two at work and two that follow"""
 
 LIMITER_FIRST = 16
 """where an adaptive concurrency limit begins"""

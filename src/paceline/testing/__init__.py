@@ -1,8 +1,8 @@
 """The public test kit: what tests, here and elsewhere, need to run Paceline's parts alone.
 
 Nothing in the product imports it. Here: simulated time, and a journal's store in memory; beside it
-the suites that every implementation of a seam runs (`model_contract`, `store_contract`), apart,
-because they need what they test.
+the suites that every implementation of a seam runs (`model_contract`, `store_contract`,
+`limiter_contract`), apart, because they need what they test.
 """
 
 from paceline.clock import (

@@ -228,4 +228,5 @@ class Owner:
             usage=usage(measured),
             models=of_models(self._models, measured),
             plan=self._desk.state.plan.version,
+            entry=self._desk.state.seq,
         )

@@ -63,6 +63,7 @@ class Status(msgspec.Struct, frozen=True):
     usage: Usage
     models: list[ModelStatus]
     plan: Annotated[int, Meta(description="The version of the Plan in force.")]
+    entry: Annotated[int, Meta(description="The newest entry of the journal.")]
 
 
 def of_models(names: Iterable[str], measured: Iterable[Measurement]) -> list[ModelStatus]:
