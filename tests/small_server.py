@@ -110,4 +110,5 @@ def _status() -> Status:
         usage=Usage(0.0, 0.0, 0.0, None),
         models=[],
         plan=1,
+        entry=1,
     )

@@ -293,12 +293,66 @@ def test_a_few_drops_by_chance_do_not_close_it() -> None:
     assert limiter.limit > 40
 
 
+def _rounds(
+    limiter: Limiter, now: float, rounds: int, *, news: float = 0.0, most: int = 10**6
+) -> float:
+    """As many as may enter, and leave again a step later."""
+    for _ in range(rounds):
+        while limiter.in_flight < most and limiter.try_enter(now):
+            pass
+        now += LIMITER_STEP_S
+        while limiter.in_flight:
+            limiter.leave(now, news, False)
+    return now
+
+
 def test_it_rises_only_when_it_is_used() -> None:
     limiter = AdaptiveLimiter(TARGET_S)
-    for tick in range(10_000):
-        limiter.try_enter(tick * 0.01)
-        limiter.leave(tick * 0.01 + 0.009, 0.0, False)
+    now = _rounds(limiter, 0.0, 1000, most=LIMITER_FIRST // 2 - 1)
     assert limiter.limit == LIMITER_FIRST
+    now = _rounds(limiter, now, 5)
+    assert limiter.limit > LIMITER_FIRST
+    few = limiter.limit // 2 - 1
+    now = _rounds(limiter, now, 2, most=few)
+    used = limiter.limit
+    _rounds(limiter, now, 1000, most=few)
+    assert limiter.limit == used
+
+
+def test_it_rises_in_busy_times_that_are_shorter_than_a_step() -> None:
+    limiter = AdaptiveLimiter(TARGET_S)
+    now = 0.0
+    for _ in range(100):
+        while limiter.try_enter(now):
+            pass
+        now += LIMITER_STEP_S / 10
+        while limiter.in_flight:
+            limiter.leave(now, 0.0, False)
+        now += 100.0
+    assert limiter.limit > 4 * LIMITER_FIRST
+
+
+def test_it_falls_from_what_was_in_flight_and_not_from_what_might_have_been() -> None:
+    limiter = AdaptiveLimiter(TARGET_S, first=100)
+    _rounds(limiter, 0.0, 1, news=TARGET_S + 1e-6, most=20)
+    assert limiter.limit == 50
+    _rounds(limiter, 1.0, 2, news=TARGET_S + 1e-6, most=20)
+    assert limiter.limit == 19
+
+
+def test_after_a_drop_it_probes_with_care_and_then_faster_and_faster() -> None:
+    limiter = AdaptiveLimiter(TARGET_S, first=100)
+    while limiter.try_enter(0.0):
+        pass
+    for _ in range(100):
+        limiter.leave(LIMITER_STEP_S, 0.0, True)
+    limits = [limiter.limit]
+    now = 1.0
+    for _ in range(8):
+        now = _rounds(limiter, now, 1)
+        limits.append(limiter.limit)
+    assert limits[:5] == [90, 91, 93, 97, 105]
+    assert limits[-1] > 200
 
 
 def test_bad_and_good_news_take_it_to_its_bounds_and_no_further() -> None:
@@ -369,7 +423,12 @@ def test_a_bucket_grants_what_exact_arithmetic_grants(
         level -= tokens if granted else 0
 
 
-@given(moments, st.integers(1, 100), st.integers(1, 50), st.lists(st.integers(1, 50), min_size=1))
+@given(
+    st.one_of(st.just(0.0), moments),
+    st.sampled_from([1, 3, 11, 100]),
+    st.integers(5, 50),
+    st.lists(st.integers(1, 50), min_size=1),
+)
 def test_who_comes_back_when_told_is_granted_and_not_before(
     now: float, amount: int, burst: int, asked: list[int]
 ) -> None:

@@ -28,6 +28,7 @@ from paceline.journal.journal import load
 from paceline.journal.sqlite import SqliteStore
 from paceline.serve import digits
 from paceline.terms.limits import OBEY_S
+from paceline.web.owner_call import call_owner
 from probing import Caller, Outcome
 from servers import Answer, Server
 
@@ -76,6 +77,22 @@ def checked(server: Server) -> int:
     return int(shown["version"])
 
 
+@contextmanager
+def callers(server: Server, count: int) -> Iterator[list[Caller]]:
+    running = [Caller(server.port) for _ in range(count)]
+    for caller in running:
+        caller.start()
+    try:
+        yield running
+    finally:
+        for caller in running:
+            caller.stop()
+
+
+def outcomes(running: list[Caller]) -> Counter[Outcome]:
+    return sum((caller.outcomes for caller in running), Counter())
+
+
 # --- Fronts under load ----------------------------------------------------------------------------
 
 
@@ -91,7 +108,7 @@ class Asker(threading.Thread):
     """Asks one front again and again over a connection it keeps."""
 
     def __init__(self, connection: http.client.HTTPConnection, rows: int) -> None:
-        super().__init__(name="paceline-test-asker")
+        super().__init__(name="paceline-test-asker", daemon=True)
         self.seen: list[Seen] = []
         self._connection = connection
         self._body = json.dumps([ROW] * rows)
@@ -221,7 +238,7 @@ def test_a_hung_front_holds_a_change_up_for_a_moment_and_comes_back_with_it(
             took_s = time.monotonic() - began_s
             assert response.status == 200
             print(f"a change with a front that hangs: {took_s:.2f} s")
-            assert took_s < 2 * OBEY_S
+            assert took_s < OBEY_S + 2.0
         assert version == 6
         while hung in server.fronts:
             kept.request("POST", "/predict/digits", json.dumps(ROW), JSON)
@@ -243,17 +260,14 @@ def test_a_front_that_hangs_for_a_moment_catches_up(tmp_path: Path) -> None:
         kept.request("GET", "/health/live")
         kept.getresponse().read()
         os.kill(front, signal.SIGSTOP)
-        from paceline.web.owner_call import call_owner
-
-        for value in (3, 4):
-            body = json.dumps({"knob": "digits.max_rows", "value": value}).encode()
-            call_owner(server.state, "POST", "/api/plan/set", body)
+        body = json.dumps({"knob": "digits.max_rows", "value": 3}).encode()
+        call_owner(server.state, "POST", "/api/plan/set", body)
         os.kill(front, signal.SIGCONT)
-        assert changed(server, 5) == 4
+        assert changed(server, 5) == 3
         kept.request("POST", "/predict/digits", json.dumps(ROW), JSON)
         response = kept.getresponse()
         response.read()
-        assert response.getheader("x-plan-version") == "4"
+        assert response.getheader("x-plan-version") == "3"
         kept.close()
         assert server.fronts == [front]
 
@@ -288,7 +302,7 @@ def test_a_front_that_refuses_too_late_does_not_go_on_by_the_old_plan(tmp_path: 
 def test_a_front_that_starts_while_the_plan_changes_serves_by_the_newest(tmp_path: Path) -> None:
     with Server(tmp_path / "state", "--fronts", "2") as server:
         values = count(1)
-        for _ in range(6):
+        for _ in range(3):
             victims = server.fronts
             for victim in victims:
                 os.kill(victim, signal.SIGKILL)
@@ -313,17 +327,16 @@ def test_a_killed_owner_leaves_the_last_plan_or_the_one_after(tmp_path: Path) ->
     print(f"seed {seed}")
     chance = random.Random(seed)
     values = count(1)
-    last, wish = (0, "", None), 0
+    last, wish = (0, ""), 0
     in_between = 0
     for number in range(ROUNDS):
         with Server(tmp_path / "state") as server:
-            if number:
-                shown = plan(server)
-                version, value = last[0], rows(shown)
-                if (shown["version"], shown["hash"]) != last[:2]:
-                    assert (shown["version"], value) == (version + 1, wish)
-                    in_between += 1
-                assert checked(server) == served_by(server) == shown["version"]
+            shown = plan(server)
+            if number and (shown["version"], shown["hash"]) != last:
+                assert (shown["version"], rows(shown)) == (last[0] + 1, wish)
+                in_between += 1
+            assert checked(server) == served_by(server) == shown["version"]
+            last = (shown["version"], shown["hash"])
             killer = threading.Timer(chance.uniform(0, 0.08), server.process.kill)
             killer.start()
             connection = server.connect(WAIT_S)
@@ -337,7 +350,7 @@ def test_a_killed_owner_leaves_the_last_plan_or_the_one_after(tmp_path: Path) ->
                     if response.status != 200:
                         assert said["code"] in ("owner_gone", "draining"), said
                         break
-                    last = (said["version"], said["hash"], None)
+                    last = (said["version"], said["hash"])
             connection.close()
             killer.join()
             server.process.wait()
@@ -388,20 +401,18 @@ def test_a_full_disk_refuses_changes_and_nothing_else(tmp_path: Path) -> None:
     with (
         small_disk(tmp_path / "disk") as disk,
         Server(disk / "state", "--config", str(file)) as server,
+        callers(server, 2) as running,
     ):
         version = changed(server, 5)
         before, entries = plan(server), server.ask("GET", "/api/journal").body
-        for _ in range(2):
+        for knob in ("deadline_ms", "max_in_flight"):
             fill(disk / "rest")
-            callers = [Caller(server.port) for _ in range(2)]
-            for caller in callers:
-                caller.start()
             for value in (6, 7):
                 refusal = change(server, value)
                 assert (refusal.status, refusal.json["code"]) == (507, "disk_full")
                 assert "nothing was changed" in refusal.json["error"]
                 assert "inference goes on" in refusal.json["remedy"]
-            adjusted = {"knob": "digits.max_rows", "value": 4}
+            adjusted = {"knob": f"digits.{knob}", "value": 400}
             assert server.ask("POST", "/api/plan/adjust", adjusted).status == 507
             file.write_text("[models.digits.pins]\nmax_rows = 3\n")
             assert server.ask("POST", "/api/config/reload").json["code"] == "disk_full"
@@ -410,38 +421,43 @@ def test_a_full_disk_refuses_changes_and_nothing_else(tmp_path: Path) -> None:
             assert served_by(server) == version
             assert plan(server) == before
             assert server.ask("GET", "/api/journal").body == entries
-            for caller in callers:
+            for caller in running:
                 caller.wait_for_one_more()
-                caller.stop()
-            seen = sum((caller.outcomes for caller in callers), Counter())
-            assert set(seen) <= {Outcome.RIGHT, Outcome.CUT}, seen
             (disk / "rest").unlink()
             version += 1
             assert changed(server, 10 + version) == version
             assert served_by(server) == version
-            assert server.ask("POST", "/api/plan/adjust", adjusted).status in (200, 429)
+            assert server.ask("POST", "/api/plan/adjust", adjusted).status == 200
             before, entries = plan(server), server.ask("GET", "/api/journal").body
+        assert set(outcomes(running)) <= {Outcome.RIGHT, Outcome.CUT}
 
 
 # --- Settings read again under load ---------------------------------------------------------------
 
-GOOD = '[server]\nlog_level = "{}"\n[models.digits]\ngoal = ["p95_ms <= {}"]\n[models.digits.pins]\nmax_in_flight = {}\n'
+FILE = """\
+[server]
+log_level = "{}"
+[models.digits]
+goal = ["p95_ms <= {}"]
+[models.digits.pins]
+max_in_flight = {}
+"""
 
 
 def test_no_request_fails_while_settings_are_read_again(tmp_path: Path) -> None:
     file = tmp_path / "paceline.toml"
     file.write_text("")
-    with Server(tmp_path / "state", "--config", str(file), "--fronts", "2") as server:
-        callers = [Caller(server.port) for _ in range(3)]
-        for caller in callers:
-            caller.start()
+    with (
+        Server(tmp_path / "state", "--config", str(file), "--fronts", "2") as server,
+        callers(server, 3) as running,
+    ):
         for number in range(1, 21):
-            file.write_text(GOOD.format(["debug", "info"][number % 2], number, 100 + number))
+            file.write_text(FILE.format(["debug", "warning"][number % 2], number, 100 + number))
             view = server.ask("POST", "/api/config/reload")
             assert view.status == 200, view
-            assert len(view.json["changed"]) == 2, view
+            assert len(view.json["changed"]) == 3, view
             version = view.json["version"]
-            file.write_text(GOOD.format("loud", number, -1))
+            file.write_text(FILE.format("loud", number, -1))
             server.process.send_signal(signal.SIGHUP)
             refusal = server.ask("POST", "/api/config/reload")
             assert refusal.status == 400
@@ -452,11 +468,9 @@ def test_no_request_fails_while_settings_are_read_again(tmp_path: Path) -> None:
                 version,
                 {"digits": [f"p95_ms <= {number}"]},
             )
-        for caller in callers:
+        for caller in running:
             caller.wait_for_one_more()
-            caller.stop()
-        seen = sum((caller.outcomes for caller in callers), Counter())
-        assert set(seen) == {Outcome.RIGHT}, seen
+        assert set(outcomes(running)) == {Outcome.RIGHT}
         checked(server)
 
 
@@ -506,7 +520,7 @@ class Stalls(threading.Thread):
     """How long the server kept somebody waiting who asked front and owner in turn."""
 
     def __init__(self, server: Server) -> None:
-        super().__init__(name="paceline-test-stalls")
+        super().__init__(name="paceline-test-stalls", daemon=True)
         self.longest_s = {"/health/ready": 0.0, "/api/status": 0.0}
         self._connection = server.connect(WAIT_S)
         self._stop_asked = False

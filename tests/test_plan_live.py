@@ -347,6 +347,7 @@ def test_pins_and_goals_take_effect_when_they_are_read_again(
         file.write_text(PINNED)
         how(server)
         until("the pin", lambda: plan(server)["version"] == version + 1)
+        until("the word", lambda: "goal of digits: p95_ms <= 30" in server.log.read_text())
         shown = plan(server)
         assert shown["goals"] == {"digits": ["p95_ms <= 30"]}
         assert predict(server, rows=4).status == 400

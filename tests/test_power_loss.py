@@ -6,6 +6,7 @@ killed owner leaves of the Plan is test_plan_faults.py's business; here a journa
 killed, while it is written to, and made smaller, as fast as it goes.
 """
 
+import re
 import signal
 import subprocess
 import sys
@@ -39,7 +40,7 @@ from power_lives import (
     second,
     start_again,
 )
-from power_loss import images
+from power_loss import Image
 
 pytestmark = pytest.mark.slow
 needs_strace = pytest.mark.needs("strace")
@@ -68,8 +69,7 @@ def test_of_a_server_that_is_stopped_nothing_acknowledged_is_lost(
     tmp_path: Path, memory: Path
 ) -> None:
     life = lived(STOPPED, tmp_path / "life")
-    assert list(judge(life, SEED, 110, memory)) == []
-    *_, last = images(life.recording, SEED, 110)
+    (last,) = sound(life, 110, memory, 109)
     start_again(life, last, tmp_path / "last")
 
 
@@ -78,13 +78,22 @@ def test_of_a_server_that_is_killed_and_started_again_nothing_acknowledged_is_lo
     tmp_path: Path, memory: Path
 ) -> None:
     first = lived(KILLED, tmp_path / "first")
-    assert list(judge(first, SEED, 110, memory)) == []
-    *_, last = images(first.recording, SEED, 110)
+    (last,) = sound(first, 110, memory, 109)
     again = lived(second(last, memory / "last"), tmp_path / "second")
-    assert list(judge(again, SEED, 110, memory)) == []
-    assert min(commits(first) - len(first.together), commits(again) - len(again.together)) < 0
-    for number, image in enumerate(images(again.recording, SEED, 2)):
+    assert any(commits(life) < len(life.together) for life in (first, again))
+    for number, image in enumerate(sound(again, 110, memory, 5, 60)):
         start_again(again, image, tmp_path / str(number))
+
+
+def sound(life: Lived, count: int, memory: Path, *kept: int) -> list[Image]:
+    """Judges so many images, oldest first, none of which has anything amiss; returns some."""
+    images, amiss, number = [], [], -1
+    for number, each in enumerate(judge(life, SEED, count, memory)):
+        images += [each.image] if number in kept else []
+        amiss += [each.amiss] if each.amiss else []
+    assert amiss == []
+    assert number == count - 1
+    return images
 
 
 def commits(life: Lived) -> int:
@@ -107,15 +116,14 @@ def test_through_snapshot_compaction_and_checkpoint_nothing_acknowledged_is_lost
     life = lived(long(history), tmp_path / "life")
     snapshot = newest_snapshot(tmp_path / "life" / "disk" / STATE / FILE)
     assert snapshot is not None
-    assert len(history.records) < life.compacted_at < snapshot.seq < len(life.written)
-    assert len(life.left) < len(life.written) / 2
+    assert snapshot.seq >= JOURNAL_SNAPSHOT_ENTRIES
+    assert life.compacted_at <= len(life.written)
     writes = [each for each in life.recording.events if isinstance(each, Write)]
     names = [life.recording.inodes[each.file].born_as for each in writes]
     heads = [n for n, each in zip(names, writes, strict=True) if n == LOG and each.offset == 0]
     assert len(heads) > 1, "the log was never begun anew: it needs more work"
-    assert list(judge(life, SEED, 90, memory)) == []
-    *_, last = images(life.recording, SEED, 90)
-    start_again(life, last, tmp_path / "last")
+    (image,) = sound(life, 90, memory, 60)
+    start_again(life, image, tmp_path / "again")
 
 
 @needs_strace
@@ -123,8 +131,7 @@ def test_an_import_is_there_as_a_whole_or_can_be_made_again(
     tmp_path: Path, memory: Path, history: History
 ) -> None:
     life = lived(imported(history), tmp_path / "life")
-    assert list(judge(life, SEED, 80, memory)) == []
-    for number, image in enumerate(images(life.recording, SEED, 2)):
+    for number, image in enumerate(sound(life, 80, memory, 20, 60)):
         start_again(life, image, tmp_path / str(number))
 
 
@@ -133,7 +140,7 @@ def test_keys_are_as_the_last_command_or_the_one_under_way_left_them(
     tmp_path: Path, memory: Path
 ) -> None:
     life = lived(KEYS_ALONE, tmp_path / "life")
-    assert list(judge(life, SEED, 60, memory)) == []
+    sound(life, 60, memory)
 
 
 # --- Faults that must be found --------------------------------------------------------------------
@@ -142,14 +149,19 @@ def test_keys_are_as_the_last_command_or_the_one_under_way_left_them(
 @needs_strace
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_planted_fault_of_the_journal_is_found(fault: str, tmp_path: Path, memory: Path) -> None:
-    life = lived(BRIEF, tmp_path / "life", PLANTED[fault])
-    assert "was acknowledged and is lost" in next(judge(life, SEED, 20, memory), "nothing found")
+    found = first_amiss(lived(BRIEF, tmp_path / "life", PLANTED[fault]), memory)
+    assert re.match(r"entry \d+ was acknowledged and is lost", found)
 
 
 @needs_strace
 def test_keys_that_are_not_synced_are_found(tmp_path: Path, memory: Path) -> None:
-    life = lived(KEYS_ALONE, tmp_path / "life", KEYS_NOT_SYNCED)
-    assert "was acknowledged is lost" in next(judge(life, SEED, 20, memory), "nothing found")
+    found = first_amiss(lived(KEYS_ALONE, tmp_path / "life", KEYS_NOT_SYNCED), memory)
+    assert found.startswith("what was acknowledged is lost with its directory")
+
+
+def first_amiss(life: Lived, memory: Path) -> str:
+    """Within a few images."""
+    return next(filter(None, (each.amiss for each in judge(life, SEED, 20, memory))), "")
 
 
 # --- The process is killed ------------------------------------------------------------------------

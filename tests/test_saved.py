@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from paceline.processes.saved import Saved
+from paceline.terms.errors import CannotStart
 from servers import Server
 
 WITHIN_S = 20.0
@@ -59,7 +60,7 @@ def test_a_save_is_heard(tmp_path: Path, save: Callable[[Path], None]) -> None:
 
 def test_a_directory_that_is_not_there_cannot_be_watched(tmp_path: Path) -> None:
     async def main() -> None:
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(CannotStart, match="No such file"):
             Saved(tmp_path / "gone" / "paceline.toml", lambda: None)
 
     asyncio.run(main())

@@ -150,6 +150,7 @@ class Desk:
         self._turns = Turns()
         self._adjusted_s: dict[Address, float] = {}
         self._going_on: set[asyncio.Task[Any]] = set()
+        self._compacting: asyncio.Task[int] | None = None
 
     @property
     def state(self) -> State:
@@ -285,8 +286,10 @@ class Desk:
 
     async def compact(self, who: str) -> int:
         """Old adjustments give way to summaries; returns how many entries are gone."""
-        before_s = self._clock.wall() - ADJUSTMENTS_KEPT_S
-        return await self._finish(self.journal.compact(before_s, who))
+        if self._compacting is None or self._compacting.done():
+            before_s = self._clock.wall() - ADJUSTMENTS_KEPT_S
+            self._compacting = asyncio.ensure_future(self.journal.compact(before_s, who))
+        return await asyncio.shield(self._compacting)  # who asks meanwhile gets the same answer
 
     async def plan_at(self, version: int) -> Plan:
         """The Plan as it was in that version, by undoing what came after."""

@@ -84,7 +84,7 @@ def check(state: State = None, config: Config = None, as_json: Json = False) -> 
     if as_json:
         print(msgspec.json.encode(report).decode())
     else:
-        print("\n".join(_report(report)))
+        print("\n".join(_report(report)), flush=True)
     if not report.sound:
         raise JournalDamaged(
             "the journal is damaged",
@@ -111,7 +111,7 @@ def export(
 
     Example: paceline journal export journal.jsonl
     """
-    from paceline.journal.damage import in_words
+    from paceline.journal.damage import count, in_words
     from paceline.journal.transfer import export_what_is_left, export_whole, write_file
 
     path = _journal(state, config)
@@ -125,11 +125,11 @@ def export(
     with _progress("Exported") as progress:
         if salvage:
             saved = export_what_is_left(path, put, progress)
-            told = list(in_words(saved))
+            told = list(_under("saved", in_words(saved)))
             done: msgspec.Struct = saved
         else:
             moved = export_whole(path, put, progress)
-            told = [f"{moved.entries} entries are written, up to plan version {moved.plan_version}."]
+            told = [f"written   {count(moved.entries)}, up to plan version {moved.plan_version}"]
             done = moved
     out = sys.stderr if file == STANDARD else sys.stdout
     if as_json:
@@ -148,6 +148,7 @@ def import_journal(
 
     Example: paceline journal import journal.jsonl --state ./elsewhere
     """
+    from paceline.journal.damage import count
     from paceline.journal.transfer import import_lines
     from paceline.processes.state_dir import StateDir
 
@@ -162,9 +163,7 @@ def import_journal(
     if as_json:
         print(msgspec.json.encode(moved).decode())
     else:
-        print(
-            f"{moved.entries} entries are in {directory}, up to plan version {moved.plan_version}."
-        )
+        print(f"read      {count(moved.entries)}, up to plan version {moved.plan_version}")
 
 
 @app.command()
@@ -177,25 +176,31 @@ def compact(
 
     Example: paceline journal compact
     """
-    from paceline.journal.damage import pages_bytes
+    from paceline.journal.damage import count, pages_bytes
     from paceline.journal.sqlite import FILE
+    from paceline.web.plan_api import CompactView
 
     there = place(state, config)
     path = there.state / FILE
     before_bytes = pages_bytes(path)
     told = ask(there, "POST", "/api/journal/compact")
-    removed = msgspec.json.decode(told.body, type=dict[str, int])["removed"]
+    answer = msgspec.json.decode(told.body, type=CompactView)
+    if answer.going_on and not as_json:
+        print("It takes longer and goes on in the server; `paceline journal tail` will tell.")
+        return
+    removed = answer.removed
     after_bytes = pages_bytes(path)
     if as_json:
         what = {
             "removed": removed,
+            "going_on": answer.going_on,
             "before_bytes": before_bytes,
             "after_bytes": after_bytes,
         }
         print(msgspec.json.encode(what).decode())
         return
     print(
-        f"{removed} entries fewer; the file had {_size(before_bytes)} and has {_size(after_bytes)}."
+        f"{count(removed)} fewer; the file had {_size(before_bytes)} and has {_size(after_bytes)}."
         if removed
         else f"There is nothing to summarize. The file has {_size(after_bytes)}."
     )
@@ -244,19 +249,16 @@ def _report(report: "Report") -> Iterator[str]:
     if report.sound:
         yield "sound     all is there: check sums, numbers, plan hashes and snapshots agree"
         return
-    for heading, finding in zip(_then("damage", "      "), report.findings, strict=False):
-        yield f"{heading}    {finding}"
+    yield from _under("damage", report.findings)
     if report.more_findings:
         yield f"          and {report.more_findings} more"
-    told = ["nothing can be saved"] if report.saved is None else in_words(report.saved)
-    for heading, sentence in zip(_then("export", "      "), told, strict=False):
-        yield f"{heading}    {sentence}"
+    yield from _under("to save", ["nothing"] if report.saved is None else in_words(report.saved))
 
 
-def _then(first: str, others: str) -> Iterator[str]:
-    yield first
-    while True:
-        yield others
+def _under(heading: str, lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        yield f"{heading:9} {line}"
+        heading = ""
 
 
 def _size(size_bytes: int) -> str:

@@ -66,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns the exit code. What goes wrong is said on standard error."""
     as_json = "--json" in arguments
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # an arrow is no reason to fail on a latin-1 screen
+        if isinstance(stream, io.TextIOWrapper):  # a screen without arrows is no reason to fail
             stream.reconfigure(errors="replace")
     try:
         result = command_line()(args=list(arguments), prog_name="paceline", standalone_mode=False)

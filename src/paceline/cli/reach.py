@@ -120,7 +120,7 @@ def _here(place: Place, method: Method, path: str, query: str, body: bytes | Non
 
     async def answer() -> bytes:
         async with desk_without_owner(loaded, writes=method == "POST") as desk:
-            for operation in operations(desk):
+            for operation in operations(desk, patience_s=None):
                 if (operation.declared.method, operation.declared.path) == (method, path):
                     response = await operation.answer(_request(method, path, query, body), who())
                     return bytes(response.body)

@@ -475,7 +475,7 @@ class _Check:
         lost = self.last_seq - self.entries - self._accounted
         if not self.unreadable:
             if lost:
-                self._say(f"{lost} entries are missing, by the numbers of those that are there")
+                self._say(f"{count(lost)} missing, by the numbers of those that are there")
             if self._file.names() != self._names:
                 self._say("the index of what entries are about does not agree with the entries")
         for taken, led_to in zip(self.states, self._from_snapshots, strict=True):
@@ -516,19 +516,18 @@ def result(salvage: Salvage) -> Saved:
 
 
 def in_words(saved: Saved) -> Iterator[str]:
-    """What is saved and what is not, a sentence each."""
-    yield f"{saved.entries - saved.added} entries can be saved, and the Plan in its version " + str(
-        saved.plan_version
-    )
+    """What is saved, and what is not."""
+    yield f"{count(saved.entries - saved.added)}, and the Plan in its version {saved.plan_version}"
     if saved.gaps:
         told = ", ".join(_entries(*gap) for gap in saved.gaps[:GAPS_TOLD])
         more = len(saved.gaps) - GAPS_TOLD
         yield f"lost: {told}" + (f" and {more} more ranges" if more > 0 else "")
     if saved.left_out:
-        yield (
-            f"{saved.left_out} entries can be read but are left out: what they build on is lost, "
-            "and with it what they amount to"
-        )
+        yield f"left out: {count(saved.left_out)} that can be read, for what they build on is lost"
+
+
+def count(entries: int) -> str:
+    return f"{entries} {'entry' if entries == 1 else 'entries'}"
 
 
 def _entries(first: int, last: int | None) -> str:

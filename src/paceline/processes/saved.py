@@ -11,6 +11,8 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from paceline.terms.errors import CannotStart
+
 IN_CLOSE_WRITE = 0x8
 IN_MOVED_TO = 0x80
 SWAPPED = b"..data"
@@ -21,8 +23,7 @@ BUFFER_BYTES = 64 * 1024
 
 
 class Saved:
-    """Calls `on_save` on the running loop until it is closed. Raises OSError where the system
-    allows no more watches."""
+    """Calls `on_save` on the running loop until it is closed."""
 
     def __init__(self, path: Path, on_save: Callable[[], None]) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -32,7 +33,7 @@ class Saved:
         directory = os.fsencode(path.parent)
         try:
             _checked(libc.inotify_add_watch(self._fd, directory, IN_CLOSE_WRITE | IN_MOVED_TO))
-        except OSError:
+        except CannotStart:
             os.close(self._fd)
             raise
         self._loop = asyncio.get_running_loop()
@@ -57,6 +58,9 @@ def _names(events: bytes) -> Iterator[bytes]:
 
 def _checked(result: int) -> int:
     if result < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
+        raise CannotStart(
+            f"the file cannot be watched: {os.strerror(ctypes.get_errno())}",
+            remedy="Where there are too many watches, raise fs.inotify.max_user_instances and "
+            "max_user_watches; or reload by SIGHUP.",
+        )
     return result

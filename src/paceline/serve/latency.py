@@ -1,12 +1,12 @@
-"""How long a batch of a size will take: learned from the batches that were run, per model and shape.
+"""How long a batch of a size will take, learned from those that were run, per model and shape.
 
-For each size the median of its recent batches, shrunk towards one line a + b * size through all of
-them, so that a size seen twice does not fool anybody and one never seen has a value; never falling
+For each size the median of its recent batches, shrunk towards one line a + b * size through them
+all, so that a size seen twice does not fool anybody and one never seen has a value; never falling
 with size. What the batches scatter around it becomes a factor, so that the promise is a quantile.
 
-*Drift*: eight batches in a row that are all slower, or all faster, than expected mean that the world
-has changed, not that luck has: what was learned is scaled to what they show, and forgotten down to
-a little. Pure; called by batcher, admission and controller, which share one model.
+*Drift*: eight batches in a row that are all slower, or all faster, than expected mean that the
+world has changed, not that luck has: what was learned is scaled to what they show, and forgotten
+down to a little. Pure; called by batcher, admission and controller, which share one model.
 """
 
 from bisect import bisect_right

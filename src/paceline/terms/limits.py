@@ -211,6 +211,9 @@ SCORE_AFTER_S = 60.0
 SCORES_WAITING = 100
 """changes whose predictions wait for that; of one more nothing can be told"""
 
+COMPACT_ANSWER_S = 3.0
+"""how long a compaction is waited for; a longer one goes on, and its caller is told so"""
+
 COMPACT_EVERY_S = 86400.0
 """how often a running server compacts its journal"""
 

@@ -4,6 +4,7 @@ The desk decides and writes, the views read; here is only what lies between them
 adds these operations to its own; the command line calls the same ones while no owner runs.
 """
 
+import asyncio
 from collections.abc import Sequence
 from itertools import islice
 from typing import Annotated, Any
@@ -28,7 +29,7 @@ from paceline.terms.errors import (
     UnknownVersion,
 )
 from paceline.terms.goal import predictions
-from paceline.terms.limits import JOURNAL_PAGE_ENTRIES, REASON_CHARS
+from paceline.terms.limits import COMPACT_ANSWER_S, JOURNAL_PAGE_ENTRIES, REASON_CHARS
 from paceline.terms.plan import Value, find
 from paceline.web.operations import AnyDeclaration, Declaration, Operation
 
@@ -131,6 +132,9 @@ class JournalView(msgspec.Struct, frozen=True):
 
 class CompactView(msgspec.Struct, frozen=True):
     removed: Annotated[int, Meta(description="How many entries there are fewer.")]
+    going_on: Annotated[
+        bool, Meta(description="Whether it takes longer; the journal will say what it came to.")
+    ] = False
 
 
 WRITING = (Conflict, LimitReached, DiskFull, StateUnusable)
@@ -242,8 +246,9 @@ DECLARED: tuple[AnyDeclaration, ...] = (
 )
 
 
-def operations(desk: Desk) -> Sequence[Operation]:
-    answers = Answers(desk)
+def operations(desk: Desk, patience_s: float | None = COMPACT_ANSWER_S) -> Sequence[Operation]:
+    """What takes longer than `patience_s` is answered as going on; None waits for its end."""
+    answers = Answers(desk, patience_s)
     return (
         PLAN.answered_by(answers.plan),
         HISTORY.answered_by(answers.history),
@@ -261,8 +266,9 @@ def operations(desk: Desk) -> Sequence[Operation]:
 
 
 class Answers:
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, patience_s: float | None) -> None:
         self._desk = desk
+        self._patience_s = patience_s
 
     async def plan(self, query: None, body: None, who: str) -> views.PlanView:
         desk = self._desk
@@ -316,7 +322,9 @@ class Answers:
         return await journal.ask(look)
 
     async def compact(self, query: None, body: None, who: str) -> CompactView:
-        return CompactView(await self._desk.compact(who))
+        work = asyncio.ensure_future(self._desk.compact(who))
+        done, _ = await asyncio.wait((work,), timeout=self._patience_s)
+        return CompactView(work.result()) if done else CompactView(0, going_on=True)
 
 
 def _done(done: Done) -> DoneView:

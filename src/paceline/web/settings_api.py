@@ -5,7 +5,7 @@ pins goes to the desk, a handful of settings take effect at once, the others wai
 start. Called by the owner, for its control API, for SIGHUP and when the file is saved.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,12 +91,14 @@ class SettingsInForce:
         async with self._turns.mine():  # what has changed is told against what the last one left
             loaded = self._loaded.source.load()
             changed = _differences(self.server, loaded.settings.server)
-            done = await self._desk.configure(wanted(loaded), who, changed)
+            wants = wanted(loaded)
+            goals = _new_goals(self._desk.state.goals, wants.goals)
+            done = await self._desk.configure(wants, who, changed)
             self._loaded = loaded
             if changed:
                 self._on_change(self.server)
             waiting = needs_restart(self._started_with, loaded.settings.server)
-        view = ReloadView((*changed, *map(of_step, done.steps)), waiting, done.version)
+        view = ReloadView((*changed, *goals, *map(of_step, done.steps)), waiting, done.version)
         logger.info("settings were read again", who=who, changed=view.changed, waiting=waiting)
         return view
 
@@ -119,4 +121,14 @@ def _differences(before: Server, after: Server) -> tuple[str, ...]:
         f"server.{name} {toml(getattr(before, name))} → {toml(getattr(after, name))}"
         for name in Server.__struct_fields__
         if name in AT_RELOAD and getattr(before, name) != getattr(after, name)
+    )
+
+
+def _new_goals(
+    before: Mapping[str, Sequence[str]], after: Mapping[str, Sequence[str]]
+) -> tuple[str, ...]:
+    return tuple(
+        f"goal of {model}: {', '.join(after.get(model, ())) or 'none'}"
+        for model in dict.fromkeys((*before, *after))
+        if before.get(model, ()) != after.get(model, ())
     )

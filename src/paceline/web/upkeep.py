@@ -40,8 +40,8 @@ class Upkeep:
             assert file is not None
             try:
                 self._saved = Saved(file, lambda: self.reload(f"{file.name} was saved"))
-            except OSError as error:
-                logger.error("the settings file cannot be watched", why=str(error))
+            except PacelineError as error:
+                logger.error("saving the settings file will go unnoticed", why=str(error))
         elif not wanted and self._saved is not None:
             self._saved.close()
             self._saved = None
