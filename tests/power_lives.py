@@ -114,7 +114,7 @@ class Serving:
 
     def wish_at_once(self, value: int) -> None:
         """More than the journal makes durable one by one."""
-        values = {ROWS: value, IN_FLIGHT: value, DEADLINE: 1000 + value, PRIORITY: "low"}
+        values = {ROWS: value, IN_FLIGHT: value, DEADLINE: 10_000 + value, PRIORITY: "low"}
         with ThreadPoolExecutor(AT_ONCE) as callers:
             asked = [
                 *(callers.submit(self.wish, "adjust", knob=k, value=v) for k, v in values.items()),
@@ -129,7 +129,7 @@ class Serving:
     def end(self, number: int) -> None:
         """By a signal, while changes are on their way: some callers are told, some are not."""
         with ThreadPoolExecutor(AT_ONCE) as callers:
-            asked = [callers.submit(self._try, 2000 + n) for n in range(AT_ONCE)]
+            asked = [callers.submit(self._try, 20_000 + n) for n in range(AT_ONCE)]
             wait(asked, return_when=FIRST_COMPLETED)
             self._process.send_signal(number)
         for each in asked:
@@ -162,7 +162,7 @@ def work(server: Serving, value: int) -> None:
         server.wish("set", knob=ROWS, value=value + number)
     server.wish_at_once(value + 30)
     server.wish("pin", knob=PRIORITY, value="high")
-    server.wish("set", knob=DEADLINE, value=5000 + value, envelope="1000..9000")
+    server.wish("set", knob=DEADLINE, value=15_000 + value, envelope="10000..30000")
     server.reload()
     server.wish("unpin", knob=PRIORITY)
     last = server.wish("set", knob=ROWS, value=value + 40)
@@ -244,7 +244,7 @@ async def _write(state: Path, entries: int) -> None:
 
     def adjusted(so_far: State) -> Sequence[Adjusted]:
         numbers = range(so_far.seq, min(so_far.seq + JOURNAL_BATCH, entries))
-        knobs = [(ROWS, IN_FLIGHT, DEADLINE)[number % 3] for number in numbers]
+        knobs = [(ROWS, IN_FLIGHT)[number % 2] for number in numbers]
         return [Adjusted(Adjustment(knob, 1, 2, "as a rule says")) for knob in knobs]
 
     while journal.state.seq < entries:

@@ -639,6 +639,26 @@ def test_what_began_before_it_opened_or_closed_says_nothing_afterwards() -> None
     assert breaker.status(1.3).state == "closed"
 
 
+def test_closing_forgets_the_calls_that_opened_it() -> None:
+    breaker = Breaker(least_calls=4, window_s=100.0, open_first_s=1.0, probes=1)
+    now = 0.0
+    for _ in range(2):
+        for call in range(4):
+            assert breaker.status(now).state == "closed", call
+            breaker.failed(now, breaker.ask(now), "down")
+        assert breaker.status(now).state == "open"
+        assert "4 of 4" in breaker.status(now).because
+        now += 5.0
+        breaker.succeeded(now, breaker.ask(now))
+
+
+def test_places_that_probes_left_over_are_not_there_when_it_is_open_again() -> None:
+    breaker = _broken(probes=3)
+    breaker.failed(1.0, breaker.ask(1.0), "still down")
+    assert breaker.ask(1.0) == REFUSED
+    assert breaker.status(1.0).state == "open"
+
+
 def test_a_probe_that_leaves_makes_room_for_another() -> None:
     breaker = _broken(probes=1)
     for _ in range(5):

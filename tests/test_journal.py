@@ -2,9 +2,11 @@
 
 import asyncio
 import errno
+import gc
 import itertools
 import json
 import os
+import queue
 import shutil
 import sqlite3
 import subprocess
@@ -33,6 +35,7 @@ from paceline.journal.entries import (
     Compacted,
     Entry,
     GoalsChanged,
+    Outcome,
     PlanChanged,
     Scored,
     about,
@@ -42,7 +45,7 @@ from paceline.journal.entries import (
 from paceline.journal.fold import NOTHING, State, fold, fold_all, from_snapshot, to_snapshot
 from paceline.journal.journal import Journal, load
 from paceline.journal.sqlite import FILE, SqliteStore, newest_snapshot, read_file
-from paceline.journal.store import Record, Snapshot
+from paceline.journal.store import Compaction, Record, Snapshot
 from paceline.terms.errors import (
     DiskFull,
     JournalDamaged,
@@ -52,7 +55,15 @@ from paceline.terms.errors import (
     StateUnusable,
 )
 from paceline.terms.limits import JOURNAL_BATCH, JOURNAL_ENTRY_BYTES, JOURNAL_SNAPSHOTS
-from paceline.terms.plan import EMPTY, Adjustment, Change, changed, content_hash, inverse
+from paceline.terms.plan import (
+    EMPTY,
+    Adjustment,
+    Change,
+    Prediction,
+    changed,
+    content_hash,
+    inverse,
+)
 from paceline.testing import ListStore
 from plans import START_S, defaults, plan_changed
 from plans import journals as drawn_journals
@@ -238,6 +249,20 @@ def test_of_a_day_of_adjustments_one_entry_is_left() -> None:
     assert other.body == AdjustedOften("one.rows", 8, 9, 7)
 
 
+def test_what_was_compacted_is_compacted_again_with_what_came_after() -> None:
+    entries = adjusting(8)
+    for move in entries[1:7:2]:
+        outcome: Outcome = "came true" if move.seq == 4 else "did not"
+        scored = Scored(move.seq, ("one.rows",), Prediction("p95_ms", 1), outcome, True)
+        entries.append(Entry(entries[-1].seq + 1, entries[-1].at + 60, "", scored))
+    moments = [entry.at + 1 for entry in entries]
+    for early_s, late_s in itertools.combinations(moments, 2):
+        compaction_keeps(entries, 6, early_s, late_s)
+    (summary, _) = compacted(compacted(entries, moments[5])[:-1], moments[-1])
+    assert summary.body == AdjustedOften("one.rows", 8, 1, 9, came_true=1, did_not=2)
+    assert summary.seq == 8
+
+
 def test_knobs_are_summarized_apart_and_single_adjustments_stay() -> None:
     entries = [*adjusting(2), *adjusting(1, "two.rows", first=3)]
     ((gone, summary),) = summarize(entries, START_S + DAY_S)
@@ -373,6 +398,25 @@ def test_a_decision_sees_what_was_decided_before_durable_or_not() -> None:
     run(main)
 
 
+def test_of_one_sync_is_what_may_be_refused_together_and_a_compaction_begins_one() -> None:
+    """Which of them wait at the same time depends on the threads, so the waiting is planted."""
+    waiting: queue.SimpleQueue[journals._Write | None] = queue.SimpleQueue()
+    compaction = Compaction((1,), ())
+    planted = [(0, None), (0, None), (1, None), (1, compaction), (1, None), (1, compaction)]
+
+    async def main() -> list[list[tuple[int, Compaction | None]]]:
+        durable = asyncio.get_running_loop().create_future()
+        for era, each in planted:
+            entry = Entry(1, 0.0, "", goals(0))
+            write = journals._Write(era, (entry,), (), NOTHING, None, each, durable)
+            waiting.put(write)
+        waiting.put(None)
+        groups = journals._groups(waiting)
+        return [[(write.era, write.compaction) for write in group] for group in groups]
+
+    assert run(main) == [planted[:2], planted[2:3], planted[3:5], planted[5:]]
+
+
 def test_the_state_goes_forward_in_the_order_of_the_decisions() -> None:
     async def main() -> None:
         store = ListStore()
@@ -468,6 +512,7 @@ def test_a_caller_who_left_before_a_refusal_leaves_no_error_behind() -> None:
         await turn()
         store.go(disk_full())
         await journal.close()
+        gc.collect()  # what nobody has looked at complains when it goes
         await turn()
         assert complaints == []
 
@@ -713,6 +758,7 @@ def test_compaction_goes_in_steps_between_which_others_write(
             "the last one stays; of 16 days one each"
         )
         assert any(marks[0].seq < entry.seq < marks[-1].seq for (entry,) in writes)
+        assert len(numbers(store)) == 1 + 120 + len(writes) + len(marks) - sum(removed)
         assert load(store)[0] == journal.state
         await journal.close()
 

@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
@@ -235,6 +236,7 @@ def test_an_adjustment_is_obeyed_by_all_and_leaves_the_version(shared: Server) -
 PLANTED = """
 import sys
 if "_front" in sys.orig_argv:
+    import asyncio, time
     from paceline.terms.errors import BadValue
     from paceline.web.inference import Inference
     made, prepared = Inference.__init__, Inference.prepare
@@ -246,15 +248,23 @@ if "_front" in sys.orig_argv:
             raise BadValue("it brings bad luck", value=13, remedy="Take 12.")
         if self.front == 1 and plan.settings["digits.max_rows"] == 14:
             raise ZeroDivisionError
+        if self.front == 1 and plan.settings["digits.max_rows"] == 15:
+            asyncio.get_running_loop().call_soon(time.sleep, 0.3)
         return prepared(self, plan)
     Inference.__init__, Inference.prepare = remember, prepare
 """
 
 
+def planted(tmp_path: Path, code: str) -> dict[str, str]:
+    """The environment in which every Python runs this at its start."""
+    (tmp_path / "sitecustomize.py").write_text(code)
+    paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 def test_a_plan_that_one_front_refuses_is_nobodys(tmp_path: Path) -> None:
     """Also where it refuses by a bug: the owner must get its answers in order all the same."""
-    (tmp_path / "sitecustomize.py").write_text(PLANTED)
-    environ = {"PYTHONPATH": str(tmp_path)}
+    environ = planted(tmp_path, PLANTED)
     with Server(tmp_path / "state", "--fronts", "2", environ=environ) as server:
         version = changed(server, "max_rows", 5)
         until("both fronts", lambda: both_serve_by(server, version))
@@ -269,6 +279,13 @@ def test_a_plan_that_one_front_refuses_is_nobodys(tmp_path: Path) -> None:
             assert both_serve_by(server, version)
         assert changed(server, "max_rows", 12) == version + 1
         assert both_serve_by(server, version + 1)
+        # One that takes its time is waited for. Asked past the fronts, which would wait as well.
+        body = msgspec.json.encode({"knob": "digits.max_rows", "value": 15})
+        call_owner(server.state, "POST", "/api/plan/set", body)
+        measured = call_owner(server.state, "GET", "/metrics")
+        assert measured is not None
+        text = measured.body.decode()
+        assert f'paceline_plan_version{{front="1"}} {version + 2}.0' in text
     assert server.log.read_text().count("a plan could not be prepared") == 1
 
 

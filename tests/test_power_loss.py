@@ -69,7 +69,7 @@ def test_of_a_server_that_is_stopped_nothing_acknowledged_is_lost(
     tmp_path: Path, memory: Path
 ) -> None:
     life = lived(STOPPED, tmp_path / "life")
-    (last,) = sound(life, 110, memory, 109)
+    (last,) = sound(life, 100, memory, 99)
     start_again(life, last, tmp_path / "last")
 
 
@@ -78,10 +78,10 @@ def test_of_a_server_that_is_killed_and_started_again_nothing_acknowledged_is_lo
     tmp_path: Path, memory: Path
 ) -> None:
     first = lived(KILLED, tmp_path / "first")
-    (last,) = sound(first, 110, memory, 109)
+    (last,) = sound(first, 100, memory, 99)
     again = lived(second(last, memory / "last"), tmp_path / "second")
     assert any(commits(life) < len(life.together) for life in (first, again))
-    for number, image in enumerate(sound(again, 110, memory, 5, 60)):
+    for number, image in enumerate(sound(again, 100, memory, 5, 60)):
         start_again(again, image, tmp_path / str(number))
 
 
@@ -131,7 +131,7 @@ def test_an_import_is_there_as_a_whole_or_can_be_made_again(
     tmp_path: Path, memory: Path, history: History
 ) -> None:
     life = lived(imported(history), tmp_path / "life")
-    for number, image in enumerate(sound(life, 80, memory, 20, 60)):
+    for number, image in enumerate(sound(life, 70, memory, 20, 50)):
         start_again(life, image, tmp_path / str(number))
 
 
@@ -140,7 +140,7 @@ def test_keys_are_as_the_last_command_or_the_one_under_way_left_them(
     tmp_path: Path, memory: Path
 ) -> None:
     life = lived(KEYS_ALONE, tmp_path / "life")
-    sound(life, 60, memory)
+    sound(life, 40, memory)
 
 
 # --- Faults that must be found --------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_a_journal_that_is_killed_at_any_instant_has_all_that_was_acknowledged(
         command = [sys.executable, "-c", WRITER, str(tmp_path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
             assert writer.stdout is not None
-            lines = [writer.stdout.readline() for _ in range(chance.integer(1, 600))]
+            lines = [writer.stdout.readline() for _ in range(chance.integer(1, 400))]
             writer.kill()
             lines += writer.stdout.readlines()
         assert writer.returncode == -signal.SIGKILL

@@ -16,7 +16,14 @@ from typing import NamedTuple, TypeVar
 
 from paceline.clock import Clock
 from paceline.journal.compaction import Group, summarize
-from paceline.journal.entries import Body, Compacted, Entry, to_entry, to_record
+from paceline.journal.entries import (
+    Body,
+    Compacted,
+    Entry,
+    PlanChanged,
+    to_entry,
+    to_record,
+)
 from paceline.journal.fold import NOTHING, State, fold, fold_all, from_snapshot, to_snapshot
 from paceline.journal.store import Compaction, Record, Snapshot, Store
 from paceline.terms.errors import LimitReached, Misuse
@@ -29,6 +36,9 @@ from paceline.terms.limits import (
 )
 
 T = TypeVar("T")
+
+COSTLY = 10
+"""How many other entries a change of the Plan counts as: folding it takes a hash of all lines."""
 
 Decide = Callable[[State], Sequence[Body]]
 
@@ -61,7 +71,8 @@ class Journal:
     """
 
     def __init__(self, store: Store, clock: Clock, *, at_once: bool = False) -> None:
-        self.state, self._snapshot_seq = load(store)
+        self.state, snapshot_seq = load(store)
+        self._unfolded = self.state.seq - snapshot_seq
         self._store = store
         self._clock = clock
         self._at_once = at_once
@@ -149,10 +160,11 @@ class Journal:
                 )
             entries.append(entry)
             records.append(record)
+            self._unfolded += COSTLY if isinstance(body, PlanChanged) else 1
         snapshot = None
-        if state.seq - self._snapshot_seq >= JOURNAL_SNAPSHOT_ENTRIES:
+        if self._unfolded >= JOURNAL_SNAPSHOT_ENTRIES:
             snapshot = to_snapshot(state)
-            self._snapshot_seq = state.seq
+            self._unfolded = 0
         durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         durable.add_done_callback(_seen)
         return _Write(
@@ -182,7 +194,7 @@ class Journal:
                 if write.era == self._era:
                     self._era += 1
                     self._decided = self.state
-                    self._snapshot_seq = 0  # unknown; one too many does no harm
+                    self._unfolded = JOURNAL_SNAPSHOT_ENTRIES  # one too many does no harm
                 write.durable.set_exception(error)
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:

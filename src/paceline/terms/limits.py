@@ -167,7 +167,8 @@ JOURNAL_ENTRY_BYTES = 1024 * 1024
 """one entry of the journal"""
 
 JOURNAL_SNAPSHOT_ENTRIES = 2000
-"""entries after which the journal keeps a snapshot, so that a start reads at most these"""
+"""entries after which the journal keeps a snapshot, so that a start reads at most these; a change
+of the Plan counts as ten"""
 
 JOURNAL_SNAPSHOTS = 3
 """snapshots kept; where the newest is damaged the one before it serves"""
