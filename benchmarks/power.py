@@ -6,6 +6,7 @@ two are alike; and planted faults, with how many images it takes to find each.
 
 import argparse
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -157,6 +158,8 @@ def main() -> None:
         "--seed", type=int, default=1, metavar="N", help="the first; then the next"
     )
     asked = options.parse_args()
+    if shutil.which("strace") is None:
+        raise SystemExit("there is no strace on PATH; apt-get install strace")
     seeds = range(asked.seed, asked.seed + asked.recordings)
     with (
         tempfile.TemporaryDirectory(prefix="paceline-power-") as disk,

@@ -574,6 +574,19 @@ def test_it_opens_at_the_ratio_of_recent_calls_and_at_no_other_moment(
             return
 
 
+def test_successes_keep_it_closed() -> None:
+    breaker = Breaker(least_calls=2, failure_ratio=0.5)
+    for well in (True, True, True, False, False):
+        ticket = breaker.ask(1.0)
+        if well:
+            breaker.succeeded(1.0, ticket)
+        else:
+            breaker.failed(1.0, ticket, "down")
+    assert breaker.status(1.0).state == "closed"
+    breaker.failed(1.0, breaker.ask(1.0), "down")
+    assert "3 of 6 calls" in breaker.status(1.0).because
+
+
 def test_it_is_open_until_the_moment_it_says_and_half_open_from_then_on() -> None:
     breaker = _broken(5.0)
     status = breaker.status(5.0)
@@ -886,6 +899,30 @@ def test_who_leaves_leaves_alone(leaver: int, seed: int) -> None:
         assert kitchen.clock.now() == 10.0
         assert [each == "dish" for each in ended] == [each != leaver for each in range(3)]
         assert (kitchen.begun, kitchen.ended) == (1, 1)
+
+    _simulated(scenario, seed)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("seed", range(5))
+def test_who_leaves_in_the_very_moment_of_the_end_is_in_nobodys_way(
+    seed: int, others: int, fails: bool
+) -> None:
+    async def scenario(kitchen: Kitchen, flights: SingleFlight[str, Any]) -> None:
+        async def last_moment() -> str:
+            await kitchen.clock.until(1.0)
+            guests[0].cancel()
+            if fails:
+                raise BadInput("burnt", remedy="Cook again.")
+            return "dish"
+
+        guests = [asyncio.create_task(flights.run("soup", last_moment)) for _ in range(1 + others)]
+        first, *rest = await asyncio.gather(*guests, return_exceptions=True)
+        assert isinstance(first, asyncio.CancelledError)
+        assert all(isinstance(each, BadInput) if fails else each == "dish" for each in rest)
+        await _turns()
+        assert ("soup" in flights, len(flights)) == (False, 0)
 
     _simulated(scenario, seed)
 

@@ -65,7 +65,7 @@ from paceline.terms.plan import (
     inverse,
 )
 from paceline.testing import ListStore
-from plans import START_S, defaults, plan_changed
+from plans import CATALOGUE, START_S, defaults, plan_changed
 from plans import journals as drawn_journals
 from stores import WAIT_S, HeldStore, WatchedStore, disk_full
 
@@ -190,6 +190,15 @@ def compaction_keeps(entries: list[Entry], at: int, early_s: float, late_s: floa
         assert twice[:-1] == left[:-1]
 
 
+def test_an_entry_from_the_future_stops_no_compaction() -> None:
+    body = Adjusted(Adjustment("one.rows", 1, 2, ""))
+    entries = [Entry(1, 4.3e9, "", body), *(Entry(seq, 10.0, "", body) for seq in (2, 3, 4))]
+    ((gone, summary),) = summarize(entries, 1000.0, 2000.0)
+    assert gone == [2, 3, 4]
+    assert isinstance(summary.body, AdjustedOften)
+    assert summary.body.times == 3
+
+
 def _counts(entries: list[Entry]) -> dict[str, list[int]]:
     """By knob, how often it moved, and how often that came out as predicted or not."""
     counts: dict[str, list[int]] = {}
@@ -204,7 +213,7 @@ def _counts(entries: list[Entry]) -> dict[str, list[int]]:
                 added = [0, int(body.outcome == "came true"), int(body.outcome == "did not")]
             case _:
                 continue
-        for knob in about(body):
+        for knob in filter(CATALOGUE.__contains__, about(body)):
             sums = counts.get(knob, [0, 0, 0])
             counts[knob] = [a + b for a, b in zip(sums, added, strict=True)]
     return counts
@@ -512,7 +521,9 @@ def test_a_caller_who_left_before_a_refusal_leaves_no_error_behind() -> None:
         await turn()
         store.go(disk_full())
         await journal.close()
-        gc.collect()  # what nobody has looked at complains when it goes
+        store.refusal = None
+        del leaves
+        gc.collect()  # an error that nobody has looked at complains when it goes
         await turn()
         assert complaints == []
 
@@ -652,6 +663,23 @@ def test_a_snapshot_comes_after_so_many_entries_and_a_start_reads_only_what_foll
             await writing(later, number)
         assert again.snapshots == [40]
         await later.close()
+
+    run(main)
+
+
+def test_for_a_snapshot_a_change_of_the_plan_counts_as_several_entries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(journals, "JOURNAL_SNAPSHOT_ENTRIES", journals.COSTLY + 5)
+
+    async def main() -> None:
+        store = WatchedStore()
+        journal = Journal(store, RealClock())
+        await journal.write(lambda _: [plan_changed(EMPTY, defaults().lines)], "ann")
+        for number in range(6):
+            await writing(journal, number)
+        assert store.snapshots == [6]
+        await journal.close()
 
     run(main)
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from paceline.changes.desk import Desk, Nobody, Wanted, Wish
@@ -63,6 +64,14 @@ def test_too_few_requests_tell_nothing() -> None:
     )
 
 
+def test_times_are_judged_by_requests_that_were_answered() -> None:
+    (prediction,) = predictions(["p99_ms <= 20"])
+    after = msgspec.structs.replace(totals(60, [1.0]), requests=5000.0, failed=4999.0)
+    result = score(prediction, totals(0, []), after)
+    assert result.outcome == "cannot tell"
+    assert "1 of them answered" in result.evidence
+
+
 class Traffic:
     """A workload that answers some requests each time it is looked at."""
 
@@ -80,7 +89,7 @@ def scored(journal: Journal) -> list[Scored]:
     return [each.body for each in journal.read() if isinstance(each.body, Scored)]
 
 
-@pytest.mark.parametrize("meanwhile", ["nothing", "a change", "a stop"])
+@pytest.mark.parametrize("meanwhile", ["nothing", "a change", "there and back", "a stop"])
 def test_a_prediction_is_scored_a_minute_later(tmp_path: Path, meanwhile: str) -> None:
     async def main(clock: SimulatedClock, chance: Chance) -> None:
         journal = Journal(SqliteStore.open(tmp_path), clock, at_once=True)
@@ -103,6 +112,9 @@ def test_a_prediction_is_scored_a_minute_later(tmp_path: Path, meanwhile: str) -
         else:
             if meanwhile == "a change":
                 await desk.set("digits.max_rows", 9, None, Wish("bob"))
+            if meanwhile == "there and back":
+                await desk.set("digits.max_rows", 9, None, Wish("bob"))
+                await desk.set("digits.max_rows", 8, None, Wish("bob"))
             await clock.until(began_s + SCORE_AFTER_S - 1)
             assert scored(journal) == []
             await clock.until(began_s + SCORE_AFTER_S + 1)
@@ -113,7 +125,8 @@ def test_a_prediction_is_scored_a_minute_later(tmp_path: Path, meanwhile: str) -
             assert outcomes == ["came true", "did not"]
         else:
             assert outcomes == ["cannot tell", "cannot tell"]
-            said = {"a change": "digits was changed again", "a stop": "the server stopped"}
+            again = "digits was changed again"
+            said = {"a change": again, "there and back": again, "a stop": "the server stopped"}
             assert all(each.startswith(said[meanwhile]) for each in evidence)
         await journal.close()
 

@@ -4,6 +4,7 @@ Called by the desk, which carries it out. An empty diff means that it is so alre
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import msgspec
 
@@ -57,17 +58,27 @@ def to_catalogue(plan: Plan, catalogue: Catalogue) -> Diff:
 
 
 def _fitting(line: Line | None, knob: Knob) -> Line:
-    if line is not None:
-        try:
-            knob.check(line.value)
-            knob.check_envelope(line.envelope)
-            for pin in (line.pin, line.file_pin):
-                if pin is not None:
-                    knob.check(pin)
-        except BadValue:
-            return Line(knob.default, knob.whole)
-        return line
-    return Line(knob.default, knob.whole)
+    """What of the line the knob can still have; the rest gives way to its defaults."""
+    if line is None:
+        return Line(knob.default, knob.whole)
+    value = _still(line.value, knob)
+    envelope = knob.whole
+    with suppress(BadValue):
+        envelope = knob.check_envelope(line.envelope)
+    start = knob.default if value is None else value
+    return Line(
+        start,
+        envelope if value is not None or start in envelope else knob.whole,
+        _still(line.pin, knob),
+        _still(line.file_pin, knob),
+    )
+
+
+def _still(value: Value | None, knob: Knob) -> Value | None:
+    """As the knob has it; None where it cannot be any more."""
+    with suppress(BadValue):
+        return None if value is None else knob.check(value)
+    return None
 
 
 def to_file_pins(plan: Plan, catalogue: Catalogue, pins: FilePins) -> Diff:

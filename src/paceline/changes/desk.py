@@ -30,7 +30,7 @@ from paceline.journal.entries import (
 )
 from paceline.journal.fold import State
 from paceline.journal.journal import Decide, Journal
-from paceline.terms.errors import LimitReached, UnknownVersion
+from paceline.terms.errors import Conflict, LimitReached, UnknownVersion
 from paceline.terms.limits import ADJUST_EVERY_S, ADJUSTMENTS_KEPT_S, TURN_S
 from paceline.terms.plan import (
     Address,
@@ -198,12 +198,17 @@ class Desk:
     async def set(
         self, knob: Address, value: Value | None, envelope: str | None, wish: Wish
     ) -> Done:
-        return await self._wish(
+        """A value alone also ends an adjustment away from it."""
+        done = await self._wish(
             lambda state: decide.to_value(
                 state.plan, self.catalogue, knob, value, envelope, self.pins
             ),
             wish,
         )
+        if done.entry is None and value is not None:
+            start = self.state.plan.lines[knob].start
+            return await self._finish(self._adjust(knob, start, wish, every_s=0.0))
+        return done
 
     async def pin(self, knob: Address, value: Value | None, wish: Wish) -> Done:
         """At the value, or at the one in force."""
@@ -226,15 +231,18 @@ class Desk:
         if not 1 <= wanted <= newest:
             raise _unknown_version(wanted, newest)
         then = await self.plan_at(wanted)
-        return await self._change(
-            lambda state: _change(
-                decide.to_earlier(state.plan, then, self.catalogue),
-                wish.reason,
-                wish.expects,
-                restores=wanted,
-            ),
-            wish.who,
-        )
+
+        def restored(state: State) -> Change | None:
+            if version is None and state.plan.version != newest:
+                raise Conflict(
+                    "the Plan was changed meanwhile, so the version before is another one",
+                    value=state.plan.version,
+                    remedy="Look again, and name the version you want.",
+                )
+            steps = decide.to_earlier(state.plan, then, self.catalogue)
+            return _change(steps, wish.reason, wish.expects, restores=wanted)
+
+        return await self._change(restored, wish.who)
 
     async def undo(self, version: int, wish: Wish) -> Done:
         """Takes one change back, exactly, whatever came after it elsewhere."""
@@ -246,7 +254,9 @@ class Desk:
 
     async def adjust(self, knob: Address, value: Value, wish: Wish) -> Done:
         """Moves a setting within its envelope; the Plan and its version stay."""
+        return await self._finish(self._adjust(knob, value, wish, ADJUST_EVERY_S))
 
+    async def _adjust(self, knob: Address, value: Value, wish: Wish, every_s: float) -> Done:
         taken = False
 
         def decided(state: State) -> Sequence[Adjusted]:
@@ -256,9 +266,9 @@ class Desk:
             if wanted == before:
                 return []
             now = self._clock.now()
-            if now - self._adjusted_s.get(knob, -ADJUST_EVERY_S) < ADJUST_EVERY_S:
+            if now - self._adjusted_s.get(knob, -every_s) < every_s:
                 raise LimitReached(
-                    f"{knob} was adjusted less than {ADJUST_EVERY_S:g} s ago",
+                    f"{knob} was adjusted less than {every_s:g} s ago",
                     value=shown(wanted),
                     remedy="Wait until what the last one did can be seen.",
                 )
@@ -266,19 +276,16 @@ class Desk:
             taken = True
             return [Adjusted(Adjustment(knob, before, wanted, wish.reason, wish.expects))]
 
-        async def adjusted() -> Done:
-            try:
-                entries = await self.journal.write(decided, wish.who)
-            except BaseException:
-                if taken:  # nothing happened, so there is nothing to wait for
-                    self._adjusted_s.pop(knob, None)
-                raise
-            if entries:
-                await self._serving.apply(self.state.in_force)
-                self._on_entry(entries[0])
-            return self._done(entries)
-
-        return await self._finish(adjusted())
+        try:
+            entries = await self.journal.write(decided, wish.who)
+        except BaseException:
+            if taken:  # nothing happened, so there is nothing to wait for
+                self._adjusted_s.pop(knob, None)
+            raise
+        if entries:
+            await self._serving.apply(self.state.in_force)
+            self._on_entry(entries[0])
+        return self._done(entries)
 
     async def score(self, scored: Sequence[Scored], who: str) -> None:
         """What came of predictions."""

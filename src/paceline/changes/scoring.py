@@ -15,7 +15,8 @@ LEAST_REQUESTS = 100
 """Fewer say nothing about a percentile."""
 
 QUANTILES = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99}
-MEASURED = {*QUANTILES, "mean_ms", "error_ratio", "availability", "throughput_rps"}
+TIMED = {*QUANTILES, "mean_ms"}
+MEASURED = {*TIMED, "error_ratio", "availability", "throughput_rps"}
 
 
 class Totals(msgspec.Struct, frozen=True):
@@ -43,6 +44,10 @@ def score(prediction: Prediction, before: Totals, after: Totals, disturbed: str 
         return Score("cannot tell", None, disturbed)
     if prediction.metric not in MEASURED:
         return Score("cannot tell", None, f"{prediction.metric} is not measured here")
+    timed = after.durations_s.count - before.durations_s.count
+    if prediction.metric in TIMED and timed < requests:
+        evidence += f", {timed} of them answered"
+        requests = timed
     if requests < LEAST_REQUESTS:
         return Score("cannot tell", None, f"{evidence}; {LEAST_REQUESTS} are the least")
     measured = _measure(prediction.metric, before, after)

@@ -18,6 +18,7 @@ from paceline.journal.entries import (
     Outcome,
     PlanChanged,
     Scored,
+    outcome_of,
 )
 from paceline.journal.fold import State
 from paceline.journal.journal import Journal
@@ -191,16 +192,9 @@ def _outcomes(journal: Journal, entries: Iterable[Entry]) -> dict[int, list[Scor
     """What came of the predictions in these entries."""
     outcomes: dict[int, list[Scored]] = {}
     for entry in entries:
-        match entry.body:
-            case PlanChanged(change=change) if change.predictions:
-                knob = change.diff[0].knob
-            case _:
-                continue
-        for later in journal.read(after=entry.seq, about=knob):
-            if isinstance(later.body, Scored) and later.body.of == entry.seq:
-                outcomes.setdefault(entry.seq, []).append(later.body)
-            if len(outcomes.get(entry.seq, ())) == len(change.predictions):
-                break
+        if isinstance(entry.body, PlanChanged) and entry.body.change.predictions:
+            found = journal.read(about=outcome_of(entry.seq))
+            outcomes[entry.seq] = [each.body for each in found if isinstance(each.body, Scored)]
     return outcomes
 
 

@@ -90,7 +90,7 @@ DROPPED_MOST = 0.1
 
 
 class AdaptiveLimiter:
-    """`target_delay_s` may be set at any time."""
+    """`target_delay_s` may be set at any time, to a positive one."""
 
     __slots__ = (
         "_busy_s",

@@ -11,15 +11,21 @@ from paceline.journal.entries import Adjusted, AdjustedOften, Entry, Scored
 from paceline.terms.plan import Address
 
 DAY_S = 86400
+INFINITY = float("inf")
 
 Group = tuple[list[int], Entry]
 """The entries that go, and the summary that comes; it has the number of one of them."""
 
 
-def summarize(entries: Iterable[Entry], before_unix_s: float) -> Iterator[Group]:
-    """From the journal's beginning; it is read no further than the first entry that may stay."""
+def summarize(
+    entries: Iterable[Entry], before_unix_s: float, now_unix_s: float = INFINITY
+) -> Iterator[Group]:
+    """From the journal's beginning; it is read no further than the first entry that may stay. One
+    from the future tells of a clock that was wrong, and of nothing that comes after it."""
     groups: dict[tuple[Address, int], list[Entry]] = {}
     for entry in entries:
+        if entry.at > now_unix_s:
+            continue
         if entry.at >= before_unix_s:
             break
         knob = _knob(entry)

@@ -126,6 +126,11 @@ PLAN = "plan"
 """The name under which every change of the Plan is found; a knob's has a dot in it."""
 
 
+def outcome_of(seq: int) -> str:
+    """The name under which it is found what came of an entry's predictions."""
+    return f"#{seq}"
+
+
 def about(body: Body) -> tuple[str, ...]:
     match body:
         case PlanChanged(_, _, change):
@@ -135,7 +140,7 @@ def about(body: Body) -> tuple[str, ...]:
         case AdjustedOften():
             return (body.knob,)
         case Scored():
-            return body.knobs
+            return (outcome_of(body.of), *body.knobs)
         case GoalsChanged() | SettingsChanged() | Compacted() | Salvaged():
             return ()
 

@@ -82,6 +82,7 @@ class Journal:
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._ended = asyncio.Event()
 
     async def write(self, decide: Decide, who: str) -> tuple[Entry, ...]:
         """Appends what `decide` makes of the state; returns when it is durable."""
@@ -104,7 +105,8 @@ class Journal:
 
         In steps between which others are written; what a crash leaves is left for the next time.
         """
-        groups = await self.ask(lambda: list(summarize(self.read(), before_unix_s)))
+        now_unix_s = self._clock.wall()
+        groups = await self.ask(lambda: list(summarize(self.read(), before_unix_s, now_unix_s)))
         removed = 0
         for step in _steps(groups):
             gone = tuple(seq for seqs, _ in step for seq in seqs)
@@ -120,7 +122,8 @@ class Journal:
         self._closed = True
         if self._thread is not None:
             self._queue.put(None)
-            await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+            await self._ended.wait()  # not in the pool: slow readers may fill that
+            self._thread.join()
         self._store.close()
 
     async def _write(
@@ -206,6 +209,7 @@ class Journal:
                 refusal = self._append(group)
                 refused_era = -1 if refusal is None else group[0].era
             loop.call_soon_threadsafe(self._done, group, refusal)
+        loop.call_soon_threadsafe(self._ended.set)
 
     def _append(self, group: Sequence[_Write]) -> Exception | None:
         records = [record for write in group for record in write.records]

@@ -5,6 +5,7 @@ adds these operations to its own; the command line calls the same ones while no 
 """
 
 import asyncio
+import os
 from collections.abc import Sequence
 from itertools import islice
 from typing import Annotated, Any
@@ -16,14 +17,18 @@ from paceline.changes import views
 from paceline.changes.desk import Desk, Done, Wish
 from paceline.changes.wording import words
 from paceline.journal.entries import Entry, kind_of
+from paceline.observe.redact import Redactor
 from paceline.terms.errors import (
     BadGoal,
     BadValue,
     Conflict,
     DiskFull,
+    JournalDamaged,
+    JournalNewer,
     LimitReached,
     Pinned,
     PlanRefused,
+    StateInUse,
     StateUnusable,
     UnknownKnob,
     UnknownVersion,
@@ -137,7 +142,8 @@ class CompactView(msgspec.Struct, frozen=True):
     ] = False
 
 
-WRITING = (Conflict, LimitReached, DiskFull, StateUnusable)
+READING = (JournalDamaged, JournalNewer, StateUnusable)
+WRITING = (Conflict, LimitReached, DiskFull, StateInUse, *READING)
 CHANGING = (*WRITING, Pinned, PlanRefused)
 ON_A_KNOB = (UnknownKnob, BadValue)
 
@@ -150,6 +156,7 @@ HISTORY: Declaration[HistoryQuery, None, views.HistoryView] = Declaration(
     "The Plan's versions, newest first, each with who, why and what came of it.",
     views.HistoryView,
     query=HistoryQuery,
+    errors=READING,
 )
 DIFF: Declaration[DiffQuery, None, views.DiffView] = Declaration(
     "GET",
@@ -157,7 +164,7 @@ DIFF: Declaration[DiffQuery, None, views.DiffView] = Declaration(
     "What differs between two versions; by default what the newest changed.",
     views.DiffView,
     query=DiffQuery,
-    errors=(UnknownVersion,),
+    errors=(UnknownVersion, *READING),
 )
 WHY: Declaration[WhyQuery, None, views.WhyView] = Declaration(
     "GET",
@@ -165,7 +172,7 @@ WHY: Declaration[WhyQuery, None, views.WhyView] = Declaration(
     "Why a knob is as it is: its story, newest first.",
     views.WhyView,
     query=WhyQuery,
-    errors=(UnknownKnob,),
+    errors=(UnknownKnob, *READING),
 )
 SET: Declaration[None, SetBody, DoneView] = Declaration(
     "POST",
@@ -221,6 +228,7 @@ JOURNAL: Declaration[JournalQuery, None, JournalView] = Declaration(
     "Entries of the journal, newest first.",
     JournalView,
     query=JournalQuery,
+    errors=READING,
 )
 COMPACT: Declaration[None, None, CompactView] = Declaration(
     "POST",
@@ -269,6 +277,7 @@ class Answers:
     def __init__(self, desk: Desk, patience_s: float | None) -> None:
         self._desk = desk
         self._patience_s = patience_s
+        self._clean = Redactor(os.environ).text  # a secret in a reason would be there for ever
 
     async def plan(self, query: None, body: None, who: str) -> views.PlanView:
         desk = self._desk
@@ -292,24 +301,26 @@ class Answers:
         )
 
     async def set(self, query: None, body: SetBody, who: str) -> DoneView:
-        wish = Wish(who, body.reason, predictions(body.expect))
+        wish = Wish(who, self._clean(body.reason), predictions(body.expect))
         return _done(await self._desk.set(body.knob, body.value, body.envelope, wish))
 
     async def pin(self, query: None, body: PinBody, who: str) -> DoneView:
-        return _done(await self._desk.pin(body.knob, body.value, Wish(who, body.reason)))
+        return _done(
+            await self._desk.pin(body.knob, body.value, Wish(who, self._clean(body.reason)))
+        )
 
     async def unpin(self, query: None, body: UnpinBody, who: str) -> DoneView:
-        return _done(await self._desk.unpin(body.knob, Wish(who, body.reason)))
+        return _done(await self._desk.unpin(body.knob, Wish(who, self._clean(body.reason))))
 
     async def adjust(self, query: None, body: AdjustBody, who: str) -> DoneView:
-        wish = Wish(who, body.reason, predictions(body.expect))
+        wish = Wish(who, self._clean(body.reason), predictions(body.expect))
         return _done(await self._desk.adjust(body.knob, body.value, wish))
 
     async def rollback(self, query: None, body: RollbackBody, who: str) -> DoneView:
-        return _done(await self._desk.rollback(body.version, Wish(who, body.reason)))
+        return _done(await self._desk.rollback(body.version, Wish(who, self._clean(body.reason))))
 
     async def undo(self, query: None, body: UndoBody, who: str) -> DoneView:
-        return _done(await self._desk.undo(body.version, Wish(who, body.reason)))
+        return _done(await self._desk.undo(body.version, Wish(who, self._clean(body.reason))))
 
     async def journal(self, query: JournalQuery, body: None, who: str) -> JournalView:
         journal = self._desk.journal

@@ -60,6 +60,7 @@ class _Call:
         self._http = h11.Connection(h11.CLIENT)
         self._reader = reader
         self._writer = writer
+        self._may_be_done = False
 
     def ask(self, http: HttpRequest, body: bytes) -> None:
         caller = http.scope["state"]["caller"]
@@ -75,6 +76,7 @@ class _Call:
         request = h11.Request(method=http.method, target=target, headers=headers)
         for event in (request, h11.Data(data=body), h11.EndOfMessage()):
             self._writer.write(self._http.send(event) or b"")
+        self._may_be_done = http.method not in NO_BODY
 
     async def head(self) -> h11.Response:
         event = await self._next()
@@ -96,7 +98,7 @@ class _Call:
                 while (event := self._http.next_event()) is h11.NEED_DATA:
                     self._http.receive_data(await self._reader.read(RELAY_CHUNK_BYTES))
         except (OSError, TimeoutError, h11.RemoteProtocolError):
-            raise owner_gone() from None
+            raise owner_gone(may_be_done=self._may_be_done) from None
         assert isinstance(event, h11.Event), event
         return event
 
@@ -121,8 +123,9 @@ class _Answer(Response):
             self._call.close()
 
 
-def owner_gone() -> OwnerGone:
+def owner_gone(*, may_be_done: bool = False) -> OwnerGone:
+    doubt = "It may have been done: `paceline journal tail` tells. " if may_be_done else ""
     return OwnerGone(
         "the owner process does not answer",
-        remedy="Start Paceline again; the log of the old one says why it ended.",
+        remedy=f"{doubt}Try again; if it stays so, start Paceline again, and read in the log why.",
     )

@@ -30,10 +30,13 @@ class Scores:
         self._clock = clock
         self._stopping = asyncio.Event()
         self._watching: set[asyncio.Task[None]] = set()
+        self._changed: dict[str, int] = {}
 
     def watch(self, entry: Entry) -> None:
         """Of an entry that has just become durable."""
         knobs, predictions = _predicted(entry)
+        for knob in knobs:
+            self._changed[_workload(knob)] = entry.seq
         if predictions:
             task = asyncio.ensure_future(self._watch(entry, knobs, predictions))
             self._watching.add(task)
@@ -48,15 +51,14 @@ class Scores:
     async def _watch(
         self, entry: Entry, knobs: tuple[Address, ...], predictions: tuple[Prediction, ...]
     ) -> None:
-        workload = knobs[0].rpartition(".")[0]
+        workload = _workload(knobs[0])
         before = self._totals(workload)
-        settings = self._settings(workload)
         disturbed = ""
         if len(self._watching) > SCORES_WAITING:
             disturbed = "too many predictions at once"
         elif not await self._waited():
             disturbed = "the server stopped before"
-        elif self._settings(workload) != settings:
+        elif self._changed[workload] != entry.seq:
             disturbed = f"{workload} was changed again meanwhile"
         after = self._totals(workload)
         scores = [(each, score(each, before, after, disturbed)) for each in predictions]
@@ -74,9 +76,9 @@ class Scores:
         stopping.cancel()
         return not self._stopping.is_set()
 
-    def _settings(self, workload: str) -> dict[Address, object]:
-        settings = self._desk.state.in_force.settings
-        return {knob: value for knob, value in settings.items() if knob.startswith(f"{workload}.")}
+
+def _workload(knob: Address) -> str:
+    return knob.rpartition(".")[0]
 
 
 def _predicted(entry: Entry) -> tuple[tuple[Address, ...], tuple[Prediction, ...]]:

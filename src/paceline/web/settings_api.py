@@ -19,8 +19,9 @@ from paceline.config import AT_RELOAD, Server, at_reload, needs_restart
 from paceline.config.fields import toml
 from paceline.config.source import Loaded
 from paceline.observe import log
-from paceline.terms.errors import BadSetting, DiskFull, PlanRefused, StateUnusable
+from paceline.terms.errors import BadSetting
 from paceline.web.operations import AnyDeclaration, Declaration, Operation
+from paceline.web.plan_api import CHANGING
 
 logger = log.get(__name__)
 
@@ -52,7 +53,7 @@ RELOAD: Declaration[None, None, ReloadView] = Declaration(
     "/api/config/reload",
     "Read the settings again; a file with a fault changes nothing.",
     ReloadView,
-    errors=(BadSetting, PlanRefused, DiskFull, StateUnusable),
+    errors=(BadSetting, *CHANGING),
 )
 DECLARED: tuple[AnyDeclaration, ...] = (CONFIG, RELOAD)
 
