@@ -92,7 +92,8 @@ async def live(store: Store) -> Told:
     await note()
     await desk.adjust("two.share", 0.75, bob)
     missed = Scored(20, ("two.share",), ann.expects[0], "did not", of_adjustment=True)
-    await journal.write(lambda _: [missed], "paceline 0.1.0")
+    unclear = Scored(4, ("one.rows",), ann.expects[0], "cannot tell", evidence="12 requests")
+    await journal.write(lambda _: [missed, unclear], "paceline 0.1.0")
     state = journal.state
     kinds = tuple(kind_of(entry.body) for entry in journal.read())
     await journal.close()
@@ -100,7 +101,7 @@ async def live(store: Store) -> Told:
 
 
 def main() -> None:
-    some = patch.object(journals, "JOURNAL_SNAPSHOT_ENTRIES", 8)  # so that there are snapshots
+    some = patch.object(journals, "JOURNAL_SNAPSHOT_ENTRIES", 30)  # so that there are snapshots
     with some, tempfile.TemporaryDirectory() as place:
         told = asyncio.run(live(SqliteStore.open(Path(place))))
         assert not Path(place, f"{FILE}-wal").exists()

@@ -39,6 +39,7 @@ from paceline.journal.entries import (
     PlanChanged,
     Scored,
     about,
+    outcome_of,
     to_entry,
     to_record,
 )
@@ -135,6 +136,9 @@ def test_an_entry_is_found_by_each_knob_it_is_about() -> None:
     adjusted = Adjusted(Adjustment("one.rows", 5, 6, ""))
     assert about(adjusted) == about(AdjustedOften("one.rows", 2, 5, 6)) == ("one.rows",)
     assert about(GoalsChanged({})) == about(Compacted(0.0, 3)) == ()
+    scored = Scored(7, ("one.rows",), Prediction("p95_ms", 1), "did not")
+    assert about(scored) == (outcome_of(7), "one.rows")
+    assert about(msgspec.structs.replace(scored, of_adjustment=True)) == ("one.rows",)
 
 
 def test_a_change_that_does_not_follow_is_damage() -> None:
@@ -736,11 +740,15 @@ def test_compaction_leaves_the_state_and_gives_space_back(tmp_path: Path) -> Non
         clock = SimulatedClock()
         journal = Journal(SqliteStore.open(tmp_path), clock)
         await busy(journal, clock, 150)
+        outcome = Scored(2, ("one.rows",), Prediction("p95_ms", 1), "did not", True)
+        await journal.write(lambda _: [outcome], "ann")
+        await busy(journal, clock, 50)
         before = journal.state
         removed = await journal.compact(clock.wall() - 2 * DAY_S, "ann")
-        assert removed > 100
+        assert removed > 150
         left = list(journal.read())
-        assert len(left) == 150 + 1 - removed + 1
+        assert len(left) == 1 + 150 + 1 + 50 - removed + 1
+        assert not any(isinstance(entry.body, Scored) for entry in left)
         assert left[-1].body == Compacted(clock.wall() - 2 * DAY_S, removed)
         assert journal.state == msgspec.structs.replace(before, seq=before.seq + 1)
         assert await journal.compact(clock.wall() - 2 * DAY_S, "ann") == 0
@@ -764,6 +772,8 @@ def test_compaction_leaves_the_state_and_gives_space_back(tmp_path: Path) -> Non
     with closing(sqlite3.connect(tmp_path / FILE)) as database:
         assert database.execute("PRAGMA freelist_count").fetchone() == (0,)
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        nobody = "SELECT count(*) FROM about WHERE seq NOT IN (SELECT seq FROM entries)"
+        assert database.execute(nobody).fetchone() == (0,)
 
 
 def test_compaction_goes_in_steps_between_which_others_write(
@@ -1084,10 +1094,11 @@ def test_an_entry_that_is_none_is_damage_that_is_named(tmp_path: Path) -> None:
 
 def test_a_damaged_newest_snapshot_costs_time_and_nothing_else(first_version: Path) -> None:
     with closing(sqlite3.connect(first_version / FILE)) as database, database:
-        newest = "(SELECT max(seq) FROM snapshots)"
-        database.execute(f"UPDATE snapshots SET state = zeroblob(9) WHERE seq = {newest}")
+        numbers = database.execute("SELECT seq FROM snapshots ORDER BY seq DESC").fetchall()
+        (newest,), (before,) = numbers[:2]
+        database.execute("UPDATE snapshots SET state = zeroblob(9) WHERE seq = ?", (newest,))
     with closing(SqliteStore.open(first_version)) as store:
-        assert load(store) == (told().state, 8)
+        assert load(store) == (told().state, before)
     with closing(sqlite3.connect(first_version / FILE)) as database, database:
         database.execute("UPDATE snapshots SET sum = sum + 1")
     with closing(SqliteStore.open(first_version)) as store:

@@ -1,37 +1,54 @@
 """In which line of a TOML text each key stands, and where a text stops being TOML.
 
-The standard library's parser keeps no positions, and this is no second parser: it hands that one
-the text piece by piece. A piece that begins with a statement and parses holds that statement,
-because one that goes on (an array, a text in triple quotes) cannot be parsed before its end. Such
-a piece grows only by whole lines that could close it, so a file costs about as much as parsing it
-again. Pure. Called by `source.py`.
+The standard library's parser keeps no positions, and this is no second parser: it only finds where
+a statement ends, and hands each to that one. To find it, brackets are counted outside of texts and
+comments. So all of it costs about as much as parsing the text twice more. Pure. Called by
+`source.py`.
 """
 
 import re
 import tomllib
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 Path = tuple[str, ...]
 
-CLOSES = re.compile(r"[\]}]|\"\"\"|'''")
+TOKEN = re.compile(
+    r'''
+      \#[^\n]*
+    | "{3} (?: \\?[\s\S] )*? (?: "{3,5} | \Z )
+    | '{3} [\s\S]*? (?: '{3,5} | \Z )
+    | " (?: [^"\\\n] | \\[^\n] )* "?
+    | ' [^'\n]* '?
+    | (?P<opens> [\[{] )
+    | (?P<closes> [\]}] )
+    | (?P<dot> \. )
+    | (?P<parts> [=,] )
+    | (?P<ends> \n )
+    ''',
+    re.VERBOSE,
+)
+"""What decides where a statement ends. A text that is not closed goes on as far as it could."""
+
 PLACE = re.compile(r" \(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
 
 DEEPEST = 8
-"""No setting lies deeper; without it, a key of a thousand dots would cost a million steps."""
+"""Brackets in brackets, and names in a key. No setting lies deeper, and tomllib needs the square of
+the depth: gigabytes for one key of 32 000 dots."""
+
+TOO_DEEP = "it is nested too deeply"
 
 CANNOT_PARSE = (ValueError, RecursionError)
 """What tomllib raises; its own error is a ValueError, as is a number of too many digits."""
 
 
 class _Statement(NamedTuple):
-    """Lines count from 0 here; `end` is the first line that is not part of it."""
+    """Characters and lines count from 0."""
 
+    text: str
+    start: int
     first: int
-    end: int
-    content: dict[str, Any]
-    opens_table: bool
+    too_deep: bool
 
 
 class Broken(NamedTuple):
@@ -48,74 +65,77 @@ def parse(text: str) -> dict[str, Any]:
 
 
 def locate(text: str) -> Mapping[Path, int]:
-    """The line of every key and table of a text that parses, counted from 1.
+    """The line of every key and table of a text that is not broken, counted from 1.
 
     A key within a value (an inline table) has the line in which its statement begins.
     """
     found: dict[Path, int] = {}
     table: Path = ()
-    for statement in _statements(_lines(text)):
-        paths = list(_paths(statement.content))
-        above = () if statement.opens_table else table
+    for statement in _statements(text):
+        paths = list(_paths(parse(statement.text)))
+        opens_table = statement.text.lstrip(" \t").startswith("[")
+        above = () if opens_table else table
         for path in paths:
             found.setdefault((*above, *path), statement.first + 1)
-        if statement.opens_table:
+        if opens_table:
             table = paths[-1]
     return found
 
 
 def broken(text: str) -> Broken | None:
-    """Why and where a text is not TOML, or None."""
+    """Why and where a text is not TOML, or None. What is nested too deeply counts as broken."""
+    statements = list(_statements(text))
+    deep = next((each for each in statements if each.too_deep), None)
+    try:
+        parse(text if deep is None else text[: deep.start])
+    except ValueError as error:
+        why, line = _reason(error)
+        if line is None:
+            # One that contradicts an earlier one is sound by itself; only the last is told so.
+            alone = (each for each in statements if not _parses(each.text))
+            first = next(alone, statements[-1]).first
+            return Broken(first + 1, first + 1, why)
+        first = max(each.first for each in statements if each.first <= line)
+        return Broken(line + 1, first + 1, why)
+    return None if deep is None else Broken(deep.first + 1, deep.first + 1, TOO_DEEP)
+
+
+def _statements(text: str) -> Iterator[_Statement]:
+    """Right up to the first that is no TOML, and anything from there on. None is blank."""
+    start = line = depth = names = 0
+    too_deep = False
+    for end, token in _tokens(text):
+        match token:
+            case "opens":
+                depth, names = depth + 1, 1
+            case "closes":
+                depth -= 1
+            case "dot":
+                names += 1
+            case "parts":
+                names = 1
+        too_deep = too_deep or depth > DEEPEST or names > DEEPEST
+        if token == "ends":
+            names = 1
+            if depth > 0 and end < len(text):
+                continue
+            statement = text[start:end]
+            if statement.strip(" \t\r\n"):
+                yield _Statement(statement, start, line, too_deep)
+            line += statement.count("\n")
+            start, depth, too_deep = end, 0, False
+
+
+def _tokens(text: str) -> Iterator[tuple[int, str | None]]:
+    """Where each ends, and its name. The last is the end of the text."""
+    for token in TOKEN.finditer(text):
+        yield token.end(), token.lastgroup
+    yield len(text), "ends"
+
+
+def _parses(text: str) -> bool:
     try:
         parse(text)
-    except CANNOT_PARSE as error:
-        lines = _lines(text)
-        why, place = _reason(error)
-        ends = [0, *(statement.end for statement in _statements(lines)), len(lines)]
-        # A statement may be sound and yet contradict one before it.
-        fails = bisect_left(ends, True, key=lambda end: not _parses(lines[:end]))
-        first = _skip_blank(lines, ends[fails - 1])
-        return Broken(max(first, first if place is None else place) + 1, first + 1, why)
-    return None
-
-
-def _lines(text: str) -> Sequence[str]:
-    """Only "\n" ends a line of TOML; `str.splitlines` knows more."""
-    *ended, last = text.split("\n")
-    return [*(line + "\n" for line in ended), last]
-
-
-def _statements(lines: Sequence[str]) -> Iterator[_Statement]:
-    """Up to the first that cannot be parsed."""
-    first = _skip_blank(lines, 0)
-    while first < len(lines):
-        statement = _statement(lines, first)
-        if statement is None:
-            return
-        yield statement
-        first = _skip_blank(lines, statement.end)
-
-
-def _statement(lines: Sequence[str], first: int) -> _Statement | None:
-    for end in range(first + 1, len(lines) + 1):
-        if end == first + 1 or CLOSES.search(lines[end - 1]):
-            try:
-                content = parse("".join(lines[first:end]))
-            except CANNOT_PARSE:
-                continue
-            return _Statement(first, end, content, lines[first].lstrip().startswith("["))
-    return None
-
-
-def _skip_blank(lines: Sequence[str], first: int) -> int:
-    while first < len(lines) and lines[first].strip(" \t") in ("", "\n", "\r\n"):
-        first += 1
-    return first
-
-
-def _parses(lines: Sequence[str]) -> bool:
-    try:
-        parse("".join(lines))
     except CANNOT_PARSE:
         return False
     return True
@@ -128,10 +148,8 @@ def _paths(content: Mapping[str, Any], depth: int = DEEPEST) -> Iterator[Path]:
             yield from ((name, *path) for path in _paths(value, depth - 1))
 
 
-def _reason(error: Exception) -> tuple[str, int | None]:
+def _reason(error: ValueError) -> tuple[str, int | None]:
     """In words, and the line, counted from 0, if the parser says one."""
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply", None
     said = str(error)
     place = PLACE.search(said)
     if place is None:

@@ -3,6 +3,10 @@
 Of one knob's adjustments of one day stays one entry, in the place of the last: the fold of the
 whole is the same before and after, and `why` still tells what went on. Changes of the Plan stay for
 ever.
+
+A knob's day is summarized as a whole, never in parts: it goes in one transaction. That is no danger
+as long as the desk lets a knob be adjusted once in ADJUST_EVERY_S: 8,640 times a day, and a score
+for each prediction that came with one.
 """
 
 from collections.abc import Iterable, Iterator

@@ -127,7 +127,8 @@ PLAN = "plan"
 
 
 def outcome_of(seq: int) -> str:
-    """The name under which it is found what came of an entry's predictions."""
+    """The name under which it is found what came of a change's predictions. What came of an
+    adjustment's is found by its knob alone: the two are compacted together."""
     return f"#{seq}"
 
 
@@ -140,7 +141,7 @@ def about(body: Body) -> tuple[str, ...]:
         case AdjustedOften():
             return (body.knob,)
         case Scored():
-            return (outcome_of(body.of), *body.knobs)
+            return body.knobs if body.of_adjustment else (outcome_of(body.of), *body.knobs)
         case GoalsChanged() | SettingsChanged() | Compacted() | Salvaged():
             return ()
 

@@ -256,6 +256,8 @@ def _seen(durable: asyncio.Future[None]) -> None:
 
 
 def _steps(groups: list[Group]) -> Iterator[list[Group]]:
+    """No group is split, so a step may be larger by one knob's day: see `compaction.py` for how
+    large that is."""
     step: list[Group] = []
     size = 0
     for group in groups:

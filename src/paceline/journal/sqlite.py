@@ -13,7 +13,7 @@ import sqlite3
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -30,7 +30,12 @@ from paceline.terms.errors import (
     StateInUse,
     StateUnusable,
 )
-from paceline.terms.limits import JOURNAL_BUSY_S, JOURNAL_SNAPSHOTS
+from paceline.terms.limits import (
+    JOURNAL_BUSY_S,
+    JOURNAL_READ_BYTES,
+    JOURNAL_READ_ENTRIES,
+    JOURNAL_SNAPSHOTS,
+)
 
 FILE = "journal.db"
 LOCK = "journal.lock"
@@ -254,25 +259,55 @@ def read_file(
     path: Path, after: int = 0, before: int | None = None, about: str = "", newest: bool = False
 ) -> Iterator[Record]:
     """The records of a file, each checked; a writer may be at work meanwhile."""
-    order = "DESC" if newest else "ASC"
-    last = before if before is not None else 2**63 - 1
     with reading(path) as database:
-        if about:
-            rows = database.execute(
-                f"SELECT {COLUMNS} FROM about JOIN entries USING (seq) "
-                f"WHERE name = ? AND seq > ? AND seq < ? ORDER BY seq {order}",
-                (about, after, last),
-            )
-        else:
-            rows = database.execute(
-                f"SELECT {COLUMNS} FROM entries WHERE seq > ? AND seq < ? ORDER BY seq {order}",
-                (after, last),
-            )
-        for row in rows:
-            record = checked(row)
-            if record is None:
-                raise damaged(row[0], "its check sum is another one")
-            yield record
+        for page in pages(database, after, before, about, newest):
+            yield from page
+
+
+def pages(
+    database: sqlite3.Connection,
+    after: int = 0,
+    before: int | None = None,
+    about: str = "",
+    newest: bool = False,
+) -> Iterator[list[Record]]:
+    """Each page is read in one go, and is a moment of its own. One moment for all of them would
+    keep the write-ahead log growing for as long as a reader takes its time. What a compaction does
+    between two pages is seen by half: summaries below, or entries above that they stand for."""
+    low, high = after, before if before is not None else 2**63 - 1
+    source = "about JOIN entries USING (seq) WHERE name = ? AND" if about else "entries WHERE"
+    order = "DESC" if newest else "ASC"
+    query = f"SELECT {COLUMNS} FROM {source} seq > ? AND seq < ? ORDER BY seq {order}"
+    named = (about,) if about else ()
+    while True:
+        page: list[Record] = []
+        size_bytes = 0
+        trouble: Exception | None = None  # what was read before it is good
+        with closing(database.execute(query, (*named, low, high))) as rows:
+            try:
+                for row in rows:
+                    record = checked(row)
+                    if record is None:
+                        trouble = damaged(row[0], "its check sum is another one")
+                        break
+                    if not low < record.seq < high:
+                        trouble = damaged(record.seq, "it does not stand where its number belongs")
+                        break
+                    low, high = (low, record.seq) if newest else (record.seq, high)
+                    page.append(record)
+                    size_bytes += len(record.body)
+                    if len(page) >= JOURNAL_READ_ENTRIES or size_bytes >= JOURNAL_READ_BYTES:
+                        break
+                else:
+                    high = low  # that was the last page
+            except SQLITE_ERRORS as error:
+                trouble = error
+        if page:
+            yield page
+        if trouble is not None:
+            raise trouble
+        if low >= high:
+            return
 
 
 def newest_snapshot(path: Path) -> Snapshot | None:

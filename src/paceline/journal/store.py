@@ -58,7 +58,8 @@ class Store(Protocol):
         self, after: int = 0, before: int | None = None, about: str = "", newest: bool = False
     ) -> Iterator[Record]:
         """Those between the two numbers, both excluded, oldest first unless `newest` comes first.
-        Never waits for a writer, and never makes one wait."""
+        Never waits for a writer, and never makes one wait. A long read need not be one moment: what
+        is written or compacted meanwhile may be in its later part."""
         ...
 
     def snapshot(self) -> Snapshot | None:

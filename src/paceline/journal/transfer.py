@@ -31,7 +31,7 @@ from paceline.journal.damage import (
     readable_states,
     result,
 )
-from paceline.journal.entries import about, to_entry
+from paceline.journal.entries import Compacted, about, to_entry
 from paceline.journal.fold import NOTHING, fold, to_snapshot
 from paceline.journal.salvage import Salvage, missing
 from paceline.journal.sqlite import (
@@ -39,7 +39,9 @@ from paceline.journal.sqlite import (
     SqliteStore,
     check_sum,
     lock,
+    pages,
     read_file,
+    reading,
     sync_directory,
     told,
 )
@@ -67,6 +69,8 @@ LINE_BYTES = 4 * JOURNAL_ENTRY_BYTES + 64 * 1024
 UNFINISHED = "journal.import"
 """Where an import is made, inside the state directory; what a crash leaves there goes with the
 next one."""
+
+COMPACTED = str(Compacted.__struct_config__.tag)
 
 LAST_BEGINS = b'{"entries":'
 
@@ -142,8 +146,31 @@ class Moved(msgspec.Struct, frozen=True):
 def export_whole(path: Path, put: Put, progress: Progress = no_progress) -> Moved:
     """All entries, or JournalDamaged; what has been put by then has no last line."""
     account = _Account(progress)
-    put(_lines(map(account.take, read_file(path)), account))
+    put(_lines(map(account.take, _whole(path)), account))
     return _moved(account)
+
+
+def _whole(path: Path) -> Iterator[Record]:
+    """Up to what is the last entry now, page by page, for whoever takes them may take long.
+
+    A compaction in between makes nonsense of the rest, unless all that it touches had been read: it
+    touches nothing behind the first entry that is as young as its bound.
+    """
+    with reading(path) as database:
+        last = seen = next((page[0].seq for page in pages(database, newest=True)), 0)
+        youngest_unix_s = float("-inf")
+        for page in pages(database, before=last + 1):
+            for news in pages(database, after=seen):
+                seen = news[-1].seq
+                for body in (to_entry(each).body for each in news if each.kind == COMPACTED):
+                    if isinstance(body, Compacted) and body.before_unix_s > youngest_unix_s:
+                        raise StateInUse(
+                            "the journal was compacted while it was being exported",
+                            value=str(path),
+                            remedy="Export it again: what is written so far is no whole journal.",
+                        )
+            yield from page
+            youngest_unix_s = max(youngest_unix_s, *(each.at for each in page))
 
 
 def export_what_is_left(path: Path, put: Put, progress: Progress = no_progress) -> Saved:

@@ -167,8 +167,7 @@ JOURNAL_ENTRY_BYTES = 1024 * 1024
 """one entry of the journal"""
 
 JOURNAL_SNAPSHOT_ENTRIES = 2000
-"""entries after which the journal keeps a snapshot, so that a start reads at most these; a change
-of the Plan counts as ten"""
+"""entries after which the journal keeps a snapshot; a change of the Plan counts as ten"""
 
 JOURNAL_SNAPSHOTS = 3
 """snapshots kept; where the newest is damaged the one before it serves"""
@@ -177,7 +176,8 @@ JOURNAL_BUSY_S = 2.0
 """how long the journal waits for a foreign program that holds its file locked"""
 
 JOURNAL_COMPACT_ENTRIES = 2000
-"""entries that one step of compaction removes; others are written between two steps"""
+"""entries after which a step of compaction ends, with the knob and day it is at; others are written
+between two steps"""
 
 JOURNAL_PROBES = 20_000
 """places that are tried in the search for what comes after a damaged part of the journal"""
@@ -187,6 +187,12 @@ JOURNAL_IMPORT_ENTRIES = 2000
 
 JOURNAL_IMPORT_BYTES = 8 * 1024 * 1024
 """of bodies that an import writes at once"""
+
+JOURNAL_READ_ENTRIES = 1000
+"""entries of the journal that are read in one go; a writer's log cannot be emptied meanwhile"""
+
+JOURNAL_READ_BYTES = 8 * 1024 * 1024
+"""of bodies that are read in one go"""
 
 JOURNAL_PAGE_ENTRIES = 1000
 """entries of the journal, or versions of the Plan, in one answer"""
