@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -203,6 +204,89 @@ def test_a_full_disk_leaves_no_half_of_a_settings_file(full_disk: Path) -> None:
 def test_a_settings_file_that_cannot_be_written_is_told_as_such(read_only: Path) -> None:
     path = str(read_only / "paceline.toml")
     refused(paceline("config", "init", path), EXIT_USAGE, "Read-only", path, "config init FILE")
+
+
+SEEN = "\x1b[31mX\u202e\n\x9by"
+
+
+def test_what_others_wrote_cannot_move_the_cursor(tmp_path: Path) -> None:
+    state = ("--state", str(tmp_path / "state"))
+    for arguments in (
+        ["plan", "set", "digits.max_rows", SEEN, *state],
+        ["key", "create", SEEN, *state],
+        ["key", "revoke", SEEN, *state],
+        ["nosuch" + SEEN],
+    ):
+        done = paceline(*arguments)
+        assert done.returncode == EXIT_USAGE
+        assert done.stderr.replace("\n", "").isprintable(), done.stderr
+        assert "\\x1b[31mX\\u202e" in done.stderr
+    refused = paceline("plan", "set", "digits.max_rows", SEEN, "--json", *state)
+    assert json.loads(refused.stderr)["value"] == SEEN
+
+
+PRINTING = [
+    ["plan", "show"],
+    ["plan", "show", "--json"],
+    ["plan", "set", "digits.max_rows", "7"],
+    ["why", "digits.max_rows"],
+    ["journal", "tail"],
+    ["journal", "check"],
+    ["journal", "export", "-"],
+    ["config", "show"],
+    ["--help"],
+    ["plan", "--help"],
+    [],
+]
+
+
+@pytest.fixture(scope="module")
+def a_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory in which there is the state of a server, with a long journal."""
+    place = tmp_path_factory.mktemp("plan")
+    for rows in ("9", "10"):
+        assert in_shell(place, ["plan", "set", "digits.max_rows", rows], "").returncode == 0
+    return place
+
+
+def in_shell(place: Path, arguments: list[str], redirection: str) -> Done:
+    command = shlex.join([sys.executable, "-P", "-m", "paceline", *arguments])
+    return subprocess.run(
+        ["bash", "-c", f"{command} {redirection}"],
+        capture_output=True, text=True, timeout=60, cwd=place,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
+def test_output_that_cannot_be_written_is_told_once(a_plan: Path, arguments: list[str]) -> None:
+    full = in_shell(a_plan, arguments, ">/dev/full")
+    closed = in_shell(a_plan, arguments, ">&-")
+    assert (full.returncode, closed.returncode) == (EXIT_STATE, EXIT_USAGE)
+    for done, says in ((full, "no space is left"), (closed, "standard output is closed")):
+        if "--json" in arguments:
+            assert says in json.loads(done.stderr)["error"]
+        else:
+            assert done.stderr.startswith(f"paceline: {says}")
+            assert len(done.stderr.splitlines()) == 3, done.stderr
+
+
+@pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
+def test_a_reader_that_has_seen_enough_is_no_error(a_plan: Path, arguments: list[str]) -> None:
+    """The reader has gone before the first byte, for what is short would fit into the pipe."""
+    done = in_shell(a_plan, arguments, "> >(exec true) 2>told; echo $?; cat told")
+    status, told = done.stdout.split("\n", 1)
+    assert status == "0"
+    assert told in ("", told if told.startswith("written ") else "")
+
+
+@pytest.mark.parametrize("errors", ["2>&-", "2>/dev/full"])
+def test_without_standard_error_there_is_still_the_exit_code(a_plan: Path, errors: str) -> None:
+    done = in_shell(a_plan, ["plan", "undo", "99"], errors)
+    assert (done.returncode, done.stdout) == (EXIT_USAGE, "")
+
+
+def test_a_closed_standard_input_is_told(tmp_path: Path) -> None:
+    refused(in_shell(tmp_path, ["journal", "import", "-"], "<&-"), EXIT_USAGE, "cannot be read")
 
 
 def test_output_into_a_closed_pipe_is_no_traceback() -> None:

@@ -432,6 +432,55 @@ def test_what_was_done_without_a_server_holds_when_one_starts(
         assert server.ask("POST", "/predict/digits", ROW).status == 503
 
 
+# Refused without a server, which leaves no trace
+
+
+@pytest.mark.parametrize("knob", ["digits.nosuch", "max_rows"])
+def test_a_refused_change_begins_no_journal(ground: Ground, command: Command, knob: str) -> None:
+    done = command("plan", "set", knob, "1", status=EXIT_USAGE)
+    assert "knob of" in done.err
+    assert not ground.state.exists()
+    command("plan", "undo", "1", status=EXIT_USAGE)
+    assert not ground.state.exists()
+
+
+def test_a_refused_change_writes_nothing_of_the_settings(ground: Ground, command: Command) -> None:
+    command("plan", "set", "digits.max_rows", "9")
+    before = ground.entries()
+    ground.config.write_text(SETTINGS)
+    command("plan", "set", "digits.nosuch", "1", status=EXIT_USAGE)
+    assert ground.entries() == before
+    command("plan", "set", "digits.max_rows", "8")
+    assert [kind_of(each.body) for each in ground.entries()[len(before) :]] == [
+        "plan_changed",
+        "goals_changed",
+        "plan_changed",
+    ]
+
+
+def test_who_finds_no_settings_leaves_those_of_the_server(
+    ground: Ground, command: Command, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    ground.config.write_text(SETTINGS)
+    command("plan", "set", "digits.max_rows", "9")
+    before = ground.entries()
+    elsewhere = ground.directory / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert run(["plan", "set", "digits.max_rows", "8", "--state", str(ground.state)]) == EXIT_OK
+    (mine,) = ground.entries()[len(before) :]
+    assert isinstance(mine.body, PlanChanged)
+    assert [step.knob for step in mine.body.change.diff] == ["digits.max_rows"]
+    change = ["plan", "set", "digits.max_in_flight", "8", "--state", str(ground.state)]
+    capsys.readouterr()
+    assert run(change) == EXIT_USAGE
+    assert "pinned at 64 by the settings of its server" in capsys.readouterr().err
+    assert run([*change, "--config", "/dev/null"]) == EXIT_START
+    (elsewhere / "paceline.toml").touch()
+    assert run(change) == EXIT_OK  # a file that pins nothing says so
+
+
 # Nobody there
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -29,7 +30,7 @@ from paceline.config.fields import Names, leaves, toml, variable
 from paceline.config.source import Source
 from paceline.serve.knobs import KNOBS, catalogue
 from paceline.terms.errors import EXIT_START, EXIT_USAGE, BadSetting
-from paceline.terms.limits import SETTINGS_BYTES
+from paceline.terms.limits import SETTINGS_BYTES, SETTINGS_FAULTS
 from paceline.terms.plan import Boolean, Choice, Knob, LogRange, Range, Value
 from servers import Server as Running
 
@@ -249,7 +250,10 @@ FAULTS = {
     "list without a comma": fault("[models.digits]\ngoal = [\n'a',\n'b'\n'c'\n]\n", 5, "in line 2"),
     "text without an end": fault("[server]\nhost = '''x\nport = 1\n", 2, "host = '''x"),
     "too deep": fault(f"\n[server]\nport = {DEEP}", 3, "too deep"),
-    "key of many dots": fault("port" + ".a" * 300 + " = 1", 1, "server.port?"),
+    "key of many dots": fault("port" + ".a" * 7 + " = 1", 1, "server.port?"),
+    "key of too many dots": fault("port" + ".a" * 8 + " = 1", 1, "too deep"),
+    "broken before it is too deep": fault("a = 1\na = 2\nb = [[[[[[[[[[]]]]]]]]]]", 2, "overwrite"),
+    "twice the same at the end": fault("a = 1\na = 2", 2, "overwrite"),
     "bare return": fault("[server]\rport = 1", 1, "not TOML"),
     "bare return at the end": fault("[server]\nport = 1\r", 2, "not TOML"),
     "bytes": fault(b"[server]\nport = 1\nhost = '\xff'", 3, "UTF-8", r"\xff"),
@@ -350,6 +354,53 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 def test_a_file_of_the_longest_length_is_read(tmp_path: Path) -> None:
     content = GOOD + "#" * (SETTINGS_BYTES - len(GOOD))
     assert source(written(tmp_path, content)).load().settings.server.port == 9000
+
+
+def filled(*parts: str) -> str:
+    """With as many of the second part as there may be, each with its number in place of @."""
+    first, again, last = parts
+    text, number = first, 0
+    while len(text) + len(again) + 6 + len(last) < SETTINGS_BYTES:
+        text, number = text + again.replace("@", str(number)), number + 1
+    return text + last
+
+
+LONG = {
+    "a list of brackets": ("[models.digits]\ngoal = [\n", '"]",\n', "]\n"),
+    "a list that is not closed": ("goal = [\n", '"]",\n', ""),
+    "unknown keys": ("", "prot@ = 1\n", ""),
+    "unknown keys nearly right": ("[server]\n", "port@ = 1\n", ""),
+    "unknown sections": ("", "[a@]\n", ""),
+    "sections of lists": ("", "[[a]]\n", ""),
+    "twice the same at the end": ("", "a@ = 1\n", "a0 = 1"),
+    "a key of dots": ("a", ".a", " = 1"),
+    "a section of dots": (f"[a{'.a' * 8000}]\n", "a@ = 1\n", ""),
+    "brackets": ("a = ", "[", ""),
+    "a text that is not closed": ('a = """', '\\"\n', ""),
+    "comments": ("", "#\n", ""),
+}
+LOADS_WITHIN_S = 0.3
+"""of CPU; measured: 0.2"""
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_whatever_is_in_a_long_file_it_is_soon_read_or_refused(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, filled(*LONG[name]))
+    took_s = []
+    for _ in range(2):
+        started_s = time.process_time()
+        with suppress(BadSetting):
+            source(path).load()
+        took_s.append(time.process_time() - started_s)
+    assert min(took_s) < LOADS_WITHIN_S
+
+
+def test_of_many_faults_the_first_are_told_and_the_others_counted(tmp_path: Path) -> None:
+    said = refused(tmp_path, filled("", "prot@ = 1\n", "")).splitlines()
+    assert said[1].startswith(f"  {tmp_path}/paceline.toml:1: ")
+    assert len(said) < SETTINGS_FAULTS + 5
+    count = int(said[0].split()[0])
+    assert f"  and {count - SETTINGS_FAULTS} more" in "\n".join(said)
 
 
 # --- Loading again --------------------------------------------------------------------------------
@@ -606,6 +657,38 @@ def test_a_statement_that_is_broken_is_found(made: Written, data: st.DataObject)
     broken = lines.broken(str(made))
     assert broken is not None
     assert broken.line == broken.first == line
+
+
+def first_broken(text: str) -> int | None:
+    """The line in which what is broken begins, found slowly: after the last prefix that parses."""
+    parts = text.split("\n")
+    sound = 0
+    for end in range(1, len(parts) + 1):
+        with suppress(ValueError):
+            tomllib.loads("\n".join(parts[:end]) + "\n" * (end < len(parts)))
+            sound = end
+    while sound < len(parts) and parts[sound].strip(" \t") in ("", "\r"):
+        sound += 1
+    return None if sound == len(parts) else sound + 1
+
+
+@given(
+    texts(),
+    st.floats(0, 1),
+    st.integers(0, 9),
+    st.text(st.sampled_from("\"'\\[]{}=#.,\n\r\t ax9"), max_size=6),
+)
+@settings(max_examples=300, deadline=None)
+def test_damage_is_found_where_every_prefix_tells(
+    made: Written, where: float, length: int, new: str
+) -> None:
+    text = str(made)
+    at = int(where * len(text))
+    text = text[:at] + new + text[at + length :]
+    broken = lines.broken(text)
+    if broken is None or broken.why != lines.TOO_DEEP:
+        assert (broken and broken.first) == first_broken(text)
+        assert broken or lines.locate(text) == by_prefixes(text)
 
 
 # --- The command line -----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -26,6 +26,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import paceline.journal.sqlite as files
 from paceline.changes.desk import Desk, Nobody, Wanted, Wish
 from paceline.changes.wording import moment, of_diff, of_prediction, of_step, of_verdict, words
 from paceline.cli.main import run
@@ -64,6 +65,7 @@ from paceline.terms.errors import (
     JournalDamaged,
     JournalNewer,
     PacelineError,
+    StateInUse,
     StateUnusable,
 )
 from paceline.terms.plan import (
@@ -513,6 +515,94 @@ def test_standard_output_gets_nothing_but_the_export(
     assert json.loads(told.err)["entries"] == len(records_of(state))
 
 
+@pytest.mark.parametrize("options", [{}, {"newest": True}, {"about": "one.size"}])
+def test_a_long_read_keeps_no_log_from_being_emptied(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a page has, it is the same; between two of them the writer's log can begin anew."""
+    entries = long_journal(300)
+    state = written(tmp_path / "state", entries)
+    whole = list(read_file(state / FILE, **options))
+    assert [each.seq for each in whole] == sorted(
+        (each.seq for each in whole), reverse=options.get("newest", False)
+    )
+    monkeypatch.setattr(files, "JOURNAL_READ_ENTRIES", 7)
+    with closing(SqliteStore.open(state)) as store, closing(sqlite3.connect(state / FILE)) as other:
+        reading = read_file(state / FILE, **options)
+        first = next(reading)
+        store.append([to_record(Entry(301, START_S, "ann", Compacted(START_S, 0)))])
+        busy, *_ = other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        assert not busy
+        assert [first, *reading] == whole
+    monkeypatch.setattr(files, "JOURNAL_READ_BYTES", 1)
+    assert list(read_file(state / FILE, before=301, **options)) == whole
+
+
+def test_what_is_read_before_damage_is_read(tmp_path: Path) -> None:
+    state = written(tmp_path / "state", long_journal(100))
+    altered(state, "UPDATE entries SET body = body || ' ' WHERE seq = 50")
+    reading = read_file(state / FILE)
+    assert [next(reading).seq for _ in range(49)] == [*range(1, 50)]
+    with pytest.raises(JournalDamaged):
+        next(reading)
+
+
+@FEW
+@given(
+    journals(),
+    st.integers(1, 6),
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 15)), max_size=3),
+)
+def test_an_export_beside_a_compaction_is_whole_or_none(
+    entries: list[Entry], page: int, compactions: list[tuple[int, int]]
+) -> None:
+    """Each begins when so many lines have been taken."""
+    with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "JOURNAL_READ_ENTRIES", page)
+        state, other = written(Path(place) / "state", entries), Path(place) / "other"
+        out = BytesIO()
+
+        def put(lines: Iterable[bytes]) -> None:
+            for number, line in enumerate(lines):
+                out.write(line)
+                for days, after in compactions:
+                    if number == after:
+                        asyncio.run(compact(state, START_S + days * 30_000.0))
+
+        before = records_of(state)
+        try:
+            export_whole(state / FILE, put)
+        except StateInUse:
+            assert records_of(state) != before
+            return
+        other.mkdir()
+        import_lines(BytesIO(out.getvalue()), other)
+        assert inspect(other / FILE).sound
+        assert records_of(other) == before
+
+
+def test_an_export_is_refused_only_where_a_compaction_touched_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr(files, "JOURNAL_READ_ENTRIES", 10)
+    entries = long_journal(200)
+
+    def compacted_after(lines_taken: int, name: str) -> Path:
+        state = written(tmp_path / name, entries)
+
+        def put(lines: Iterable[bytes]) -> None:
+            for number, _ in enumerate(lines):
+                if number == lines_taken:
+                    asyncio.run(compact(state, START_S + 100))
+
+        export_whole(state / FILE, put)
+        return state
+
+    with pytest.raises(StateInUse, match="compacted while"):
+        compacted_after(50, "early")
+    assert len(records_of(compacted_after(120, "late"))) < 200
+
+
 def test_what_is_imported_is_the_same_journal(tmp_path: Path, capsys: Captured) -> None:
     state, other = made(tmp_path / "state"), tmp_path / "other"
     (tmp_path / "file").write_bytes(exported(state))
@@ -602,7 +692,7 @@ def test_an_output_that_takes_no_more_is_told(options: list[str], tmp_path: Path
             [*command, "--state", str(state)], stdout=full, stderr=subprocess.PIPE, timeout=WAIT_S
         )
     assert done.returncode == EXIT_STATE
-    assert done.stderr.startswith(b"paceline: no space is left for the export")
+    assert done.stderr.startswith(b"paceline: no space is left for the output")
     assert b"standard output" in done.stderr
 
 

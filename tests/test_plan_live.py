@@ -8,6 +8,7 @@ is test_plan_faults.py's business.
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -196,6 +197,18 @@ def test_each_knob_is_obeyed_at_once_and_after_a_restart(tmp_path: Path) -> None
             if knob != "enabled":
                 obeyed(server)
         assert predict(server).headers["x-plan-version"] == str(version)
+
+
+def test_a_priority_that_a_request_names_wins_over_the_plans(tmp_path: Path) -> None:
+    with Server(tmp_path / "state") as server:
+        body = {"knob": "digits.priority", "value": "low"}
+        assert server.ask("POST", "/api/plan/set", body).status == 200
+        for parameters in ({}, {"priority": 0}, {"priority": "normal"}):
+            ask = {**V2, "parameters": parameters}
+            assert server.ask("POST", "/v2/models/digits/infer", ask).status == 200
+        metrics = server.ask("GET", "/metrics").body.decode()
+        counted = re.findall(r'paceline_requests_total.*priority="(\w+)".* (\d)', metrics)
+        assert sorted(counted) == [("low", "2"), ("normal", "1")]
 
 
 def test_every_answer_of_a_model_names_the_version_it_was_made_by(shared: Server) -> None:
@@ -602,6 +615,48 @@ def test_under_nohup_the_end_of_the_terminal_is_not_the_servers(tmp_path: Path) 
         until("the reload", lambda: "settings were read again" in server.log.read_text())
         assert predict(server).status == 200
     assert "terminal" not in server.log.read_text()
+
+
+JOB = """
+import os, signal, sys
+job = os.fork()
+if not job:
+    os.setpgid(0, 0)
+    os.execvp(sys.argv[2], sys.argv[2:])
+pass_on = lambda number, frame: os.kill(job, number)
+signal.signal(signal.SIGTERM, pass_on)
+signal.signal(signal.SIGHUP, pass_on if sys.argv[1] == "tells" else lambda number, frame: None)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(job, 0)[1]))
+"""
+SHELL = (sys.executable, "-c", JOB)
+"""Starts a job in the background; tells it of a hang-up, or has disowned it."""
+
+
+@pytest.mark.parametrize("shells", [1, 2])
+def test_a_shell_that_is_hung_up_on_stops_its_server(tmp_path: Path, shells: int) -> None:
+    server = Server(tmp_path / "state", "--drain-s", "1")
+    with in_terminal(server, *(*SHELL, "tells") * shells) as terminal:
+        os.close(terminal)
+        assert server.process.wait(10) == 0
+    assert "the terminal was closed" in server.log.read_text()
+
+
+def test_a_disowned_server_outlives_its_terminal_and_reads_settings_when_told(
+    tmp_path: Path,
+) -> None:
+    server = Server(tmp_path / "state", "--drain-s", "1")
+    with in_terminal(server, *SHELL, "disowned") as terminal:
+        (owner,) = server.fronts  # the children of what stands for the shell
+        os.close(terminal)
+        for times in (1, 2):
+            os.kill(owner, signal.SIGHUP)
+            until("the reload", lambda: read_again(server) == times)  # noqa: B023
+        assert predict(server).status == 200
+    assert "terminal" not in server.log.read_text()
+
+
+def read_again(server: Server) -> int:
+    return server.log.read_text().count("settings were read again")
 
 
 # --- Journals that cannot be used -----------------------------------------------------------------

@@ -2,14 +2,23 @@
 
 import asyncio
 import os
+import shutil
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
+import msgspec
 import pytest
 
+from paceline.changes.desk import Desk
+from paceline.config.source import Source
 from paceline.processes.saved import Saved
+from paceline.serve.knobs import catalogue
 from paceline.terms.errors import CannotStart
+from paceline.web.settings_api import SettingsInForce
 from servers import Server
 
 WITHIN_S = 20.0
@@ -46,7 +55,7 @@ def test_a_save_is_heard(tmp_path: Path, save: Callable[[Path], None]) -> None:
         heard = asyncio.Event()
         path = tmp_path / "paceline.toml"
         path.write_text("old")
-        saved = Saved(path, heard.set)
+        saved = Saved(path, heard.set, pytest.fail)
         (tmp_path / "another").write_text("new")
         await asyncio.to_thread(lambda: None)
         assert not heard.is_set()
@@ -61,9 +70,169 @@ def test_a_save_is_heard(tmp_path: Path, save: Callable[[Path], None]) -> None:
 def test_a_directory_that_is_not_there_cannot_be_watched(tmp_path: Path) -> None:
     async def main() -> None:
         with pytest.raises(CannotStart, match="No such file"):
-            Saved(tmp_path / "gone" / "paceline.toml", lambda: None)
+            Saved(tmp_path / "gone" / "paceline.toml", lambda: None, pytest.fail)
 
     asyncio.run(main())
+
+
+class Heard:
+    """What a watch told, in order; `comes` waits for the next."""
+
+    def __init__(self, path: Path) -> None:
+        self._told: asyncio.Queue[str] = asyncio.Queue()
+        self.saved = Saved(path, lambda: self._told.put_nowait("saved"), self._told.put_nowait)
+
+    async def comes(self) -> str:
+        async with asyncio.timeout(10):
+            return await self._told.get()
+
+
+def test_a_linked_file_is_heard_where_it_lies_also_when_the_link_is_swapped(tmp_path: Path) -> None:
+    async def main() -> None:
+        for name in ("one", "two", "here"):
+            (tmp_path / name).mkdir()
+        path = tmp_path / "here" / "paceline.toml"
+        path.symlink_to("../one/settings")
+        (tmp_path / "one" / "settings").write_text("old")
+        heard = Heard(path)
+        (tmp_path / "one" / "settings").write_text("edited in place")
+        assert await heard.comes() == "saved"
+        (tmp_path / "two" / "settings").write_text("another")
+        (tmp_path / "here" / "new").symlink_to("../two/settings")
+        (tmp_path / "here" / "new").rename(path)
+        shutil.rmtree(tmp_path / "one")  # which no longer matters
+        assert await heard.comes() == "saved"
+        (tmp_path / "two" / "settings").write_text("edited in place")
+        assert await heard.comes() == "saved"
+        heard.saved.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("end", [shutil.rmtree, lambda path: path.rename(path.parent / "moved")])
+def test_a_directory_that_goes_is_told(tmp_path: Path, end: Callable[[Path], object]) -> None:
+    async def main() -> None:
+        (tmp_path / "here").mkdir()
+        heard = Heard(tmp_path / "here" / "paceline.toml")
+        end(tmp_path / "here")
+        assert await heard.comes() == "its directory was moved or removed"
+
+    asyncio.run(main())
+
+
+def test_what_the_kernel_had_no_room_for_counts_as_a_save(tmp_path: Path) -> None:
+    room = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    if room > 100_000:
+        pytest.skip("it would take too long to fill")
+
+    async def main() -> None:
+        heard = Heard(tmp_path / "paceline.toml")
+        for number in range(room + 1):  # the same twice in a row would count once
+            os.close(os.open(tmp_path / "ab"[number % 2], os.O_WRONLY | os.O_CREAT))
+        assert await heard.comes() == "saved"
+        heard.saved.close()
+
+    asyncio.run(main())
+
+
+class SlowSource:
+    """Loads when it is let."""
+
+    def __init__(self) -> None:
+        self.may_load = threading.Semaphore(0)
+        self.begun = 0
+        self.loaded: Any = None
+
+    def load(self, *, may_be_empty: bool) -> Any:
+        self.begun += 1
+        number = self.begun
+        assert self.may_load.acquire(timeout=10), "the loop waits for it"
+        server = msgspec.structs.replace(self.loaded.settings.server, drain_s=float(number))
+        settings = msgspec.structs.replace(self.loaded.settings, server=server)
+        return msgspec.structs.replace(self.loaded, settings=settings)
+
+
+class AnyDesk:
+    class State:
+        goals: dict[str, tuple[str, ...]] = {}
+
+    class Done:
+        steps = ()
+        version = 1
+
+    state = State()
+
+    async def configure(self, wants: object, who: str, changed: object) -> Done:
+        return self.Done()
+
+
+def test_settings_are_loaded_beside_the_loop_one_after_another(tmp_path: Path) -> None:
+    async def main() -> None:
+        source = SlowSource()
+        models = ("digits",)
+        loaded = Source(
+            file=None, environ={}, flags={}, catalogue=catalogue(models), models=models, cores=1.0
+        ).load()
+        source.loaded = msgspec.structs.replace(loaded, source=cast("Source", source))
+        in_force = SettingsInForce(source.loaded, cast("Desk", AnyDesk()), lambda server: None)
+        first = asyncio.ensure_future(in_force.reload("one"))
+        second = asyncio.ensure_future(in_force.reload("two"))
+        await asyncio.to_thread(lambda: None)
+        assert source.begun <= 1
+        source.may_load.release()
+        await first
+        source.may_load.release()
+        await second
+        assert in_force.server.drain_s == 2
+
+    asyncio.run(main())
+
+
+@contextmanager
+def watching(tmp_path: Path, more: str) -> Iterator[tuple[Server, Path]]:
+    file = tmp_path / "paceline.toml"
+    file.write_text("[server]\nreload_on_save = true\n" + more)
+    with Server(tmp_path / "state", "--config", str(file)) as server:
+        yield server, file
+
+
+def max_rows(server: Server) -> object:
+    knobs = server.ask("GET", "/api/plan").json["knobs"]
+    return next(each["setting"] for each in knobs if each["knob"] == "digits.max_rows")
+
+
+def test_a_file_that_is_emptied_before_it_is_written_keeps_its_pins(tmp_path: Path) -> None:
+    pins = "[models.digits.pins]\nmax_rows = {}\n"
+    with watching(tmp_path, pins.format(5)) as (server, file):
+        text = file.read_text()
+        file.write_text("")
+        until(lambda: "the settings file is empty" in server.log.read_text())
+        assert max_rows(server) == 5
+        file.write_text(text.replace("5", "6"))
+        until(lambda: max_rows(server) == 6)
+
+
+def test_a_save_is_not_logged_under_the_call_that_began_the_watch(tmp_path: Path) -> None:
+    file = tmp_path / "paceline.toml"
+    file.write_text("")
+    with Server(tmp_path / "state", "--config", str(file)) as server:
+        file.write_text("[server]\nreload_on_save = true\n")
+        reloaded = server.ask("POST", "/api/config/reload", None, {"x-request-id": "the-call"})
+        assert reloaded.status == 200
+        file.write_text("[server]\nreload_on_save = true\ndrain_s = 2\n")
+        until(lambda: "was saved" in server.log.read_text())
+    lines = [line for line in server.log.read_text().splitlines() if "read again" in line]
+    assert ["[the-call]" in line for line in lines] == [True, False]
+
+
+def test_a_directory_that_goes_under_a_server_is_logged(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    with watching(tmp_path / "here", "") as (server, file):
+        file.parent.rename(tmp_path / "there")
+        server.state = tmp_path / "there" / "state"
+        log = tmp_path / "there" / "state.log"
+        until(lambda: "goes unnoticed from now on" in log.read_text())
+        server.log = log
 
 
 def test_a_server_reads_its_settings_when_they_are_saved(tmp_path: Path) -> None:

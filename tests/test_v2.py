@@ -50,7 +50,7 @@ def test_a_request_becomes_arrays_of_the_models_types() -> None:
     assert request.inputs["x"].tolist() == [[1.0, 2.5]]
     assert request.rows == 1
     assert request.wanted == ("y", "label")
-    assert (request.priority, request.timeout_s) == ("normal", None)
+    assert (request.priority, request.timeout_s) == (None, None)
 
 
 @pytest.mark.parametrize("data", [[1, 2, 3, 4], [[1, 2], [3, 4]]])
@@ -67,9 +67,9 @@ def test_a_tensor_without_dimensions_takes_one_value() -> None:
 
 @pytest.mark.parametrize(
     ("sent", "priority"),
-    [(0, "normal"), (1, "critical"), (2, "high"), (3, "normal"), (9, "low"), ("high", "high")],
+    [(0, None), (1, "critical"), (2, "high"), (3, "normal"), (9, "low"), ("high", "high")],
 )
-def test_priority_is_a_name_or_tritons_level(sent: int | str, priority: str) -> None:
+def test_priority_is_a_name_or_tritons_level(sent: int | str, priority: str | None) -> None:
     assert v2.decode(body(parameters={"priority": sent}), SPEC).priority == priority
 
 

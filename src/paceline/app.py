@@ -10,7 +10,7 @@ import os
 import resource
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 import uvloop
@@ -19,12 +19,15 @@ import paceline
 from paceline.access.gate import Gate, is_loopback
 from paceline.access.keys import KeyFile, KeyRing
 from paceline.access.sessions import Sessions, new_secret
-from paceline.changes.desk import Desk, Nobody
+from paceline.changes.decide import FilePin, to_catalogue
+from paceline.changes.desk import Desk, Nobody, Wanted
 from paceline.clock import Chance, Clock, RealClock
 from paceline.config import Server
 from paceline.config.source import Loaded
+from paceline.journal.fold import State
 from paceline.journal.journal import Journal
-from paceline.journal.sqlite import SqliteReader, SqliteStore
+from paceline.journal.pending import Pending
+from paceline.journal.sqlite import FILE, SqliteReader, SqliteStore
 from paceline.observe import log
 from paceline.observe.board import Board
 from paceline.processes import notify
@@ -34,6 +37,7 @@ from paceline.serve import digits
 from paceline.serve.knobs import catalogue
 from paceline.terms.errors import CannotStart, NoKey, PortTaken
 from paceline.terms.limits import CONNECTION_BACKLOG
+from paceline.terms.plan import Catalogue, changed
 
 KEY_FILE = "keys.json"
 MODELS = (digits.NAME,)
@@ -158,8 +162,9 @@ def run_front() -> None:
 @asynccontextmanager
 async def desk_without_owner(loaded: Loaded, *, writes: bool) -> AsyncIterator[Desk]:
     """The desk of one command. To write, it holds the state directory and begins as an owner does,
-    so that the plan exists and the settings' pins hold. To read, it locks nothing, and knows the
-    knobs of the Plan that it finds."""
+    so that the plan exists and the pins of a settings file hold, where there is one. All of it is
+    written at the end, and nothing where the command is refused. To read, it locks nothing, and
+    knows the knobs of the Plan that it finds."""
     from paceline.web.settings_api import wanted
 
     state = Path(loaded.settings.server.state)
@@ -172,17 +177,35 @@ async def desk_without_owner(loaded: Loaded, *, writes: bool) -> AsyncIterator[D
         desk.pins = wanted(loaded).pins
         yield desk
         return
-    held = StateDir.hold(state)
-    try:
-        journal = Journal(SqliteStore.open(held.path), clock)
+    with ExitStack() as stack:
+
+        def opened() -> SqliteStore:
+            held = StateDir.hold(state)
+            stack.callback(held.release)
+            return stack.enter_context(closing(SqliteStore.open(held.path)))
+
+        kept = opened() if (state / FILE).exists() else None  # who is refused makes none
+        pending = Pending(kept)
+        journal = Journal(pending, clock)
         try:
             desk = Desk(journal, knobs, Nobody(), clock)
-            await desk.begin(wanted(loaded), paceline.__version__)
+            settings = wanted(loaded) if loaded.file else _as_it_is(journal.state, knobs)
+            await desk.begin(settings, paceline.__version__)
             yield desk
         finally:
             await journal.close()
-    finally:
-        held.release()
+        pending.write_to(kept or opened())
+
+
+def _as_it_is(state: State, knobs: Catalogue) -> Wanted:
+    """What the settings of the Plan's own server said, for a command that found no settings."""
+    plan = changed(state.plan, to_catalogue(state.plan, knobs), state.plan.version)
+    pins = {
+        address: FilePin(line.file_pin, "the settings of its server")
+        for address, line in plan.lines.items()
+        if line.file_pin is not None
+    }
+    return Wanted(pins, state.goals)
 
 
 def _require_key(settings: Server, keys: KeyFile) -> None:

@@ -118,7 +118,8 @@ def export(
 
     def put(lines: Iterable[bytes]) -> None:
         if file == STANDARD:
-            _write_out(lines)
+            sys.stdout.buffer.writelines(lines)
+            sys.stdout.buffer.flush()
         else:
             write_file(lines, file, force=force)
 
@@ -264,18 +265,6 @@ def _under(heading: str, lines: Iterable[str]) -> Iterator[str]:
 def _size(size_bytes: int) -> str:
     kib = size_bytes / 1024
     return f"{kib:.0f} KiB" if kib < 1024 else f"{kib / 1024:.1f} MiB"
-
-
-def _write_out(lines: Iterable[bytes]) -> None:
-    from paceline.journal.transfer import cannot_write
-
-    try:
-        sys.stdout.buffer.writelines(lines)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise cannot_write("standard output", error) from error
 
 
 @contextmanager

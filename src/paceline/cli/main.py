@@ -1,14 +1,18 @@
 """The command line: one module per command; errors become messages and exit codes."""
 
+import errno
 import io
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 import typer
+import typer.main
 
 from paceline.cli import config, demo, journal, key, plan
 from paceline.cli.doctor import doctor
+from paceline.cli.streams import standard_streams
 from paceline.cli.up import up
 from paceline.cli.version import version
 from paceline.cli.why import why
@@ -16,8 +20,13 @@ from paceline.terms.errors import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_USAGE,
+    DiskFull,
+    Misuse,
     PacelineError,
 )
+
+LINE_END = "\n"
+"""between faults that are told together"""
 
 WELCOME = """\
 Paceline serves models: today the shipped example, handwritten digits; your own come next.
@@ -65,14 +74,33 @@ def command_line() -> typer.Typer:
 def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns the exit code. What goes wrong is said on standard error."""
     as_json = "--json" in arguments
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a screen without arrows is no reason to fail
-            stream.reconfigure(errors="replace")
+    with standard_streams() as output:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # no arrows: no reason to fail
+                stream.reconfigure(errors="replace")
+        try:
+            status = _run(arguments, as_json)
+        except OSError as error:
+            if output is None or error is not output.trouble:
+                raise
+            return _unwritten(error, as_json)
+        if output is not None and output.trouble is None:
+            try:
+                sys.stdout.flush()
+            except OSError as error:
+                return status or _unwritten(error, as_json)  # one message, the first
+        return status
+
+
+def _run(arguments: Sequence[str], as_json: bool) -> int:
     try:
-        result = command_line()(args=list(arguments), prog_name="paceline", standalone_mode=False)
-        if result == EXIT_INTERRUPTED:  # typer says no more of a Ctrl-C
-            return _interrupted(as_json)
+        # Not by typer's own `main`, which makes a closed pipe an exit code of 1.
+        command = typer.main.get_command(command_line())
+        with command.make_context("paceline", list(arguments)) as context:
+            result = command.invoke(context)
         return result if isinstance(result, int) else EXIT_OK
+    except typer.Exit as done:
+        return done.exit_code
     except PacelineError as error:
         _say(error.as_fields(), as_json)
         return error.exit
@@ -81,9 +109,28 @@ def run(arguments: Sequence[str]) -> int:
         return EXIT_USAGE
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted(as_json)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone; there is nobody to tell
-        return EXIT_OK
+
+
+def _unwritten(error: OSError, as_json: bool) -> int:
+    """The answer could not be written to standard output, whatever it was."""
+    if error.errno == errno.EPIPE:
+        return EXIT_OK  # its reader has gone, having seen enough
+    told: PacelineError
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        told = DiskFull(
+            "no space is left for the output",
+            value="standard output",
+            remedy="Free some space, or write it elsewhere. What was to be changed is changed.",
+        )
+    else:
+        closed = error.errno == errno.EBADF
+        told = Misuse(
+            "standard output is closed" if closed else f"cannot write the output: {error.strerror}",
+            value="standard output",
+            remedy="Send it to a terminal, a file or a pipe. What was to be changed is changed.",
+        )
+    _say(told.as_fields(), as_json)
+    return told.exit
 
 
 def _interrupted(as_json: bool) -> int:
@@ -102,12 +149,26 @@ def _of_usage(error: typer.TyperException) -> dict[str, str]:
 
 
 def _say(fields: dict[str, str], as_json: bool) -> None:
-    if as_json:
-        print(msgspec.json.encode(fields).decode(), file=sys.stderr)
-        return
-    lines = [f"paceline: {fields['error']}"]
+    with suppress(OSError):  # then nobody can be told; the exit code is left
+        print(_in_json(fields) if as_json else _in_words(fields), file=sys.stderr, flush=True)
+
+
+def _in_json(fields: dict[str, str]) -> str:
+    return msgspec.json.encode(fields).decode()
+
+
+def _in_words(fields: dict[str, str]) -> str:
+    lines = [f"paceline: {_harmless(fields['error'], keep=LINE_END)}"]
     if "value" in fields:
-        lines.append(f"  value: {fields['value']}")
+        lines.append(f"  value: {_harmless(fields['value'])}")
     if fields["remedy"]:
-        lines.append(f"  {fields['remedy']}")
-    print("\n".join(lines), file=sys.stderr)
+        lines.append(f"  {_harmless(fields['remedy'], keep=LINE_END)}")
+    return "\n".join(lines)
+
+
+def _harmless(text: str, keep: str = "") -> str:
+    """Parts of it were written by others: what a terminal would obey is shown as an escape."""
+    return "".join(
+        each if each.isprintable() or each in keep else each.encode("unicode_escape").decode()
+        for each in text
+    )

@@ -17,7 +17,7 @@ import typer
 from paceline.cli.config import CONFIG_HELP, STATE_HELP
 from paceline.cli.reach import Method, Place, Told, ask, place
 from paceline.cli.showing import help_without_command
-from paceline.terms.errors import LimitReached, Misuse, UnknownKnob
+from paceline.terms.errors import LimitReached, Misuse, StateUnusable, UnknownKnob
 from paceline.terms.limits import JOURNAL_PAGE_ENTRIES, REASON_CHARS
 from paceline.terms.plan import Value, shown
 
@@ -324,7 +324,10 @@ def ask_about(there: Place, method: Method, path: str, given: Mapping[str, objec
         return ask(there, method, path, given)
     except UnknownKnob as error:
         half = error.value
-        knobs = _plan(ask(there, "GET", "/api/plan")).knobs
+        try:
+            knobs = _plan(ask(there, "GET", "/api/plan")).knobs
+        except StateUnusable:  # there is no journal yet
+            raise error from None
         of_model = [each.knob for each in knobs if model(each) == half]
         whole = of_model or [each.knob for each in knobs if each.knob.endswith(f".{half}")]
         if not whole:

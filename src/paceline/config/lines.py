@@ -32,6 +32,8 @@ TOKEN = re.compile(
 
 PLACE = re.compile(r" \(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
 
+BLANK = ("", "\n", "\r\n")
+
 DEEPEST = 8
 """Brackets in brackets, and names in a key. No setting lies deeper, and tomllib needs the square of
 the depth: gigabytes for one key of 32 000 dots."""
@@ -72,8 +74,11 @@ def locate(text: str) -> Mapping[Path, int]:
     found: dict[Path, int] = {}
     table: Path = ()
     for statement in _statements(text):
+        begins = statement.text.lstrip(" \t")[0]
+        if begins == "#":
+            continue
         paths = list(_paths(parse(statement.text)))
-        opens_table = statement.text.lstrip(" \t").startswith("[")
+        opens_table = begins == "["
         above = () if opens_table else table
         for path in paths:
             found.setdefault((*above, *path), statement.first + 1)
@@ -102,7 +107,8 @@ def broken(text: str) -> Broken | None:
 
 def _statements(text: str) -> Iterator[_Statement]:
     """Right up to the first that is no TOML, and anything from there on. None is blank."""
-    start = line = depth = names = 0
+    start = line = depth = 0
+    names = 1
     too_deep = False
     for end, token in _tokens(text):
         match token:
@@ -120,7 +126,7 @@ def _statements(text: str) -> Iterator[_Statement]:
             if depth > 0 and end < len(text):
                 continue
             statement = text[start:end]
-            if statement.strip(" \t\r\n"):
+            if statement.strip(" \t") not in BLANK:
                 yield _Statement(statement, start, line, too_deep)
             line += statement.count("\n")
             start, depth, too_deep = end, 0, False

@@ -9,7 +9,8 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -29,7 +30,7 @@ from paceline.config.fields import (
     variable,
 )
 from paceline.terms.errors import NO_VALUE, BadSetting, BadValue, PacelineError
-from paceline.terms.limits import SETTINGS_BYTES
+from paceline.terms.limits import SETTINGS_BYTES, SETTINGS_FAULTS
 from paceline.terms.plan import Address, Catalogue, Knob, Value
 
 if TYPE_CHECKING:
@@ -121,14 +122,20 @@ class _Given(NamedTuple):
 
 
 class _Fault(NamedTuple):
+    """`remedy` is asked only if the fault is told: to look for names alike takes its time."""
+
     origin: Origin
     cause: str
     value: object
-    remedy: str
+    remedy: Callable[[], str]
 
     @property
     def error(self) -> BadSetting:
-        return BadSetting(f"{self.origin}: {self.cause}", value=self.value, remedy=self.remedy)
+        return BadSetting(f"{self.origin}: {self.cause}", value=self.value, remedy=self.remedy())
+
+
+def _fault(origin: Origin, cause: str, value: object, remedy: str) -> _Fault:
+    return _Fault(origin, cause, value, lambda: remedy)
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,10 +153,11 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     cores: float
     """how many this machine may use, for the default of `fronts`"""
 
-    def load(self) -> Loaded:
+    def load(self, *, may_be_empty: bool = True) -> Loaded:
+        """A file that may not be empty is refused if it is."""
         known = leaves(self.catalogue, self.models)
         faults: list[_Fault] = []
-        file, said = self._read(known, faults)
+        file, said = self._read(known, faults, may_be_empty)
         said += _from_environ(self.environ, known, faults)
         said += _from_flags(self.flags)
         given: dict[Names, _Given] = {}
@@ -157,7 +165,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             try:
                 given[names] = _Given(_checked(known[names], value), origin)
             except PacelineError as error:
-                faults.append(_Fault(origin, error.cause, shown, error.remedy))
+                faults.append(_fault(origin, error.cause, shown, error.remedy))
         if faults:
             raise _together(faults)
         origins = {names: each.origin for names, each in given.items()}
@@ -199,7 +207,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         return Settings(server=server, models=models)
 
     def _read(
-        self, known: Mapping[Names, Leaf], faults: list[_Fault]
+        self, known: Mapping[Names, Leaf], faults: list[_Fault], may_be_empty: bool
     ) -> tuple[Path | None, list[_Said]]:
         path = self.file or Path(DEFAULT_FILE)
         try:
@@ -212,6 +220,12 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
                 value=str(path),
                 remedy="Name another with --config FILE; `paceline config init FILE` writes one.",
             ) from error
+        if not may_be_empty and not content.strip():
+            raise BadSetting(
+                "the settings file is empty",
+                value=str(path),
+                remedy="Write a comment into it if nothing is to be set.",
+            )
         return path, [*_from_file(str(path), content, known, faults)]
 
 
@@ -275,7 +289,7 @@ def _from_file(
             else:
                 remedy = f"It begins with [{'.'.join(names)}]."
                 cause = f"{name} is a section"
-                faults.append(_Fault(origin, cause, _shown(names, value), remedy))
+                faults.append(_fault(origin, cause, _shown(names, value), remedy))
 
     yield from walk((), lines.parse(text))
 
@@ -293,9 +307,7 @@ def _from_environ(
             value = text if reads_text(known[names]) else _value_of(text)
             yield _Said(names, value, origin, printable(text))
         else:  # its value is not shown: it may be somebody's secret
-            remedy = did_you_mean(name.upper(), names_of, "{}?") or (
-                f"Unset it, or name a setting, such as {variable(('server', 'port'))}."
-            )
+            remedy = partial(_right_variable, name.upper(), names_of)
             faults.append(_Fault(origin, "there is no such setting", NO_VALUE, remedy))
 
 
@@ -369,12 +381,15 @@ def _check_server(server: Server, origins: Mapping[Names, Origin]) -> None:
 # --- Saying what is wrong -------------------------------------------------------------------------
 
 
+def _right_variable(name: str, known: Iterable[str]) -> str:
+    near = did_you_mean(name, known, "{}?")
+    return near or f"Unset it, or name a setting, such as {variable(('server', 'port'))}."
+
+
 def _unknown_key(
     names: Names, origin: Origin, value: object, known: Iterable[Names], tables: Iterable[Names]
 ) -> _Fault:
     *above, name = names
-    beside = [each[-1] for each in (*tables, *known) if each and [*each[:-1]] == above]
-    elsewhere = {each[-1]: ".".join(each) for each in known}
     match above:
         case ["models"]:
             cause = f"there is no model {name}"
@@ -383,10 +398,20 @@ def _unknown_key(
         case _:
             cause = f"there is no {'section' if isinstance(value, dict) else 'setting'} "
             cause += ".".join(names)
+    return _Fault(
+        origin, cause, _shown(names, value), partial(_right_key, above, name, known, tables)
+    )
+
+
+def _right_key(
+    above: Sequence[str], name: str, known: Iterable[Names], tables: Iterable[Names]
+) -> str:
+    beside = [each[-1] for each in (*tables, *known) if each and [*each[:-1]] == above]
+    elsewhere = {each[-1]: ".".join(each) for each in known}
     near = did_you_mean(name, beside, ".".join([*above, "{}?"]))
     if not near and name in elsewhere:
         near = f"Did you mean {elsewhere[name]}?"
-    return _Fault(origin, cause, _shown(names, value), near or f"There is {', '.join(beside)}.")
+    return near or f"There is {', '.join(beside)}."
 
 
 def _shown(names: Names, value: object) -> str:
@@ -398,7 +423,9 @@ def _together(faults: Iterable[_Fault]) -> BadSetting:
     in_order = sorted(faults, key=lambda fault: (fault.origin.kind != "file", fault.origin.line))
     if len(in_order) == 1:
         return in_order[0].error
-    each = "\n".join(f"  {fault.error}" for fault in in_order).rstrip(".")
+    each = "\n".join(f"  {fault.error}" for fault in in_order[:SETTINGS_FAULTS]).rstrip(".")
+    if len(in_order) > SETTINGS_FAULTS:
+        each += f"\n  and {len(in_order) - SETTINGS_FAULTS} more"
     return BadSetting(
         f"{len(in_order)} settings are wrong:\n{each}",
         remedy="Mend them; `paceline config check` tells whether all is well.",

@@ -272,9 +272,12 @@ def pages(
     newest: bool = False,
 ) -> Iterator[list[Record]]:
     """Each page is read in one go, and is a moment of its own. One moment for all of them would
-    keep the write-ahead log growing for as long as a reader takes its time. What a compaction does
-    between two pages is seen by half: summaries below, or entries above that they stand for."""
-    low, high = after, before if before is not None else 2**63 - 1
+    keep the write-ahead log growing for as long as a reader takes its time. Of a compaction between
+    two pages only the half that is still to be read is seen."""
+    if before is None:  # what is appended later is not in it
+        (newest_seq,) = database.execute("SELECT max(seq) FROM entries").fetchone()
+        before = (newest_seq or 0) + 1
+    low, high = after, before
     source = "about JOIN entries USING (seq) WHERE name = ? AND" if about else "entries WHERE"
     order = "DESC" if newest else "ASC"
     query = f"SELECT {COLUMNS} FROM {source} seq > ? AND seq < ? ORDER BY seq {order}"

@@ -58,8 +58,8 @@ class Store(Protocol):
         self, after: int = 0, before: int | None = None, about: str = "", newest: bool = False
     ) -> Iterator[Record]:
         """Those between the two numbers, both excluded, oldest first unless `newest` comes first.
-        Never waits for a writer, and never makes one wait. A long read need not be one moment: what
-        is written or compacted meanwhile may be in its later part."""
+        Never waits for a writer, and never makes one wait. What is appended meanwhile is not among
+        them; a compaction may be seen in what is still to be read."""
         ...
 
     def snapshot(self) -> Snapshot | None:

@@ -1,7 +1,7 @@
 """Hears when a file is saved, by the kernel's inotify; nothing is polled. Called by the owner.
 
-It watches the directory, because editors and configuration maps put a new file in the old one's
-place.
+It watches directories, because editors and configuration maps put a new file in the old one's
+place: that of the file, and where the file is a link, also that of the file it leads to.
 """
 
 import asyncio
@@ -10,11 +10,18 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from paceline.terms.errors import CannotStart
 
 IN_CLOSE_WRITE = 0x8
 IN_MOVED_TO = 0x80
+IN_DELETE_SELF = 0x400
+IN_MOVE_SELF = 0x800
+IN_Q_OVERFLOW = 0x4000
+IN_IGNORED = 0x8000
+SAVES = IN_CLOSE_WRITE | IN_MOVED_TO
+ENDS = IN_DELETE_SELF | IN_MOVE_SELF | IN_IGNORED
 SWAPPED = b"..data"
 """What Kubernetes swaps when it renews a mounted configuration."""
 
@@ -22,17 +29,26 @@ EVENT = struct.Struct("iIII")
 BUFFER_BYTES = 64 * 1024
 
 
-class Saved:
-    """Calls `on_save` on the running loop until it is closed."""
+class _Event(NamedTuple):
+    watch: int
+    mask: int
+    name: bytes
 
-    def __init__(self, path: Path, on_save: Callable[[], None]) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._names = {path.name.encode(), SWAPPED}
+
+class Saved:
+    """Calls `on_save` on the running loop until it is closed, or until a directory it watches is
+    moved or removed: then it closes itself and calls `on_lost` with the reason."""
+
+    def __init__(
+        self, path: Path, on_save: Callable[[], None], on_lost: Callable[[str], None]
+    ) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._path = os.fsencode(path)
         self._on_save = on_save
-        self._fd = _checked(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
-        directory = os.fsencode(path.parent)
+        self._on_lost = on_lost
+        self._fd = _checked(self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
         try:
-            _checked(libc.inotify_add_watch(self._fd, directory, IN_CLOSE_WRITE | IN_MOVED_TO))
+            self._watched = self._watch()
         except CannotStart:
             os.close(self._fd)
             raise
@@ -43,17 +59,49 @@ class Saved:
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
 
+    def _watch(self) -> dict[int, set[bytes]]:
+        """The names that count in each directory. One that is watched already keeps its number."""
+        watched: dict[int, set[bytes]] = {}
+        for path in (self._path, os.path.realpath(self._path)):
+            directory, name = os.path.split(path)
+            mask = SAVES | IN_DELETE_SELF | IN_MOVE_SELF
+            watch = _checked(self._libc.inotify_add_watch(self._fd, directory or b".", mask))
+            watched.setdefault(watch, {SWAPPED}).add(name)
+        return watched
+
     def _hear(self) -> None:
-        if self._names & set(_names(os.read(self._fd, BUFFER_BYTES))):
-            self._on_save()
+        events = [*_events(os.read(self._fd, BUFFER_BYTES))]
+        if any(self._is_save(event) for event in events):
+            try:
+                self._follow()
+            except CannotStart as error:
+                self._lose(error.cause)
+            self._on_save()  # after the directory is watched: nothing can come in between
+        elif any(event.mask & ENDS and event.watch in self._watched for event in events):
+            self._lose("its directory was moved or removed")
+
+    def _is_save(self, event: _Event) -> bool:
+        if event.mask & IN_Q_OVERFLOW:  # what the kernel had no room for may have been one
+            return True
+        return bool(event.mask & SAVES) and event.name in self._watched.get(event.watch, ())
+
+    def _follow(self) -> None:
+        """A link may lead elsewhere now."""
+        before, self._watched = self._watched, self._watch()
+        for watch in before.keys() - self._watched.keys():
+            self._libc.inotify_rm_watch(self._fd, watch)  # fails if its directory is gone
+
+    def _lose(self, why: str) -> None:
+        self.close()
+        self._on_lost(why)
 
 
-def _names(events: bytes) -> Iterator[bytes]:
+def _events(data: bytes) -> Iterator[_Event]:
     start = 0
-    while start < len(events):
-        length = EVENT.unpack_from(events, start)[3]
+    while start < len(data):
+        watch, mask, _, length = EVENT.unpack_from(data, start)
         start += EVENT.size + length
-        yield events[start - length : start].rstrip(b"\0")
+        yield _Event(watch, mask, data[start - length : start].rstrip(b"\0"))
 
 
 def _checked(result: int) -> int:

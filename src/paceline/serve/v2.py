@@ -42,7 +42,7 @@ class InferRequest(msgspec.Struct, frozen=True):
     inputs: dict[str, NDArray[Any]]
     rows: int
     wanted: tuple[str, ...]
-    priority: Priority
+    priority: Priority | None
     timeout_s: float | None
 
 
@@ -181,7 +181,10 @@ def _wanted(asked: list[_Output], spec: ModelSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys(output.name for output in asked)) or tuple(known)
 
 
-def _priority(level: Priority | int) -> Priority:
+def _priority(level: Priority | int) -> Priority | None:
+    """None where the request leaves it to the server."""
     if isinstance(level, str):
         return level
+    if level == 0:
+        return None
     return PRIORITY_OF_LEVEL[min(level, len(PRIORITY_OF_LEVEL) - 1)]

@@ -43,6 +43,9 @@ KEY_FILE_BYTES = 1024 * 1024
 SETTINGS_BYTES = 64 * 1024
 """the settings file"""
 
+SETTINGS_FAULTS = 20
+"""wrong settings told at once; more are counted"""
+
 LOGINS = 32
 """logins in hand at once; anybody may try, and nobody may crowd out the others"""
 

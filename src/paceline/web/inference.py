@@ -168,7 +168,7 @@ def _decode_v2(body: bytes, spec: ModelSpec, request: Request, started: float) -
     deadline_s = request.deadline_s
     if asked.timeout_s is not None:
         deadline_s = min(deadline_s, started + asked.timeout_s)
-    priority = request.priority if asked.priority == "normal" else asked.priority
+    priority = asked.priority or request.priority
     request = msgspec.structs.replace(request, priority=priority, deadline_s=deadline_s)
     return Work(request, asked.inputs, asked.rows, lambda outputs: v2.encode(spec, asked, outputs))
 

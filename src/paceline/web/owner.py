@@ -20,7 +20,7 @@ from paceline.net.server import Connections
 from paceline.observe import log
 from paceline.observe.board import Board, merged, read
 from paceline.processes.state_dir import StateDir
-from paceline.processes.terminal import has_terminal
+from paceline.processes.terminal import Sender, Terminal
 from paceline.terms.measurement import Measurement
 from paceline.terms.metric import (
     BUILD,
@@ -108,8 +108,7 @@ class Owner:
             lambda: self._keys,
             (*plan_api.operations(self._desk), *self._settings.operations()),
         )
-        # Under nohup, which ignores the signal, the end of the terminal shall not be ours.
-        self._terminal = has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+        self._terminal = Terminal()
 
     async def run(self) -> None:
         try:
@@ -122,7 +121,7 @@ class Owner:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
-        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        self._terminal.listen(self._on_hangup)
         self._doorkeeper.open()
         self._fronts.start()
         self._upkeep.start()
@@ -149,11 +148,12 @@ class Owner:
     def _on_signal(self, number: int) -> None:
         self.stop(signal.Signals(number).name)
 
-    def _on_hangup(self) -> None:
+    def _on_hangup(self, sender: Sender) -> None:
         """Read the settings again; or stop, where the terminal it was started in is closed."""
-        if self._terminal and not has_terminal():
-            if not self._stopping.is_set():  # the kernel tells us, and so does the shell
-                self.stop("the terminal was closed")
+        if self._stopping.is_set():  # the kernel may have told us, and now the shell does
+            return
+        if self._terminal.was_closed_by(sender):
+            self.stop("the terminal was closed")
         else:
             self._upkeep.reload("SIGHUP")
 

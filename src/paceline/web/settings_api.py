@@ -5,6 +5,7 @@ pins goes to the desk, a handful of settings take effect at once, the others wai
 start. Called by the owner, for its control API, for SIGHUP and when the file is saved.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,9 +89,10 @@ class SettingsInForce:
     def operations(self) -> Sequence[Operation]:
         return (CONFIG.answered_by(self._show), RELOAD.answered_by(self._reload))
 
-    async def reload(self, who: str) -> ReloadView:
+    async def reload(self, who: str, *, may_be_empty: bool = True) -> ReloadView:
         async with self._turns.mine():  # what has changed is told against what the last one left
-            loaded = self._loaded.source.load()
+            # Beside the loop: a long file takes a while to parse.
+            loaded = await asyncio.to_thread(self._loaded.source.load, may_be_empty=may_be_empty)
             changed = _differences(self.server, loaded.settings.server)
             wants = wanted(loaded)
             goals = _new_goals(self._desk.state.goals, wants.goals)

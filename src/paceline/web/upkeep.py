@@ -2,7 +2,9 @@
 compacts the journal once a day. None of it stops the server when it fails; the log says why."""
 
 import asyncio
+import contextvars
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 from paceline.changes.desk import Desk
@@ -39,7 +41,11 @@ class Upkeep:
         if wanted and self._saved is None:
             assert file is not None
             try:
-                self._saved = Saved(file, lambda: self.reload(f"{file.name} was saved"))
+                # Not in the context of the call that asks for it: lines of later saves would be
+                # logged under its request id.
+                self._saved = contextvars.Context().run(
+                    Saved, file, lambda: self._on_save(file), self._on_lost
+                )
             except PacelineError as error:
                 logger.error("saving the settings file will go unnoticed", why=str(error))
         elif not wanted and self._saved is not None:
@@ -48,6 +54,14 @@ class Upkeep:
 
     def reload(self, why: str) -> None:
         self._begin(self._reload(why))
+
+    def _on_save(self, file: Path) -> None:
+        """Some programs empty a file before they write it: that is not yet the file."""
+        self._begin(self._reload(f"{file.name} was saved", may_be_empty=False))
+
+    def _on_lost(self, why: str) -> None:
+        self._saved = None
+        logger.error("saving the settings file goes unnoticed from now on", why=why)
 
     def close(self) -> None:
         if self._saved is not None:
@@ -61,9 +75,9 @@ class Upkeep:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _reload(self, why: str) -> None:
+    async def _reload(self, why: str, *, may_be_empty: bool = True) -> None:
         try:
-            await self._settings.reload(why)
+            await self._settings.reload(why, may_be_empty=may_be_empty)
         except PacelineError as error:
             logger.error("the settings stay as they are", after=why, why=str(error))
 
