@@ -171,6 +171,14 @@ def long_journal(times: int = 400) -> list[Entry]:
     return entries
 
 
+AGE_S = 200_000_000.0
+"""years: what is compacted must be of the past, by the real clock"""
+
+
+def aged(entries: Sequence[Entry]) -> list[Entry]:
+    return [msgspec.structs.replace(entry, at=entry.at - AGE_S) for entry in entries]
+
+
 def state_of(directory: Path) -> State:
     return load(SqliteReader(directory))[0]
 
@@ -551,15 +559,15 @@ def test_what_is_read_before_damage_is_read(tmp_path: Path) -> None:
 @given(
     journals(),
     st.integers(1, 6),
-    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 15)), max_size=3),
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 15)), min_size=1, max_size=3),
 )
 def test_an_export_beside_a_compaction_is_whole_or_none(
     entries: list[Entry], page: int, compactions: list[tuple[int, int]]
 ) -> None:
-    """Each begins when so many lines have been taken."""
+    """Each begins when so many entries have been taken."""
     with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "JOURNAL_READ_ENTRIES", page)
-        state, other = written(Path(place) / "state", entries), Path(place) / "other"
+        state, other = written(Path(place) / "state", aged(entries)), Path(place) / "other"
         out = BytesIO()
 
         def put(lines: Iterable[bytes]) -> None:
@@ -567,7 +575,7 @@ def test_an_export_beside_a_compaction_is_whole_or_none(
                 out.write(line)
                 for days, after in compactions:
                     if number == after:
-                        asyncio.run(compact(state, START_S + days * 30_000.0))
+                        asyncio.run(compact(state, START_S - AGE_S + days * 30_000.0))
 
         before = records_of(state)
         try:
@@ -582,10 +590,10 @@ def test_an_export_beside_a_compaction_is_whole_or_none(
 
 
 def test_an_export_is_refused_only_where_a_compaction_touched_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "JOURNAL_READ_ENTRIES", 10)
-    entries = long_journal(200)
+    entries = aged(long_journal(200))
 
     def compacted_after(lines_taken: int, name: str) -> Path:
         state = written(tmp_path / name, entries)
@@ -593,7 +601,7 @@ def test_an_export_is_refused_only_where_a_compaction_touched_the_rest(
         def put(lines: Iterable[bytes]) -> None:
             for number, _ in enumerate(lines):
                 if number == lines_taken:
-                    asyncio.run(compact(state, START_S + 100))
+                    asyncio.run(compact(state, START_S - AGE_S + 100))
 
         export_whole(state / FILE, put)
         return state
@@ -623,9 +631,9 @@ def test_export_and_import_are_inverse(
     entries: list[Entry], compacted: int | None, snapshot: int
 ) -> None:
     with tempfile.TemporaryDirectory() as place:
-        state = written(Path(place) / "state", entries, min(snapshot, len(entries)))
+        state = written(Path(place) / "state", aged(entries), min(snapshot, len(entries)))
         if compacted is not None:
-            asyncio.run(compact(state, START_S + compacted * 30_000.0))
+            asyncio.run(compact(state, START_S - AGE_S + compacted * 30_000.0))
         out, again = BytesIO(), BytesIO()
         export_whole(state / FILE, out.writelines)
         other = Path(place) / "other"
@@ -1154,10 +1162,7 @@ def test_what_stands_in_the_log_is_saved_under_a_damaged_first_page(tmp_path: Pa
 
 
 def of_years_ago(times: int = 400) -> list[Entry]:
-    return [
-        Entry(entry.seq, entry.at - 200_000_000.0, entry.who, entry.body)
-        for entry in long_journal(times)
-    ]
+    return aged(long_journal(times))
 
 
 def test_compact_summarizes_what_is_old(tmp_path: Path, capsys: Captured) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -153,17 +154,10 @@ class SlowSource:
 
 
 class AnyDesk:
-    class State:
-        goals: dict[str, tuple[str, ...]] = {}
+    state = SimpleNamespace(goals={})
 
-    class Done:
-        steps = ()
-        version = 1
-
-    state = State()
-
-    async def configure(self, wants: object, who: str, changed: object) -> Done:
-        return self.Done()
+    async def configure(self, wants: object, who: str, changed: object) -> SimpleNamespace:
+        return SimpleNamespace(steps=(), version=1)
 
 
 def test_settings_are_loaded_beside_the_loop_one_after_another(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The standard streams as a command finds them: open, closed, full, or with nobody at the other end.
+"""The standard streams as a command finds them: open, closed, full, or with nobody listening.
 
 What cannot be written to standard output is an error of the command like others, told once; which
 words and which exit code it gets is `main.py`'s business, the only caller.
@@ -18,7 +18,7 @@ class Output(io.FileIO):
     trouble: OSError | None = None
     dropped = False
 
-    def write(self, content, /) -> int:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    def write(self, content, /) -> int:  # type: ignore[no-untyped-def]
         if self.dropped:
             return len(content)
         try:
@@ -38,7 +38,7 @@ def standard_streams() -> Iterator[Output | None]:
     before = sys.stdin, sys.stdout, sys.stderr
     with ExitStack() as stack:
         if sys.stdin is None:
-            sys.stdin = stack.enter_context(open(os.open(os.devnull, os.O_WRONLY), "r"))
+            sys.stdin = stack.enter_context(open(os.open(os.devnull, os.O_WRONLY)))
         if sys.stdout is None:
             sys.stdout = stack.enter_context(open(os.open(os.devnull, os.O_RDONLY), "w"))
         if sys.stderr is None:

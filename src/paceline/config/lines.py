@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 Path = tuple[str, ...]
 
 TOKEN = re.compile(
-    r'''
+    r"""
       \#[^\n]*
     | "{3} (?: \\?[\s\S] )*? (?: "{3,5} | \Z )
     | '{3} [\s\S]*? (?: '{3,5} | \Z )
@@ -25,7 +25,7 @@ TOKEN = re.compile(
     | (?P<dot> \. )
     | (?P<parts> [=,] )
     | (?P<ends> \n )
-    ''',
+    """,
     re.VERBOSE,
 )
 """What decides where a statement ends. A text that is not closed goes on as far as it could."""

@@ -25,7 +25,7 @@ from paceline.journal.entries import (
     to_record,
 )
 from paceline.journal.fold import NOTHING, State, fold, fold_all, from_snapshot, to_snapshot
-from paceline.journal.store import Compaction, Record, Snapshot, Store
+from paceline.journal.store import Compaction, Record, Snapshot, Store, damaged
 from paceline.terms.errors import LimitReached, Misuse
 from paceline.terms.limits import (
     JOURNAL_BACKLOG,
@@ -48,7 +48,11 @@ def load(store: Store) -> tuple[State, int]:
     snapshot = store.snapshot()
     known = from_snapshot(snapshot) if snapshot is not None else None
     start = NOTHING if known is None else known
-    return fold_all(map(to_entry, store.read(after=start.seq)), start), start.seq
+    last = next((each.seq for each in store.read(after=start.seq, newest=True)), start.seq)
+    state = fold_all(map(to_entry, store.read(after=start.seq)), start)
+    if state.seq < last:  # a search that went astray in a file whose inner order is damaged
+        raise damaged(last, "it is there, but those before it do not lead to it")
+    return state, start.seq
 
 
 class _Write(NamedTuple):

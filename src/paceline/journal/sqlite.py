@@ -68,6 +68,10 @@ SYNCHRONOUS = "FULL"
 WAL_BYTES = 16 * 1024 * 1024
 """How much of the write-ahead log stays on disk for reuse after a burst."""
 
+HEADER_BYTES = 100
+MADE = b"made\n"
+"""What the lock's file says once there is a journal beside it."""
+
 COLUMNS = "seq, at, who, kind, version, body, sum"
 
 
@@ -86,6 +90,7 @@ class SqliteStore:
         with told(path):
             lock_fd = lock(directory)
             try:
+                _refuse_emptied(path, lock_fd)
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
                 database = sqlite3.connect(
                     path,
@@ -99,6 +104,8 @@ class SqliteStore:
                     database.close()
                     raise
                 sync_directory(directory)
+                if not os.fstat(lock_fd).st_size:
+                    os.pwrite(lock_fd, MADE, 0)
             except BaseException:
                 os.close(lock_fd)
                 raise
@@ -426,6 +433,17 @@ def lock(directory: Path) -> int:
             remedy="Stop it, or call the server that holds it.",
         ) from None
     return lock_fd
+
+
+def _refuse_emptied(path: Path, lock_fd: int) -> None:
+    """A file with next to nothing in it is a new one, unless the lock's file says otherwise."""
+    made = os.fstat(lock_fd).st_size > 0
+    if made and path.exists() and path.stat().st_size < HEADER_BYTES:
+        raise JournalDamaged(
+            "the journal has been emptied",
+            value=str(path),
+            remedy="Put a copy back, or delete the file to begin anew.",
+        )
 
 
 def _prepare(database: sqlite3.Connection, path: Path) -> None:

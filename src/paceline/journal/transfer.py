@@ -153,8 +153,7 @@ def export_whole(path: Path, put: Put, progress: Progress = no_progress) -> Move
 def _whole(path: Path) -> Iterator[Record]:
     """Up to what is the last entry now, page by page, for whoever takes them may take long.
 
-    A compaction in between makes nonsense of the rest, unless all that it touches had been read: it
-    touches nothing behind the first entry that is as young as its bound.
+    A compaction in between makes nonsense of the rest, unless all that it touches had been read.
     """
     with reading(path) as database:
         last = seen = next((page[0].seq for page in pages(database, newest=True)), 0)
@@ -162,15 +161,23 @@ def _whole(path: Path) -> Iterator[Record]:
         for page in pages(database, before=last + 1):
             for news in pages(database, after=seen):
                 seen = news[-1].seq
-                for body in (to_entry(each).body for each in news if each.kind == COMPACTED):
-                    if isinstance(body, Compacted) and body.before_unix_s > youngest_unix_s:
-                        raise StateInUse(
-                            "the journal was compacted while it was being exported",
-                            value=str(path),
-                            remedy="Export it again: what is written so far is no whole journal.",
-                        )
+                if any(_touches_more(each, youngest_unix_s) for each in news):
+                    raise StateInUse(
+                        "the journal was compacted while it was being exported",
+                        value=str(path),
+                        remedy="Export it again: what is written so far is no whole journal.",
+                    )
             yield from page
             youngest_unix_s = max(youngest_unix_s, *(each.at for each in page))
+
+
+def _touches_more(news: Record, youngest_unix_s: float) -> bool:
+    """Whether this is a compaction of entries behind the one of that time: it touches none behind
+    the first that is as young as its bound, but passes over those from the future."""
+    if news.kind != COMPACTED:
+        return False
+    body = to_entry(news).body
+    return isinstance(body, Compacted) and not body.before_unix_s <= youngest_unix_s <= news.at
 
 
 def export_what_is_left(path: Path, put: Put, progress: Progress = no_progress) -> Saved:

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
+from paceline.terms.errors import CannotStart
+
 SIGSET_BYTES = 128
 SIGNAL = struct.Struct("IiiI112x")
 """of signalfd_siginfo: number, errno, code, pid"""
@@ -38,7 +40,10 @@ class Terminal:
         libc = ctypes.CDLL(None, use_errno=True)
         self._fd = libc.signalfd(-1, wanted, os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
-            raise OSError(ctypes.get_errno(), "SIGHUP cannot be listened for")
+            raise CannotStart(
+                f"SIGHUP cannot be listened for: {os.strerror(ctypes.get_errno())}",
+                remedy="Allow the system call signalfd, and enough open files.",
+            )
 
     def listen(self, on_hangup: Callable[[Sender], None]) -> None:
         """Calls it on the running loop, also for a signal that came before."""
