@@ -10,6 +10,7 @@ from paceline.serve.batcher import (
     Adaptive,
     AtOnce,
     Dispatch,
+    Drop,
     Dynamic,
     Hold,
     LatencyOptimized,
@@ -38,8 +39,14 @@ def queue_of(
     return queue
 
 
-def decide(policy: Policy, queue: Queue, now: float = 0.0, cap: int = 16) -> Dispatch | Hold:
+def decide(policy: Policy, queue: Queue, now: float = 0.0, cap: int = 16) -> Dispatch | Hold | Drop:
     return policy.decide(now, queue, learned, cap)
+
+
+def first_of(queue: Queue) -> Waiting:
+    first = queue.first()
+    assert first is not None
+    return first
 
 
 def test_the_default_never_waits_for_company() -> None:
@@ -53,8 +60,31 @@ def test_the_default_runs_as_many_as_let_the_first_be_in_time() -> None:
     assert decide(AtOnce(), queue) == Dispatch(0, 8, "deadline near")
     assert decide(AtOnce(), queue, now=0.001) == Dispatch(0, 7, "deadline near")
     assert decide(AtOnce(), queue, now=0.005) == Dispatch(0, 3, "deadline near")
-    hopeless = decide(AtOnce(), queue, now=0.0095)
-    assert hopeless == Dispatch(0, 12, "idle worker")
+
+
+def test_the_default_gives_up_who_would_be_late_and_who_would_make_many_late() -> None:
+    hopeless = queue_of(NORMAL, deadline_s=0.0025)
+    assert decide(AtOnce(), hopeless) == Drop(first_of(hopeless))
+    crowd = queue_of(NORMAL, deadline_s=0.0035)
+    alone = decide(AtOnce(), crowd)
+    assert alone == Dispatch(0, 1, "idle worker")
+    for _ in range(15):
+        crowd.put(Waiting(NORMAL, 0, 1, 0, 0.0, 0.95, 0.019))
+    assert decide(AtOnce(), crowd) == Drop(first_of(crowd)), "the others have time for all of them"
+    patient = queue_of(NORMAL, deadline_s=0.0035)
+    for _ in range(15):
+        patient.put(Waiting(NORMAL, 0, 1, 0, 0.0, 0.95, 0.1))
+    assert decide(AtOnce(), patient) == Dispatch(0, 1, "deadline near"), "the others can wait"
+
+
+def test_the_default_runs_no_more_than_makes_more_of_an_executor() -> None:
+    """No fixed cost: company only makes others wait."""
+    linear = LatencyModel()
+    for size in range(1, 17):
+        linear.observe(size, 0.001 * size)
+    found = AtOnce().decide(0.0, queue_of(*[NORMAL] * 9), lambda _: linear, 16)
+    assert found == Dispatch(0, 1, "adaptive")
+    assert decide(AtOnce(0.0061), queue_of(*[NORMAL] * 9)) == Dispatch(0, 4, "adaptive")
 
 
 def test_the_default_serves_the_bucket_of_the_earliest_target() -> None:
@@ -67,13 +97,14 @@ def test_dynamic_waits_until_one_of_its_reasons_holds() -> None:
     policy = Dynamic(fewest=2, most=8, wait_s=0.05)
     assert decide(policy, queue_of(*[NORMAL] * 8)) == Dispatch(0, 8, "size reached")
     assert decide(policy, queue_of(*[HIGH] * 4)) == Dispatch(0, 4, "high priority")
-    assert decide(policy, queue_of(*[NORMAL] * 4)) == Hold(0.05)
+    assert decide(policy, queue_of(*[NORMAL] * 4)) == Hold(0.05, "wait exceeded")
     assert decide(policy, queue_of(*[NORMAL] * 4), now=0.05) == Dispatch(0, 4, "wait exceeded")
-    assert decide(policy, queue_of(NORMAL), now=9.0) == Hold(NEVER)
+    assert decide(policy, queue_of(NORMAL), now=9.0) == Hold(NEVER, "size reached")
     near = queue_of(NORMAL, deadline_s=0.043)
     held = decide(policy, near)
     assert isinstance(held, Hold)
     assert held.until_s == pytest.approx(0.04)
+    assert held.awaits == "deadline near"
     assert decide(policy, near, now=0.0401) == Dispatch(0, 1, "deadline near")
 
 
@@ -89,14 +120,14 @@ def test_adaptive_follows_the_measured_latency_within_its_bounds() -> None:
     policy = Adaptive()
     assert decide(policy, queue_of(NORMAL)) == Dispatch(0, 1, "adaptive")
     for _ in range(100):
-        policy.ran(policy.most, 0.002)
+        policy.ran(0.0, policy.most, 0.002)
     assert policy.most == 16
-    policy.ran(16, 0.025)
+    policy.ran(0.0, 16, 0.025)
     assert policy.most == 16
-    policy.ran(16, 0.031)
+    policy.ran(0.0, 16, 0.031)
     assert policy.most == 14
     for _ in range(100):
-        policy.ran(policy.most, 1.0)
+        policy.ran(0.0, policy.most, 1.0)
     assert policy.most == 1
 
 
@@ -130,5 +161,9 @@ def test_whatever_waits_a_decision_can_be_carried_out(
             assert 1 <= rows <= min(cap, queue.rows(chosen))
             assert reason in REASONS
             assert sum(each.rows for each in queue.take(chosen, rows)) == rows
-        case Hold(until_s):
+        case Hold(until_s, awaits):
             assert until_s > now
+            assert awaits in REASONS
+        case Drop(dropped):
+            assert queue.leave(dropped)
+            assert dropped.deadline_s < now + 0.018

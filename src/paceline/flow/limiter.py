@@ -135,15 +135,19 @@ class AdaptiveLimiter:
         self._busy_s = 0.0
 
     def try_enter(self, now: float) -> bool:
-        in_flight = self.in_flight
-        if in_flight >= self.limit:
+        if self.in_flight >= self.limit:
             return False
+        self.enter(now)
+        return True
+
+    def enter(self, now: float) -> None:
+        """Above the limit too: for whoever obeys it only at times, as `serve/core.py` does."""
+        in_flight = self.in_flight
         if not in_flight:
             self._since_s = now
         self.in_flight = in_flight = in_flight + 1
         if in_flight > self._peak:
             self._peak = in_flight
-        return True
 
     def leave(self, now: float, queue_delay_s: float, dropped: bool) -> None:
         assert self.in_flight, "somebody leaves who had not entered"

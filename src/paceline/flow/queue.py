@@ -1,7 +1,8 @@
 """The queue of what waits to be run: bounded, earliest target first, low shed before critical.
 
 Each waiting thing has a *rank* (its class), a *target* moment that orders it, a *deadline* after
-which it must be answered without being run, a *bucket* (what may run together), rows and bytes. The
+which it must be answered without being run, a *bucket* (what may run together), rows, a cost (what
+a batch has a budget of: tokens, pixels; its rows, unless it says otherwise) and bytes. The
 order is by target, across ranks and within them; within one rank and bucket nobody overtakes.
 
 *No starvation*: a target lies a fixed time after arrival, so whoever arrives at or after somebody's
@@ -15,7 +16,7 @@ leaves it in the middle.
 """
 
 import heapq
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Hashable, Iterator
 from itertools import count
 from typing import Any
@@ -34,12 +35,15 @@ Bucket = Hashable
 
 
 class Waiting:
-    """One thing that waits. `held` while it is in a queue; `work` is the caller's."""
+    """One thing that waits. `held` while it is in a queue, `ended` once it has been answered or its
+    caller has gone; `work` is the caller's."""
 
     __slots__ = (
         "arrived_s",
         "bucket",
+        "cost",
         "deadline_s",
+        "ended",
         "held",
         "rank",
         "rows",
@@ -58,6 +62,7 @@ class Waiting:
         target_s: float,
         deadline_s: float,
         work: Any = None,
+        cost: int = 0,
     ) -> None:
         self.rank = rank
         self.bucket = bucket
@@ -67,7 +72,9 @@ class Waiting:
         self.target_s = target_s
         self.deadline_s = deadline_s
         self.work = work
+        self.cost = cost or rows
         self.held = False
+        self.ended = False
 
 
 class _Lane:
@@ -84,15 +91,16 @@ class _Lane:
 
 
 class Queue:
-    """Bounded in things and in bytes."""
+    """Bounded in things and in bytes. `most` may be moved while it is in use."""
 
     def __init__(self, most: int, most_bytes: int) -> None:
-        self._most = most
+        self.most = most
         self._most_bytes = most_bytes
         self._lanes: dict[Bucket, list[_Lane]] = {}
         self._deadlines: list[tuple[float, int, Waiting]] = []
         self._numbers = count()
         self.held = 0
+        self.held_rows = 0
         self.held_bytes = 0
         self.held_by_rank = [0] * RANKS
         self._bytes_by_rank = [0] * RANKS
@@ -104,7 +112,7 @@ class Queue:
         """Takes it in, and returns what had to leave for it: only what ranks lower, the lowest
         rank's newest first. Raises Overloaded where that would not make room."""
         shed: list[Waiting] = []
-        if self.held >= self._most or self.held_bytes + waiting.size_bytes > self._most_bytes:
+        if self.held >= self.most or self.held_bytes + waiting.size_bytes > self._most_bytes:
             shed = self._make_room(waiting)
         lanes = self._lanes.get(waiting.bucket)
         if lanes is None:
@@ -120,6 +128,7 @@ class Queue:
         lane.rows += waiting.rows
         waiting.held = True
         self.held += 1
+        self.held_rows += waiting.rows
         self.held_bytes += waiting.size_bytes
         self.held_by_rank[waiting.rank] += 1
         self._bytes_by_rank[waiting.rank] += waiting.size_bytes
@@ -161,6 +170,29 @@ class Queue:
             if head is not None:
                 yield head.waiting[head.first]
 
+    def head(self, bucket: Bucket) -> Waiting | None:
+        """What is first in this bucket."""
+        lanes = self._lanes.get(bucket)
+        lane = None if lanes is None else self._head(lanes)
+        return None if lane is None else lane.waiting[lane.first]
+
+    def nth(self, bucket: Bucket, place: int) -> Waiting:
+        """About the one with so many before it in its bucket: of the rank of which most wait."""
+        lane = max(self._lanes[bucket], key=_held)
+        return lane.waiting[min(lane.first + place, len(lane.waiting) - 1)]
+
+    def due(self, bucket: Bucket, until_s: float, most: int) -> int:
+        """How many of the bucket's first rows have a deadline before then, up to `most`."""
+        rows = 0
+        for lane in self._lanes[bucket]:
+            for place in range(lane.first, len(lane.waiting)):
+                waiting = lane.waiting[place]
+                if waiting.deadline_s >= until_s or rows >= most:
+                    break
+                if waiting.held:
+                    rows += waiting.rows
+        return min(rows, most)
+
     def first(self) -> Waiting | None:
         """What is next of all."""
         first = None
@@ -174,20 +206,25 @@ class Queue:
 
     def rows(self, bucket: Bucket) -> int:
         lanes = self._lanes.get(bucket)
-        return 0 if lanes is None else sum(lane.rows for lane in lanes)
+        if lanes is None:
+            return 0
+        low, normal, high, critical = lanes
+        return low.rows + normal.rows + high.rows + critical.rows
 
-    def take(self, bucket: Bucket, most_rows: int) -> list[Waiting]:
+    def take(self, bucket: Bucket, most_rows: int, most_cost: float = NEVER) -> list[Waiting]:
         """The first of a bucket, as many as fit; one that alone is larger comes alone."""
         taken: list[Waiting] = []
         lanes = self._lanes.get(bucket)
         rows = 0
+        cost = 0
         while lanes is not None:
             lane = self._head(lanes)
             if lane is None:
                 break
             waiting = lane.waiting[lane.first]
             rows += waiting.rows
-            if rows > most_rows and taken:
+            cost += waiting.cost
+            if taken and (rows > most_rows or cost > most_cost):
                 break
             lane.first += 1
             self._let_go(waiting, lane)
@@ -199,8 +236,10 @@ class Queue:
         for bucket, lanes in self._lanes.items():
             rows = 0.0
             for lane in lanes:
-                if lane.held:
-                    before = bisect_left(lane.targets, target_s, lane.first) - lane.first
+                if lane.held and lane.targets[-1] <= target_s:
+                    rows += lane.rows
+                elif lane.held:
+                    before = bisect_right(lane.targets, target_s, lane.first) - lane.first
                     rows += lane.rows * before / (len(lane.targets) - lane.first)
             if rows:
                 yield bucket, rows
@@ -264,6 +303,7 @@ class Queue:
         lane.held -= 1
         lane.rows -= waiting.rows
         self.held -= 1
+        self.held_rows -= waiting.rows
         self.held_bytes -= waiting.size_bytes
         self.held_by_rank[waiting.rank] -= 1
         self._bytes_by_rank[waiting.rank] -= waiting.size_bytes
@@ -278,7 +318,7 @@ class Queue:
 
     def _make_room(self, newcomer: Waiting) -> list[Waiting]:
         lower = range(newcomer.rank)
-        things = self.held + 1 - self._most
+        things = self.held + 1 - self.most
         size_bytes = self.held_bytes + newcomer.size_bytes - self._most_bytes
         if things > sum(self.held_by_rank[rank] for rank in lower) or size_bytes > sum(
             self._bytes_by_rank[rank] for rank in lower
@@ -309,3 +349,7 @@ class Queue:
                     lane.targets.pop()
                 last.append(lane.waiting[-1])
         return max(last, key=lambda each: each.arrived_s)
+
+
+def _held(lane: _Lane) -> int:
+    return lane.held

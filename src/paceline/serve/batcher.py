@@ -1,13 +1,14 @@
 """When to run what waits, and how much of it at once: decided purely, by a policy with a name.
 
-A policy is asked while an executor is free and something waits; it answers with a batch or with the
-moment at which it wants to be asked again. Every answer has one of the named reasons, which are
-counted. The default is `AtOnce`: whoever has a free executor never waits for company, because what
-piles up while all are busy fills the next batch by itself; the learned latency says how large it
-may be for its first request to be in time.
+A policy is asked while an executor is free and something waits; it answers with a batch, or with
+the moment at which it wants to be asked again and what it waits for, or with what is too late to be
+run. Every batch and every wait has one of the named reasons, which `serve/core.py` counts. The
+default is `AtOnce`: whoever has a free executor never waits for company, because what piles up
+while all are busy fills the next batch by itself; the learned latency says how large it may be for
+its first request to be in time, and from where on more rows only make others wait.
 
 The other policies are what people ask for by name (`fixed`, `dynamic`, `adaptive`,
-`latency_optimized`); they wait, and are measured against the default in `./bench policies`.
+`latency_optimized`); most wait, and are measured against the default in `./bench policies`.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,13 @@ from paceline.flow.queue import NEVER, Bucket, Queue, Waiting
 from paceline.serve.latency import LatencyModel
 
 Reason = Literal[
-    "size reached", "wait exceeded", "high priority", "deadline near", "adaptive", "idle worker"
+    "size reached",
+    "wait exceeded",
+    "high priority",
+    "deadline near",
+    "adaptive",
+    "idle worker",
+    "isolation",
 ]
 REASONS: tuple[Reason, ...] = (
     "size reached",
@@ -26,7 +33,10 @@ REASONS: tuple[Reason, ...] = (
     "deadline near",
     "adaptive",
     "idle worker",
+    "isolation",
 )
+"""The last is not a policy's: parts of a batch that failed are run to find who broke it."""
+
 
 HIGH_RANK = 2
 """Ranks from here on are in a hurry: half a batch is enough for them."""
@@ -41,42 +51,87 @@ class Dispatch(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """Wait for company, at most until then."""
+    """Wait for company, at most until then; `awaits` is what a batch would be run for then."""
 
     until_s: float
+    awaits: Reason
+
+
+class Drop(NamedTuple):
+    """Answer this one without running it: it would be late. Then ask again."""
+
+    waiting: Waiting
 
 
 Learned = Callable[[Bucket], LatencyModel]
 
 
 class Policy(Protocol):
-    def decide(self, now: float, queue: Queue, learned: Learned, cap: int) -> Dispatch | Hold:
+    def decide(
+        self, now: float, queue: Queue, learned: Learned, cap: int
+    ) -> Dispatch | Hold | Drop:
         """Something waits, and an executor is free. `cap` is the most rows of a batch."""
         ...
 
-    def ran(self, rows: int, seconds: float) -> None:
+    def ran(self, now: float, rows: int, seconds: float) -> None:
         """A batch of this policy's was run."""
         ...
 
 
 class AtOnce:
-    """Never waits; the largest batch with which its first request is in time."""
+    """Never waits; the largest batch with which its first request is in time, and no larger than
+    makes more of an executor. Where a batch that is small enough for the first would make many
+    behind it late, the first is given up for them (Nexus calls that early drop): otherwise each
+    batch would be smaller than the one before. No batch takes longer than `longest_s`, as far as can
+    be helped: who comes meanwhile has to wait for it."""
 
-    def decide(self, now: float, queue: Queue, learned: Learned, cap: int) -> Dispatch | Hold:
+    def __init__(self, longest_s: float = NEVER) -> None:
+        self._longest_s = longest_s
+
+    def decide(
+        self, now: float, queue: Queue, learned: Learned, cap: int
+    ) -> Dispatch | Hold | Drop:
         first = queue.first()
         assert first is not None
-        rows = queue.rows(first.bucket)
+        bucket = first.bucket
+        model = learned(bucket)
+        waiting = rows = queue.rows(bucket)
         reason: Reason = "idle worker"
         if rows >= cap:
             rows, reason = cap, "size reached"
-        if first.deadline_s != NEVER:
-            fitting = learned(first.bucket).largest_within(first.deadline_s - now, rows)
-            if 0 < fitting < rows:  # with none in time, the sooner it is over the better for others
-                return Dispatch(first.bucket, fitting, "deadline near")
-        return Dispatch(first.bucket, rows, reason)
+        enough = model.efficient(rows)
+        if self._longest_s != NEVER:
+            enough = min(enough, model.largest_within(self._longest_s, rows))
+        if enough < rows:
+            rows, reason = max(1, enough), "adaptive"
+        if first.deadline_s == NEVER:
+            return Dispatch(bucket, rows, reason)
+        left_s = first.deadline_s - now
+        fitting = model.largest_within(left_s, rows)
+        if fitting >= rows:
+            return Dispatch(bucket, rows, reason)
+        if not fitting and model.typical(first.rows) > left_s:
+            return Drop(first)
+        fitting = max(1, fitting)
+        if waiting > fitting and _costs_more(now, queue, model, first, fitting, rows):
+            return Drop(first)
+        return Dispatch(bucket, fitting, "deadline near")
 
-    def ran(self, rows: int, seconds: float) -> None:
+    def ran(self, now: float, rows: int, seconds: float) -> None:
         pass
+
+
+def _costs_more(
+    now: float, queue: Queue, model: LatencyModel, first: Waiting, fitting: int, rows: int
+) -> bool:
+    """Whether fewer would be answered in time by a batch that the first can wait for than by one
+    as large as it should be."""
+    fitting_s, full_s = model.at(fitting), model.at(rows)
+    following = queue.nth(first.bucket, fitting)
+    if following.deadline_s >= now + fitting_s + full_s:
+        return False  # who comes next can wait for both
+    due = queue.due(first.bucket, now + full_s, rows)
+    return (rows - due) * fitting_s > fitting * full_s
 
 
 class Dynamic:
@@ -89,7 +144,7 @@ class Dynamic:
         self.wait_s = wait_s
 
     def decide(self, now: float, queue: Queue, learned: Learned, cap: int) -> Dispatch | Hold:
-        until = NEVER
+        hold = Hold(NEVER, "size reached")
         most = min(self.most, cap)
         for head in sorted(queue.heads(), key=_target):
             rows = queue.rows(head.bucket)
@@ -103,10 +158,13 @@ class Dynamic:
                 return Dispatch(head.bucket, rows, "deadline near")
             if now >= over_s and rows >= self.fewest:
                 return Dispatch(head.bucket, rows, "wait exceeded")
-            until = min(until, last_s, over_s if rows >= self.fewest else NEVER)
-        return Hold(until)
+            if rows >= self.fewest and over_s < min(hold.until_s, last_s):
+                hold = Hold(over_s, "wait exceeded")
+            elif last_s < hold.until_s:
+                hold = Hold(last_s, "deadline near")
+        return hold
 
-    def ran(self, rows: int, seconds: float) -> None:
+    def ran(self, now: float, rows: int, seconds: float) -> None:
         pass
 
 
@@ -141,7 +199,7 @@ class Adaptive(Dynamic):
             return answer._replace(reason="adaptive")
         return answer
 
-    def ran(self, rows: int, seconds: float) -> None:
+    def ran(self, now: float, rows: int, seconds: float) -> None:
         if seconds > self._target_s:
             self._size *= 1 - self._rate
         elif seconds < self._threshold * self._target_s:
@@ -166,7 +224,7 @@ class LatencyOptimized:
         fitting = model.largest_within(model.at(1) * (1 + self._share), rows)
         return Dispatch(first.bucket, max(1, fitting), "idle worker")
 
-    def ran(self, rows: int, seconds: float) -> None:
+    def ran(self, now: float, rows: int, seconds: float) -> None:
         pass
 
 

@@ -283,3 +283,33 @@ BACKOFF_MOST_S = 10.0
 
 SINGLE_FLIGHTS = 1024
 """different computations in flight at once, each for all who ask for the same"""
+
+QUEUE_REQUESTS = 10_000
+"""requests that wait for one model in one process"""
+
+QUEUE_BYTES = 128 * 1024 * 1024
+"""of the bodies of requests that wait for one model in one process"""
+
+BATCH_ROWS = 64
+"""rows of a batch, unless the Plan says otherwise"""
+
+SHAPES = 64
+"""shapes of requests to one model whose latency is remembered"""
+
+TRACE_REQUESTS = 20_000_000
+"""requests in one trace; each takes up to 160 bytes of memory while it is made, and then 90"""
+
+TRACE_BYTES = 1024 * 1024 * 1024
+"""of a trace file that are read, unpacked"""
+
+TRACE_LINE_BYTES = 64 * 1024
+"""one line of a trace file"""
+
+TRACE_NUMBER = 10_000_000_000
+"""the largest number in a trace; as a moment in seconds it lies three centuries ahead"""
+
+TRACE_SHAPES = 64
+"""different shapes of requests in a trace file"""
+
+TRACE_CV = 1000
+"""the largest coefficient of variation of the time between requests, in a trace file"""

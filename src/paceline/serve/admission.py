@@ -1,0 +1,80 @@
+"""At the door: when would it be done, if it were let in? What would be too late is told so at once.
+
+The prediction takes what the executors still have to do and what goes before the newcomer, adds
+what will overtake it (requests of higher rank that are still to come, at the rate at which they
+came lately), and its own batch. A *margin* is kept free that follows what happened: it grows with
+each batch whose first request was late and shrinks slowly with each that was in time, so that about
+LATE of what is let in is late, whatever the learned latencies overlook.
+
+Pure; it predicts and refuses nobody. Called by `serve/core.py`.
+"""
+
+from typing import TypeAlias
+
+from paceline.flow.queue import RANKS, Waiting
+
+LATE = 0.002
+"""The share of batches whose first request may be late."""
+
+MARGIN_STEP = 0.02
+"""By how much of the time a request may take the margin grows when one is late."""
+
+MARGIN_MOST = 0.5
+"""Of the time that a request may take; above, more would be refused than is late."""
+
+RATE_WINDOW_S = 0.2
+"""Over which arrivals are counted; the last window tells of the next."""
+
+Offsets: TypeAlias = "tuple[float, float, float, float]"
+"""From arrival to target, by rank."""
+
+
+class Admission:
+    """`margin` is a share of the time that a request may take; `least_margin` bounds it."""
+
+    def __init__(self, offsets_s: Offsets, least_margin: float = 0.0) -> None:
+        self.margin = least_margin
+        self.least_margin = least_margin
+        self._offsets_s = offsets_s
+        self._came = [0] * RANKS
+        self._rates = [0.0] * RANKS
+        self._since_s = 0.0
+
+    def came(self, now: float, rank: int, rows: int) -> None:
+        """Whether or not it is let in."""
+        self._came[rank] += rows
+        if now - self._since_s >= RATE_WINDOW_S:
+            seconds = now - self._since_s
+            self._rates = [came / seconds for came in self._came]
+            self._came = [0] * RANKS
+            self._since_s = now
+
+    def finish_s(
+        self, now: float, newcomer: Waiting, wait_s: float, own_s: float, row_s: float
+    ) -> float:
+        """The moment at which it would be done. `wait_s` by what is there already, `own_s` for its
+        batch, `row_s` for each row that overtakes it."""
+        wait_s += self._overtaken_s(newcomer.rank, wait_s, row_s)
+        allowed_s = newcomer.deadline_s - newcomer.arrived_s
+        return now + wait_s + own_s + self.margin * allowed_s
+
+    def ran(self, late: bool) -> None:
+        """A batch was run; whether its first request was late."""
+        if late:
+            self.margin = min(MARGIN_MOST, self.margin + MARGIN_STEP)
+        else:
+            self.margin = max(self.least_margin, self.margin - MARGIN_STEP * LATE)
+
+    def _overtaken_s(self, rank: int, wait_s: float, row_s: float) -> float:
+        """Higher ranks that come within the difference of their targets go first; and again those
+        that come meanwhile."""
+        mine_s = self._offsets_s[rank]
+        longer_s = 0.0
+        for _ in range(2):
+            until_s = wait_s + longer_s
+            longer_s = 0.0
+            for higher in range(rank + 1, RANKS):
+                rate = self._rates[higher]
+                if rate:
+                    longer_s += rate * row_s * min(until_s, mine_s - self._offsets_s[higher])
+        return longer_s

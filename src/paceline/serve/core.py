@@ -1,0 +1,451 @@
+"""The serving core of one model: admission, queue, batcher, executors, isolation, tied together.
+
+It decides and does nothing else. Whoever owns it (a front, the simulator) tells it what happened
+and when, runs the batches it hands out, and answers whom it names:
+
+    refused = core.arrive(now, waiting)   somebody came; perhaps they are told no, with a reason
+    batch = core.next(now)                what to run on an executor that is free; or None
+    told = core.done(now, batch)          it ran: these members are told their rows
+    told = core.failed(now, batch)        it failed: these are told so, others will be run again
+    told = core.lost(now, batch)          its executor died: so are all; `recovered` when it is back
+    core.leave(now, waiting)              a caller went away
+    core.wake_s                           when to ask `next` again, unless something happens before
+
+After each of these `next` is asked until it says None (after `arrive` only where `idle` is not 0).
+Whatever comes ends exactly once: refused by `arrive`, told through a batch, handed to `on_end`
+(shed, expired), or left. Pure; the same class runs in production and in `evidence/simulate`. A
+request walks through it in docs/design/core.md.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from paceline.flow.limiter import AdaptiveLimiter
+from paceline.flow.queue import NEVER, Bucket, Queue, Waiting
+from paceline.serve.admission import Admission
+from paceline.serve.batcher import REASONS, AtOnce, Dispatch, Drop, Hold, Policy, Reason
+from paceline.serve.classes import Classes
+from paceline.serve.isolation import Bisection, PoisonRate, best_cap
+from paceline.serve.latency import LatencyModel
+from paceline.terms.errors import Overloaded
+from paceline.terms.limits import BATCH_ROWS, QUEUE_BYTES, QUEUE_REQUESTS, SHAPES
+
+Why = Literal["late", "full"]
+"""For which a newcomer is refused."""
+
+End = Literal["shed", "expired"]
+"""How something ends that was let in and is not run."""
+
+STANDING_S = 0.1
+"""A queue that has not been empty for so long, or twice the normal target, is no burst any more
+(CoDel's interval, in the form of Maurer's "queue timeout")."""
+
+FAR = 2.0
+"""Times the target. Deadlines nearer than that bound the queue by what is predicted alone; farther
+ones let it stand for that long, and need the limiter."""
+
+NORMAL = 1
+
+BOUND_EVERY = 20
+"""Batches between two looks at how poison should bound them."""
+
+
+class Refused(NamedTuple):
+    """`wait_s`: how long it would have taken, as far as it was asked."""
+
+    why: Why
+    wait_s: float
+
+
+class Tuning(msgspec.Struct, frozen=True):
+    """What the Plan says of one model's core."""
+
+    max_batch: int = BATCH_ROWS
+    """rows"""
+    batch_cost: float = NEVER
+    """of the costs of a batch together: tokens, pixels"""
+    executors: int = 1
+    margin: float = 0.0
+    """share of a request's time kept free by admission, at least"""
+    isolate: bool = False
+    """whether a failed batch is run again in parts, to find the culprit"""
+    max_waiting: int = QUEUE_REQUESTS
+
+
+class Batch:
+    """Some requests that are run together. `members` that have `ended` want no answer any more;
+    `whole` is the batch that failed, where this is a part of it that is run again."""
+
+    __slots__ = ("begun_s", "bucket", "expected_s", "members", "reason", "rows", "whole")
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        members: Sequence[Waiting],
+        rows: int,
+        reason: Reason,
+        begun_s: float,
+        expected_s: float,
+        whole: "Broken | None" = None,
+    ) -> None:
+        self.bucket = bucket
+        self.members = members
+        self.rows = rows
+        self.reason = reason
+        self.begun_s = begun_s
+        self.expected_s = expected_s
+        self.whole = whole
+
+
+class Broken:
+    """A batch that failed, while its culprits are looked for; `part` is being run."""
+
+    __slots__ = ("bisection", "bucket", "members", "part")
+
+    def __init__(self, batch: Batch) -> None:
+        self.bisection = Bisection(batch.members)
+        self.bucket = batch.bucket
+        self.members = batch.members
+        self.part: Sequence[Waiting] = ()
+        for each in batch.members:
+            if each.ended:  # it left while the whole ran
+                self.bisection.drop(each)
+
+    def pending(self) -> Iterator[Waiting]:
+        """Who has no answer yet and is not running."""
+        return (each for each in self.members if not each.ended and each not in self.part)
+
+
+class Core:
+    """Without `admission` nobody is refused for what is predicted: for comparison."""
+
+    def __init__(
+        self,
+        on_end: Callable[[Waiting, End], None],
+        classes: Classes,
+        tuning: Tuning,
+        policy: Policy | None = None,
+        *,
+        admission: bool = True,
+    ) -> None:
+        targets_s = classes.targets_s
+        limited = admission and classes.deadlines_s[NORMAL] > FAR * targets_s[NORMAL]
+        self.queue = Queue(tuning.max_waiting, QUEUE_BYTES)
+        self.policy: Policy = policy or AtOnce(classes.deadlines_s[NORMAL] / 2)
+        self.admission = Admission(targets_s) if admission else None
+        self.limiter = AdaptiveLimiter(targets_s[NORMAL]) if limited else None
+        self.poison = PoisonRate()
+        self.tuning = tuning
+        self.cap = tuning.max_batch
+        self.idle = tuning.executors
+        self.running: list[Batch] = []
+        self.wake_s = NEVER
+        self.dispatched = dict.fromkeys(REASONS, 0)
+        self.waits = dict.fromkeys(REASONS, 0)
+        self.reruns = 0
+        self._on_end = on_end
+        self._latencies: dict[Bucket, LatencyModel] = {}
+        self._planned: dict[Bucket, tuple[int, float]] = {}
+        self._row_s = 0.0
+        self._parts_s = 0.0
+        self._half_s = classes.deadlines_s[NORMAL] / 2
+        self._broken: list[Broken] = []
+        self._standing_s = max(STANDING_S, 2 * targets_s[NORMAL])
+        self._empty_s = 0.0
+        self._until_bound = BOUND_EVERY
+
+    # --- What happens -----------------------------------------------------------------------------
+
+    def arrive(self, now: float, newcomer: Waiting) -> Refused | None:
+        queue = self.queue
+        admission = self.admission
+        if admission is not None:
+            admission.came(now, newcomer.rank, newcomer.rows)
+            if newcomer.deadline_s != NEVER:
+                finish_s = self._finish_s(now, newcomer, admission)
+                if finish_s > newcomer.deadline_s:
+                    return Refused("late", finish_s - now)
+            if queue.held and self.limiter is not None:
+                self._cut_back(now, self.limiter)
+        elif newcomer.deadline_s <= now:
+            return Refused("late", 0.0)
+        try:
+            shed = queue.put(newcomer)
+        except Overloaded:
+            return Refused("full", 0.0)
+        if self.limiter is not None:
+            self.limiter.enter(now)
+        for each in shed:
+            self._end(now, each, "shed")
+        if newcomer.deadline_s < self.wake_s:
+            self.wake_s = newcomer.deadline_s
+        return None
+
+    def next(self, now: float) -> Batch | None:
+        queue = self.queue
+        late = False
+        if queue.next_deadline() <= now:
+            for each in queue.expired(now):
+                late = True
+                self._end(now, each, "expired")
+        if self._broken:
+            part = self._next_part(now)
+            if part is not None:
+                return part
+        until_s = NEVER
+        while self.idle > 0 and queue.held:
+            decision = self.policy.decide(now, queue, self.learned, self.cap)
+            if type(decision) is Dispatch:
+                if late and self.admission is not None:
+                    self.admission.ran(late=True)
+                return self._begin(now, decision)
+            if type(decision) is Drop:
+                late = True
+                queue.leave(decision.waiting)
+                self._end(now, decision.waiting, "expired")
+                continue
+            assert type(decision) is Hold
+            self.waits[decision.awaits] += 1
+            until_s = decision.until_s
+            break
+        self.wake_s = min(until_s, queue.next_deadline())
+        for broken in self._broken:
+            self.wake_s = min([self.wake_s, *(each.deadline_s for each in broken.pending())])
+        return None
+
+    def done(self, now: float, batch: Batch) -> Sequence[Waiting]:
+        first = batch.members[0]
+        seconds = now - batch.begun_s
+        model = self.learned(batch.bucket)
+        model.observe(batch.rows, seconds)
+        self._plan(batch.bucket)
+        self.policy.ran(now, batch.rows, seconds)
+        if self.admission is not None and first.deadline_s != NEVER:
+            self.admission.ran(late=now > first.deadline_s)
+        return self._over(now, batch, ok=True)
+
+    def failed(self, now: float, batch: Batch) -> Sequence[Waiting]:
+        """Whom the error is to be told: all of its members; or, where a failure is isolated, the
+        one whose request it is, and the others are run again without it."""
+        if batch.whole is None and self.tuning.isolate and len(batch.members) > 1:
+            self.running.remove(batch)
+            self.idle += 1
+            self._broken.append(Broken(batch))
+            return ()
+        return self._over(now, batch, ok=False)
+
+    def lost(self, now: float, batch: Batch) -> Sequence[Waiting]:
+        """Its executor died under it, and is not there until `recovered`."""
+        self.running.remove(batch)
+        broken = batch.whole
+        if broken is not None:
+            for each in batch.members:
+                broken.bisection.drop(each)
+            broken.bisection.ran(batch.members, ok=False)
+            broken.part = ()
+        return self._tell(now, batch, batch.members)
+
+    def recovered(self) -> None:
+        self.idle += 1
+
+    def leave(self, now: float, waiting: Waiting) -> bool:
+        """False where it had ended before. What is running goes on, and is told to nobody."""
+        if waiting.ended:
+            return False
+        if not self.queue.leave(waiting):
+            for broken in self._broken:
+                broken.bisection.drop(waiting)
+        waiting.ended = True
+        if self.limiter is not None:
+            self.limiter.leave(now, now - waiting.arrived_s, False)
+        return True
+
+    def tune(self, tuning: Tuning) -> None:
+        """From now on; what runs is not touched."""
+        self.idle += tuning.executors - self.tuning.executors
+        self.tuning = tuning
+        self.queue.most = tuning.max_waiting
+        self._bound()
+
+    # --- What is known ----------------------------------------------------------------------------
+
+    def learned(self, bucket: Bucket) -> LatencyModel:
+        """How long batches of this shape take."""
+        model = self._latencies.get(bucket)
+        if model is None:
+            if len(self._latencies) >= SHAPES:
+                oldest = next(iter(self._latencies))
+                del self._latencies[oldest]
+                self._planned.pop(oldest, None)
+            model = self._latencies[bucket] = LatencyModel()
+        return model
+
+    # --- How --------------------------------------------------------------------------------------
+
+    def _finish_s(self, now: float, newcomer: Waiting, admission: Admission) -> float:
+        """The moment at which it would be done, let in now. First as if all that waits went before
+        it in full batches; only where that would be too late, it is looked at more closely."""
+        queue = self.queue
+        bucket = newcomer.bucket
+        size, size_s = self._planned.get(bucket) or self._plan(bucket)
+        row_s = self._row_s / self.tuning.executors
+        work_s = queue.held_rows * self._row_s + self._parts_s if queue.held else 0.0
+        rows = queue.held_rows + newcomer.rows
+        own_s = size_s if rows >= size else self.learned(bucket).at(rows)
+        wait_s = self._wait_s(now, work_s)
+        finish_s = admission.finish_s(now, newcomer, wait_s, own_s, row_s)
+        if finish_s <= newcomer.deadline_s or not queue.held:
+            return finish_s
+        work_s = 0.0
+        before = 0
+        for each, ahead in queue.rows_ahead(newcomer.target_s):
+            most, most_s = self._planned.get(each) or self._plan(each)
+            if each == bucket:
+                before = int(ahead)
+            if each != bucket or ahead >= most:
+                work_s += ahead / most * most_s
+        if before >= size:
+            own_s = size_s
+        else:
+            own_s, more_s = self._together(now + self._wait_s(now, work_s), newcomer, before)
+            work_s += more_s
+        wait_s = self._wait_s(now, work_s)
+        return admission.finish_s(now, newcomer, wait_s, own_s, row_s)
+
+    def _together(self, start_s: float, newcomer: Waiting, before: int) -> tuple[float, float]:
+        """How long its batch takes if it begins then; and how long another one before it, where
+        the first of its shape would be late in so large a batch."""
+        model = self.learned(newcomer.bucket)
+        own_s = model.at(before + newcomer.rows)
+        head = self.queue.head(newcomer.bucket)
+        if head is None or start_s + own_s <= head.deadline_s or not before:
+            return own_s, 0.0
+        first = min(before, max(head.rows, model.largest_within(head.deadline_s - start_s, before)))
+        return model.at(before + newcomer.rows - first), model.at(first)
+
+    def _plan(self, bucket: Bucket) -> tuple[int, float]:
+        """How large batches of this shape will be when many wait, and how long they take: as large
+        as pays, and no longer than half of what a request may take, so that two fit."""
+        model = self.learned(bucket)
+        size = max(1, min(model.efficient(self.cap), model.largest_within(self._half_s, self.cap)))
+        planned = self._planned[bucket] = (size, model.typical(size))
+        self._row_s = max(seconds / size for size, seconds in self._planned.values())
+        self._parts_s = sum(seconds for _, seconds in self._planned.values())
+        return planned
+
+    def _wait_s(self, now: float, work_s: float) -> float:
+        """Until an executor is free of what runs and of that much work besides. When one that died
+        will be back is not known; then it is as if it were."""
+        running = self.running
+        first_s = NEVER if running and self.idle <= 0 else 0.0
+        for batch in running:
+            left_s = batch.expected_s - now
+            if left_s < 0.0:
+                left_s = 0.0
+            work_s += left_s
+            if left_s < first_s:
+                first_s = left_s
+        each_s = work_s / max(1, self.idle + len(running))  # those that are there
+        return each_s if each_s > first_s else first_s
+
+    def _begin(self, now: float, dispatch: Dispatch) -> Batch:
+        bucket, most, reason = dispatch
+        queue = self.queue
+        members = queue.take(bucket, most, self.tuning.batch_cost)
+        rows = 0
+        for each in members:
+            rows += each.rows
+        if not queue.held:
+            self._empty_s = now
+        self.dispatched[reason] += 1
+        return self._run(now, bucket, members, rows, reason)
+
+    def _run(
+        self,
+        now: float,
+        bucket: Bucket,
+        members: Sequence[Waiting],
+        rows: int,
+        reason: Reason,
+        whole: Broken | None = None,
+    ) -> Batch:
+        expected_s = now + self.learned(bucket).typical(rows)
+        batch = Batch(bucket, members, rows, reason, now, expected_s, whole)
+        self.running.append(batch)
+        self.idle -= 1
+        return batch
+
+    def _next_part(self, now: float) -> Batch | None:
+        """Of what failed, before anything else: they have waited long enough."""
+        for broken in self._broken:
+            for each in list(broken.pending()):
+                if each.deadline_s <= now:
+                    broken.bisection.drop(each)
+                    self._end(now, each, "expired")
+        for broken in list(self._broken) if self.idle > 0 else ():
+            part = broken.bisection.next()
+            if part:
+                broken.part = part
+                self.reruns += 1
+                self.dispatched["isolation"] += 1
+                rows = sum(each.rows for each in part)
+                return self._run(now, broken.bucket, part, rows, "isolation", broken)
+            if not broken.part:
+                self._broken.remove(broken)
+        return None
+
+    def _over(self, now: float, batch: Batch, ok: bool) -> Sequence[Waiting]:
+        """Whom to tell how it went."""
+        self.running.remove(batch)
+        self.idle += 1
+        members = batch.members
+        culprits = 0 if ok else 1
+        if batch.whole is not None:
+            batch.whole.part = ()
+            settled = batch.whole.bisection.ran(members, ok)
+            members = [*settled.good, *settled.culprits]
+            culprits = len(settled.culprits)
+        if self.tuning.isolate:
+            self._observe_poison(len(members), culprits)
+        return self._tell(now, batch, members)
+
+    def _tell(self, now: float, batch: Batch, members: Sequence[Waiting]) -> Sequence[Waiting]:
+        """Those of the members who still want to know."""
+        told = []
+        for each in members:
+            if not each.ended:
+                each.ended = True
+                told.append(each)
+        if self.limiter is not None:
+            for each in told:
+                self.limiter.leave(now, batch.begun_s - each.arrived_s, False)
+        return told
+
+    def _observe_poison(self, members: int, culprits: int) -> None:
+        self.poison.observe(members, culprits)
+        self._until_bound -= 1
+        if self._until_bound <= 0:
+            self._bound()
+
+    def _bound(self) -> None:
+        """Of the rows of a batch: the Plan's, or fewer while requests poison each other."""
+        self._until_bound = BOUND_EVERY
+        self.cap = self.tuning.max_batch
+        if self.tuning.isolate and self._latencies:
+            busiest = max(self._latencies.values(), key=lambda each: each.batches)
+            self.cap = best_cap(self.poison.share, busiest.typical, self.cap)
+
+    def _cut_back(self, now: float, limiter: AdaptiveLimiter) -> None:
+        """A queue that stands is held to what keeps waits near the target; a burst is not."""
+        most = self.tuning.max_waiting
+        if now - self._empty_s > self._standing_s:
+            most = min(most, max(1, limiter.limit - len(self.running)))
+        self.queue.most = most
+
+    def _end(self, now: float, waiting: Waiting, end: End) -> None:
+        waiting.ended = True
+        if self.limiter is not None:
+            self.limiter.leave(now, now - waiting.arrived_s, True)
+        self._on_end(waiting, end)
