@@ -48,6 +48,9 @@ ones let it stand for that long, and need the limiter."""
 
 NORMAL = 1
 
+LONGEST = 0.6
+"""Of what a request may take, a batch at most."""
+
 BOUND_EVERY = 20
 """Batches between two looks at how poison should bound them."""
 
@@ -132,8 +135,9 @@ class Core:
     ) -> None:
         targets_s = classes.targets_s
         limited = admission and classes.deadlines_s[NORMAL] > FAR * targets_s[NORMAL]
+        self._longest_s = LONGEST * classes.deadlines_s[NORMAL]
         self.queue = Queue(tuning.max_waiting, QUEUE_BYTES)
-        self.policy: Policy = policy or AtOnce(classes.deadlines_s[NORMAL] / 2)
+        self.policy: Policy = policy or AtOnce(self._longest_s)
         self.admission = Admission(targets_s) if admission else None
         self.limiter = AdaptiveLimiter(targets_s[NORMAL]) if limited else None
         self.poison = PoisonRate()
@@ -150,7 +154,6 @@ class Core:
         self._planned: dict[Bucket, tuple[int, float]] = {}
         self._row_s = 0.0
         self._parts_s = 0.0
-        self._half_s = classes.deadlines_s[NORMAL] / 2
         self._broken: list[Broken] = []
         self._standing_s = max(STANDING_S, 2 * targets_s[NORMAL])
         self._empty_s = 0.0
@@ -327,9 +330,10 @@ class Core:
 
     def _plan(self, bucket: Bucket) -> tuple[int, float]:
         """How large batches of this shape will be when many wait, and how long they take: as large
-        as pays, and no longer than half of what a request may take, so that two fit."""
+        as pays, and not so long that hardly another fits into what a request may take."""
         model = self.learned(bucket)
-        size = max(1, min(model.efficient(self.cap), model.largest_within(self._half_s, self.cap)))
+        size = min(model.efficient(self.cap), model.largest_within(self._longest_s, self.cap))
+        size = max(1, size)
         planned = self._planned[bucket] = (size, model.typical(size))
         self._row_s = max(seconds / size for size, seconds in self._planned.values())
         self._parts_s = sum(seconds for _, seconds in self._planned.values())

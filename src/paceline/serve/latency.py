@@ -35,6 +35,10 @@ LEVEL = 15
 SIDE = 1.25
 """How far off the level is a drift, up or down."""
 
+SURE = 1.12
+"""How far off a level counts. Nearer, each group learns by itself: a level that always counted
+would be learned from one size alone, wander with its noise, and take all the others along."""
+
 SHRINK = 2.0
 """How many batches of its own a group needs to weigh as much as the line through all."""
 
@@ -184,7 +188,8 @@ class LatencyModel:
         recent.append((group, ratio))
         del levels[bisect_left(levels, recent.popleft()[1])]
         insort(levels, ratio)
-        self._level = level = levels[LEVEL // 2]
+        level = levels[LEVEL // 2]
+        self._level = level if level > SURE or level * SURE < 1 else 1.0
         if level > SIDE or level * SIDE < 1:
             self._drift(level)
 
@@ -209,12 +214,10 @@ class LatencyModel:
         medians = [windows[group].median() for group in groups]
         weights = [len(windows[group].ordered) for group in groups]
         fixed_s, each_s = _line(firsts, medians, weights)
-        off = [1.0]
+        off = [1.0] * (groups[-1] + 2)  # those not seen, and what lies beyond, are on the line
         for group, first, seconds, weight in zip(groups, firsts, medians, weights, strict=True):
-            off += [off[-1]] * (group - len(off))  # not seen: as the one before it
             ratio = seconds / (fixed_s + each_s * first)
-            off.append((ratio * weight + SHRINK) / (weight + SHRINK))
-        off.append(off[-1])
+            off[group] = (ratio * weight + SHRINK) / (weight + SHRINK)
         self._lay(fixed_s, each_s, off)
         ordered = sorted(self._ratios)
         if ordered:  # the rank that covers the next one with this chance, were all alike
