@@ -214,4 +214,4 @@ def test_what_one_size_scatters_teaches_nothing_of_the_others() -> None:
     for _ in range(5000):
         model.observe(1, 0.009 * math.exp(chance.uniform(-0.2, 0.2)))
     for size in (1, 3, 8, 20, 64):
-        assert model.typical(size) == pytest.approx(0.001 + 0.008 * size, rel=0.08)
+        assert model.typical(size) == pytest.approx(0.001 + 0.008 * size, rel=0.12)

@@ -16,7 +16,7 @@ leaves it in the middle.
 """
 
 import heapq
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Iterator
 from itertools import count
 from typing import Any
@@ -170,11 +170,25 @@ class Queue:
             if head is not None:
                 yield head.waiting[head.first]
 
-    def head(self, bucket: Bucket) -> Waiting | None:
-        """What is first in this bucket."""
-        lanes = self._lanes.get(bucket)
-        lane = None if lanes is None else self._head(lanes)
-        return None if lane is None else lane.waiting[lane.first]
+    def tightest(self, bucket: Bucket) -> Waiting | None:
+        """Of what is first in each rank of this bucket, the one with the earliest deadline."""
+        tightest = None
+        for lane in self._lanes.get(bucket, ()):
+            if lane.held:
+                self._skip(lane)
+                waiting = lane.waiting[lane.first]
+                if tightest is None or waiting.deadline_s < tightest.deadline_s:
+                    tightest = waiting
+        return tightest
+
+    def before(self, waiting: Waiting) -> int:
+        """About how many rows go before it in its own bucket."""
+        rows = 0.0
+        for lane in self._lanes[waiting.bucket]:
+            if lane.held:
+                before = bisect_left(lane.targets, waiting.target_s, lane.first) - lane.first
+                rows += lane.rows * before / (len(lane.targets) - lane.first)
+        return int(rows)
 
     def nth(self, bucket: Bucket, place: int) -> Waiting:
         """About the one with so many before it in its bucket: of the rank of which most wait."""

@@ -11,7 +11,7 @@ Pure; it predicts and refuses nobody. Called by `serve/core.py`.
 
 from typing import TypeAlias
 
-from paceline.flow.queue import RANKS, Waiting
+from paceline.flow.queue import NEVER, RANKS, Waiting
 
 LATE = 0.002
 """The share of batches whose first request may be late."""
@@ -38,6 +38,7 @@ class Admission:
         self._offsets_s = offsets_s
         self._came = [0] * RANKS
         self._rates = [0.0] * RANKS
+        self._above = [0.0] * RANKS
         self._since_s = 0.0
 
     def came(self, now: float, rank: int, rows: int) -> None:
@@ -46,6 +47,7 @@ class Admission:
         if now - self._since_s >= RATE_WINDOW_S:
             seconds = now - self._since_s
             self._rates = [came / seconds for came in self._came]
+            self._above = [sum(self._rates[rank + 1 :]) for rank in range(RANKS)]
             self._came = [0] * RANKS
             self._since_s = now
 
@@ -54,7 +56,8 @@ class Admission:
     ) -> float:
         """The moment at which it would be done. `wait_s` by what is there already, `own_s` for its
         batch, `row_s` for each row that overtakes it."""
-        wait_s += self._overtaken_s(newcomer.rank, wait_s, row_s)
+        if self._above[newcomer.rank]:
+            wait_s += self._overtaken_s(newcomer.rank, wait_s, row_s)
         allowed_s = newcomer.deadline_s - newcomer.arrived_s
         return now + wait_s + own_s + self.margin * allowed_s
 
@@ -67,14 +70,12 @@ class Admission:
 
     def _overtaken_s(self, rank: int, wait_s: float, row_s: float) -> float:
         """Higher ranks that come within the difference of their targets go first; and again those
-        that come meanwhile."""
+        that come meanwhile, which has no end where they alone are more than can be done."""
+        free = 1 - self._above[rank] * row_s
+        until_s = wait_s / free if free > 0 else NEVER
         mine_s = self._offsets_s[rank]
         longer_s = 0.0
-        for _ in range(2):
-            until_s = wait_s + longer_s
-            longer_s = 0.0
-            for higher in range(rank + 1, RANKS):
-                rate = self._rates[higher]
-                if rate:
-                    longer_s += rate * row_s * min(until_s, mine_s - self._offsets_s[higher])
+        for higher in range(rank + 1, RANKS):
+            window_s = mine_s - self._offsets_s[higher]
+            longer_s += self._rates[higher] * row_s * min(until_s, window_s)
         return longer_s

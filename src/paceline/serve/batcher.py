@@ -79,9 +79,9 @@ class Policy(Protocol):
 
 
 class AtOnce:
-    """Never waits; the largest batch with which its first request is in time, and no larger than
-    makes more of an executor. Where a batch that is small enough for the first would make many
-    behind it late, the first is given up for them (Nexus calls that early drop): otherwise each
+    """Never waits; the largest batch with which its tightest request is in time, and no larger than
+    makes more of an executor. Where a batch that is small enough for that one would make many
+    behind it late, it is given up for them (Nexus calls that early drop): otherwise each
     batch would be smaller than the one before. No batch takes longer than `longest_s`, as far as can
     be helped: who comes meanwhile has to wait for it."""
 
@@ -104,17 +104,18 @@ class AtOnce:
             enough = min(enough, model.largest_within(self._longest_s, rows))
         if enough < rows:
             rows, reason = max(1, enough), "adaptive"
-        if first.deadline_s == NEVER:
+        tightest = queue.tightest(bucket) or first
+        left_s = tightest.deadline_s - now
+        if left_s == NEVER:
             return Dispatch(bucket, rows, reason)
-        left_s = first.deadline_s - now
         fitting = model.largest_within(left_s, rows)
         if fitting >= rows:
             return Dispatch(bucket, rows, reason)
-        if not fitting and model.typical(first.rows) > left_s:
-            return Drop(first)
+        if not fitting and model.typical(tightest.rows) > left_s:
+            return Drop(tightest)
         fitting = max(1, fitting)
-        if waiting > fitting and _costs_more(now, queue, model, first, fitting, rows):
-            return Drop(first)
+        if waiting > fitting and _costs_more(now, queue, model, tightest, fitting, rows):
+            return Drop(tightest)
         return Dispatch(bucket, fitting, "deadline near")
 
     def ran(self, now: float, rows: int, seconds: float) -> None:
@@ -122,15 +123,17 @@ class AtOnce:
 
 
 def _costs_more(
-    now: float, queue: Queue, model: LatencyModel, first: Waiting, fitting: int, rows: int
+    now: float, queue: Queue, model: LatencyModel, tightest: Waiting, fitting: int, rows: int
 ) -> bool:
-    """Whether fewer would be answered in time by a batch that the first can wait for than by one
+    """Whether fewer would be answered in time by a batch that the tightest can wait for than by one
     as large as it should be."""
     fitting_s, full_s = model.at(fitting), model.at(rows)
-    following = queue.nth(first.bucket, fitting)
+    following = queue.nth(tightest.bucket, fitting)
     if following.deadline_s >= now + fitting_s + full_s:
         return False  # who comes next can wait for both
-    due = queue.due(first.bucket, now + full_s, rows)
+    if queue.before(tightest) >= fitting:
+        return True  # it would not even be in the smaller one
+    due = queue.due(tightest.bucket, now + full_s, rows)
     return (rows - due) * fitting_s > fitting * full_s
 
 

@@ -79,9 +79,9 @@ class Tuning(msgspec.Struct, frozen=True):
 
 class Batch:
     """Some requests that are run together. `members` that have `ended` want no answer any more;
-    `whole` is the batch that failed, where this is a part of it that is run again."""
+    `due_s` is the first deadline of any, `whole` the batch that failed, where this is a part of it that is run again."""
 
-    __slots__ = ("begun_s", "bucket", "expected_s", "members", "reason", "rows", "whole")
+    __slots__ = ("begun_s", "bucket", "due_s", "expected_s", "members", "reason", "rows", "whole")
 
     def __init__(
         self,
@@ -99,6 +99,7 @@ class Batch:
         self.reason = reason
         self.begun_s = begun_s
         self.expected_s = expected_s
+        self.due_s = NEVER
         self.whole = whole
 
 
@@ -219,14 +220,13 @@ class Core:
         return None
 
     def done(self, now: float, batch: Batch) -> Sequence[Waiting]:
-        first = batch.members[0]
         seconds = now - batch.begun_s
         model = self.learned(batch.bucket)
         model.observe(batch.rows, seconds)
         self._plan(batch.bucket)
         self.policy.ran(now, batch.rows, seconds)
-        if self.admission is not None and first.deadline_s != NEVER:
-            self.admission.ran(late=now > first.deadline_s)
+        if self.admission is not None and batch.due_s != NEVER:
+            self.admission.ran(late=now > batch.due_s)
         return self._over(now, batch, ok=True)
 
     def failed(self, now: float, batch: Batch) -> Sequence[Waiting]:
@@ -319,13 +319,14 @@ class Core:
 
     def _together(self, start_s: float, newcomer: Waiting, before: int) -> tuple[float, float]:
         """How long its batch takes if it begins then; and how long another one before it, where
-        the first of its shape would be late in so large a batch."""
+        somebody of its shape would be late in so large a batch."""
         model = self.learned(newcomer.bucket)
         own_s = model.at(before + newcomer.rows)
-        head = self.queue.head(newcomer.bucket)
-        if head is None or start_s + own_s <= head.deadline_s or not before:
+        tightest = self.queue.tightest(newcomer.bucket)
+        if tightest is None or start_s + own_s <= tightest.deadline_s or not before:
             return own_s, 0.0
-        first = min(before, max(head.rows, model.largest_within(head.deadline_s - start_s, before)))
+        fitting = model.largest_within(tightest.deadline_s - start_s, before)
+        first = min(before, max(tightest.rows, fitting))
         return model.at(before + newcomer.rows - first), model.at(first)
 
     def _plan(self, bucket: Bucket) -> tuple[int, float]:
@@ -359,12 +360,17 @@ class Core:
         queue = self.queue
         members = queue.take(bucket, most, self.tuning.batch_cost)
         rows = 0
+        due_s = NEVER
         for each in members:
             rows += each.rows
+            if each.deadline_s < due_s:
+                due_s = each.deadline_s
         if not queue.held:
             self._empty_s = now
         self.dispatched[reason] += 1
-        return self._run(now, bucket, members, rows, reason)
+        batch = self._run(now, bucket, members, rows, reason)
+        batch.due_s = due_s
+        return batch
 
     def _run(
         self,
