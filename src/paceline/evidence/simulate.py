@@ -104,8 +104,8 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Simulation:
-    """One run. `fifo`: as a server without priorities orders. Subclasses of Core can be handed in, to
-    watch or to break it."""
+    """One run. `fifo`: as a server without priorities orders. Subclasses of Core can be handed in,
+    to watch or to break it."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class Simulation:
         self.batch_rows: list[int] = []
         self.batch_s: list[float] = []
         self.busy_s = 0.0
-        self._targets_s = (0.0,) * 4 if fifo else classes.targets_s
+        self._targets_s = (classes.targets_s[1],) * 4 if fifo else classes.targets_s
         ordered = classes._replace(targets_s=self._targets_s)
         self.core = core(self._on_end, ordered, tuning, policy, admission=admission)
         self._world = world

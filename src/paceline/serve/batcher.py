@@ -81,9 +81,9 @@ class Policy(Protocol):
 class AtOnce:
     """Never waits; the largest batch with which its tightest request is in time, and no larger than
     makes more of an executor. Where a batch that is small enough for that one would make many
-    behind it late, it is given up for them (Nexus calls that early drop): otherwise each
-    batch would be smaller than the one before. No batch takes longer than `longest_s`, as far as can
-    be helped: who comes meanwhile has to wait for it."""
+    behind it late, it is given up for them (Nexus calls that early drop): otherwise each batch would
+    be smaller than the one before. No batch takes longer than `longest_s`, as far as can be helped:
+    who comes meanwhile has to wait for it."""
 
     def __init__(self, longest_s: float = NEVER) -> None:
         self._longest_s = longest_s

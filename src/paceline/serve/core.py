@@ -79,7 +79,8 @@ class Tuning(msgspec.Struct, frozen=True):
 
 class Batch:
     """Some requests that are run together. `members` that have `ended` want no answer any more;
-    `due_s` is the first deadline of any, `whole` the batch that failed, where this is a part of it that is run again."""
+    `due_s` is the first deadline of any; `whole` is the batch that failed, where this is a part of
+    it that is run again."""
 
     __slots__ = ("begun_s", "bucket", "due_s", "expected_s", "members", "reason", "rows", "whole")
 
