@@ -154,6 +154,7 @@ class Core:
         self._on_end = on_end
         self._latencies: dict[Bucket, LatencyModel] = {}
         self._planned: dict[Bucket, tuple[int, float]] = {}
+        self._begun_s: dict[Bucket, float] = {}
         self._row_s = 0.0
         self._parts_s = 0.0
         self._broken: list[Broken] = []
@@ -283,6 +284,7 @@ class Core:
                 oldest = next(iter(self._latencies))
                 del self._latencies[oldest]
                 self._planned.pop(oldest, None)
+                self._begun_s.pop(oldest, None)
             model = self._latencies[bucket] = LatencyModel()
         return model
 
@@ -290,7 +292,8 @@ class Core:
 
     def _finish_s(self, now: float, newcomer: Waiting, admission: Admission) -> float:
         """The moment at which it would be done, let in now. First as if all that waits went before
-        it in full batches; only where that would be too late, it is looked at more closely."""
+        it, with a batch begun for each shape; only where that would be too late, it is looked at
+        more closely."""
         queue = self.queue
         bucket = newcomer.bucket
         size, size_s = self._planned.get(bucket) or self._plan(bucket)
@@ -337,8 +340,9 @@ class Core:
         size = min(model.efficient(self.cap), model.largest_within(self._longest_s, self.cap))
         size = max(1, size)
         planned = self._planned[bucket] = (size, model.typical(size))
+        self._begun_s[bucket] = model.typical(1)
         self._row_s = max(seconds / size for size, seconds in self._planned.values())
-        self._parts_s = sum(seconds for _, seconds in self._planned.values())
+        self._parts_s = sum(self._begun_s.values())
         return planned
 
     def _wait_s(self, now: float, work_s: float) -> float:
