@@ -346,3 +346,12 @@ def test_low_is_not_let_in_where_what_comes_meanwhile_will_go_first() -> None:
     assert refused[LOW] > 0.8 * 2400
     assert refused[NORMAL] < 0.2 * 2400
     assert len(served.ended) < 50
+
+
+def test_a_margin_that_is_asked_for_is_kept_free() -> None:
+    served = Served(slo_s=0.1)
+    served.core.tune(Tuning(max_batch=8, margin=0.5))
+    served.all_come(0.0, "a")
+    served.batch(0.0)
+    refused = [served.come(0.001, "x") for _ in range(40)]
+    assert sum(each is None for each in refused) <= 16, "two full batches, not five"

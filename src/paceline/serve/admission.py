@@ -30,16 +30,21 @@ Offsets: TypeAlias = "tuple[float, float, float, float]"
 
 
 class Admission:
-    """`margin` is a share of the time that a request may take; `least_margin` bounds it."""
+    """`margin` is a share of the time that a request may take, never below `least_margin`."""
 
     def __init__(self, offsets_s: Offsets, least_margin: float = 0.0) -> None:
         self.margin = least_margin
-        self.least_margin = least_margin
+        self._least_margin = least_margin
         self._offsets_s = offsets_s
         self._came = [0] * RANKS
         self._rates = [0.0] * RANKS
         self._above = [0.0] * RANKS
         self._since_s = 0.0
+
+    def keep_free(self, least_margin: float) -> None:
+        """From now on at least so much."""
+        self._least_margin = least_margin
+        self.margin = max(self.margin, least_margin)
 
     def came(self, now: float, rank: int, rows: int) -> None:
         """Whether or not it is let in."""
@@ -66,7 +71,7 @@ class Admission:
         if late:
             self.margin = min(MARGIN_MOST, self.margin + MARGIN_STEP)
         else:
-            self.margin = max(self.least_margin, self.margin - MARGIN_STEP * LATE)
+            self.margin = max(self._least_margin, self.margin - MARGIN_STEP * LATE)
 
     def _overtaken_s(self, rank: int, wait_s: float, row_s: float) -> float:
         """Higher ranks that come within the difference of their targets go first; and again those

@@ -140,7 +140,7 @@ class Core:
         self._longest_s = LONGEST * classes.deadlines_s[NORMAL]
         self.queue = Queue(tuning.max_waiting, QUEUE_BYTES)
         self.policy: Policy = policy or AtOnce(self._longest_s)
-        self.admission = Admission(targets_s) if admission else None
+        self.admission = Admission(targets_s, tuning.margin) if admission else None
         self.limiter = AdaptiveLimiter(targets_s[NORMAL]) if limited else None
         self.poison = PoisonRate()
         self.tuning = tuning
@@ -173,7 +173,9 @@ class Core:
                 finish_s = self._finish_s(now, newcomer, admission)
                 if finish_s > newcomer.deadline_s:
                     return Refused("late", finish_s - now)
-            if queue.held and self.limiter is not None:
+            if not queue.held:
+                self._empty_s = now
+            elif self.limiter is not None:
                 self._cut_back(now, self.limiter)
         elif newcomer.deadline_s <= now:
             return Refused("late", 0.0)
@@ -272,6 +274,8 @@ class Core:
         self.idle += tuning.executors - self.tuning.executors
         self.tuning = tuning
         self.queue.most = tuning.max_waiting
+        if self.admission is not None:
+            self.admission.keep_free(tuning.margin)
         self._bound()
 
     # --- What is known ----------------------------------------------------------------------------
@@ -370,8 +374,6 @@ class Core:
             rows += each.rows
             if each.deadline_s < due_s:
                 due_s = each.deadline_s
-        if not queue.held:
-            self._empty_s = now
         self.dispatched[reason] += 1
         batch = self._run(now, bucket, members, rows, reason)
         batch.due_s = due_s
@@ -451,6 +453,8 @@ class Core:
         if self.tuning.isolate and self._latencies:
             busiest = max(self._latencies.values(), key=lambda each: each.batches)
             self.cap = best_cap(self.poison.share, busiest.typical, self.cap)
+        self._planned.clear()  # as large as the cap allows
+        self._begun_s.clear()
 
     def _cut_back(self, now: float, limiter: AdaptiveLimiter) -> None:
         """A queue that stands is held to what keeps waits near the target; a burst is not."""
