@@ -12,6 +12,7 @@ import typer.main
 
 from paceline.cli import config, demo, journal, key, plan
 from paceline.cli.doctor import doctor
+from paceline.cli.simulate import simulate
 from paceline.cli.streams import standard_streams
 from paceline.cli.up import up
 from paceline.cli.version import version
@@ -38,6 +39,7 @@ Paceline serves models: today the shipped example, handwritten digits; your own 
   paceline journal   look at the memory of it all, check it, copy and move it
   paceline plan      see how models are served, change it, take it back
   paceline why       why a knob is as it is: its story
+  paceline simulate  see how requests would be served, before there are any
   paceline demo      make the example model again
   paceline version   what is installed
 
@@ -66,6 +68,7 @@ def command_line() -> typer.Typer:
     app.add_typer(journal.app, name="journal")
     app.add_typer(plan.app, name="plan")
     app.command()(why)
+    app.command()(simulate)
     app.add_typer(demo.app, name="demo")
     app.command()(version)
     return app

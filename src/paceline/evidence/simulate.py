@@ -9,7 +9,8 @@ Called by `paceline simulate`, `./bench policies`, and tests; it knows no files 
 """
 
 import heapq
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -22,16 +23,25 @@ from paceline.evidence.traces import Trace
 from paceline.flow.queue import NEVER, Waiting
 from paceline.serve.batcher import Policy, Reason
 from paceline.serve.classes import Classes
-from paceline.serve.core import Batch, Core, End, Tuning
+from paceline.serve.core import Batch, Core, End, Look, Tuning
+from paceline.serve.effects import Interval
+from paceline.serve.look import Ran
+from paceline.serve.steering import Move, Steering
 
 ENDS = ("open", "done", "late", "full", "shed", "expired", "failed", "lost", "left")
 """How a request ends; `late` and `full` are refused at the door."""
 
 OPEN, DONE, LATE, FULL, SHED, EXPIRED, FAILED, LOST, LEFT = range(len(ENDS))
 
+STEER_S = 1.0
+"""Between two times that steering is asked."""
+
 DRAWS = 1 << 16
 """Of the scatter, of which each batch takes the next."""
 
+
+LEAST_SECONDS = 1e-9
+"""All may come at one moment."""
 
 WARM_RUNS = 2
 """Of each size, before the first request."""
@@ -40,13 +50,15 @@ WARM_RUNS = 2
 class World(msgspec.Struct, frozen=True):
     """What the core does not know. `poison`: share of requests that break their batch;
     `crashes_per_s`: of each executor while it runs; it is back after `restart_s`. At each moment of
-    `steps` everything takes so many times longer from then on."""
+    `steps` everything takes so many times longer from then on; at each of `later` these latencies
+    hold from then on, with the scatter of the first."""
 
     latencies: tuple[Latency, ...]
     poison: float = 0.0
     crashes_per_s: float = 0.0
     restart_s: float = 0.5
     steps: tuple[tuple[float, float], ...] = ()
+    later: tuple[tuple[float, tuple[Latency, ...]], ...] = ()
     request_bytes: int = 1024
 
 
@@ -64,6 +76,8 @@ class Run(msgspec.Struct, frozen=True):
     waits: dict[Reason, int]
     reruns: int
     busy_s: float
+    moves: list[tuple[float, Move]]
+    """by steering, and when"""
 
     @property
     def in_time(self) -> "NDArray[np.bool_]":
@@ -73,7 +87,7 @@ class Run(msgspec.Struct, frozen=True):
     @property
     def goodput(self) -> float:
         """Requests a second that were answered in time."""
-        return float(self.in_time.sum()) / self.trace.seconds
+        return float(self.in_time.sum()) / max(self.trace.seconds, LEAST_SECONDS)
 
     @property
     def share_in_time(self) -> float:
@@ -120,6 +134,7 @@ class Simulation:
         fifo: bool = False,
         warm: bool = True,
         core: Callable[..., Core] = Core,
+        steer: Steering | None = None,
     ) -> None:
         self.trace = trace
         self.classes = classes
@@ -132,8 +147,10 @@ class Simulation:
         self.core = core(self._on_end, ordered, tuning, policy, admission=admission)
         self._world = world
         self._die = Chance(seed)
-        most = max(tuning.max_batch, max(trace.rows, default=1))
-        self._tables = [each.table(most) for each in world.latencies]
+        self._most = max(tuning.max_batch, max(trace.rows, default=1))
+        if steer is not None:
+            self._most = max(self._most, int(steer.bounds.get("max_batch", (0, 0))[1]))
+        self._lay(world.latencies)
         self._ratios = [each.ratios(DRAWS, seed + 1) for each in world.latencies]
         self._drawn = 0
         self._events: list[tuple[float, int, Callable[..., None], Any]] = []
@@ -151,6 +168,14 @@ class Simulation:
             self._warm(tuning.max_batch)
         for at_s, times in world.steps:
             self.at(at_s, self._step, times)
+        for at_s, latencies in world.later:
+            self.at(at_s, self._lay, latencies)
+        self.moves: list[tuple[float, Move]] = []
+        self._looks: Sequence[Look] = ()
+        self._asked_s = 0.0
+        self._counted = (0, 0, 0, 0.0)
+        if steer is not None:
+            self.at(STEER_S, self._ask, steer)
 
     def _warm(self, most: int) -> None:
         """As whoever serves a model does before it is ready: runs it with some sizes."""
@@ -245,7 +270,7 @@ class Simulation:
             self._drawn = drawn = (self._drawn + 1) % DRAWS
             seconds = self._tables[shape][batch.rows] * self._ratios[shape][drawn] * self._slower
             if len(core.running) > 1:
-                seconds *= self._world.latencies[shape].side_by_side
+                seconds *= self._beside[shape]
             self.batch_rows.append(batch.rows)
             self.batch_s.append(now)
             self._numbers += 1
@@ -282,6 +307,58 @@ class Simulation:
     def _step(self, times: float) -> None:
         self._slower = times
 
+    def _lay(self, latencies: tuple[Latency, ...]) -> None:
+        self._tables = [each.table(self._most) for each in latencies]
+        self._beside = [each.side_by_side for each in latencies]
+
+    # --- Steering ---------------------------------------------------------------------------------
+
+    def _ask(self, steer: Steering) -> None:
+        core, now = self.core, self.now
+        answer = steer.observe(now, self._measure(now), core.tuning, core.busiest())
+        if isinstance(answer, Move):
+            self.moves.append((now, answer))
+            core.tune(msgspec.structs.replace(core.tuning, **{answer.knob: answer.value}))
+        elif answer is not None:
+            self._looks = core.look(answer.tunings)
+        if now < self.trace.seconds:
+            self.at(now + STEER_S, self._ask, steer)
+
+    def _measure(self, now: float) -> Interval:
+        """Since it was last asked. From what is written down for the outcome anyway: to count while
+        it runs would cost each request."""
+        first, came, batches, busy_s = self._counted
+        since_s, self._asked_s = self._asked_s, now
+        now_came = bisect_right(self.trace.arrived_s, now)
+        ended_s = np.array(self._ended_s[first:now_came])
+        ends = np.array(self._ends[first:now_came])
+        deadlines_s = np.array(self._deadlines_s[first:now_came])
+        lately = (since_s < ended_s) & (ended_s <= now)
+        done = lately & (ends == DONE)
+        open_ = np.flatnonzero(ends == OPEN)
+        self._counted = (
+            first + int(open_[0]) if len(open_) else now_came,
+            now_came,
+            len(self.batch_rows),
+            self.busy_s,
+        )
+        looked: tuple[tuple[Tuning, Ran], ...] = ()
+        if not self.core.looking:
+            looked = tuple((each.tuning, each.ran) for each in self._looks)
+            self._looks = ()
+        return Interval(
+            now - since_s,
+            now_came - came,
+            int((lately & ((ends == LATE) | (ends == FULL))).sum()),
+            int(done.sum()),
+            int((done & (ended_s <= deadlines_s)).sum()),
+            len(self.batch_rows) - batches,
+            sum(self.batch_rows[batches:]),
+            self.busy_s - busy_s,
+            self.core.measured(),
+            looked,
+        )
+
     def _on_end(self, waiting: Waiting, end: End) -> None:
         self._ends[waiting.work] = SHED if end == "shed" else EXPIRED
         self._ended_s[waiting.work] = self.now
@@ -299,4 +376,5 @@ class Simulation:
             dict(self.core.waits),
             self.core.reruns,
             self.busy_s,
+            self.moves,
         )
