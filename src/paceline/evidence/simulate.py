@@ -76,7 +76,7 @@ class Run(msgspec.Struct, frozen=True):
     waits: dict[Reason, int]
     reruns: int
     busy_s: float
-    moves: list[tuple[float, Move]]
+    moves: list[tuple[float, Move]] = []
     """by steering, and when"""
 
     @property

@@ -42,9 +42,10 @@ class Admission:
         self._since_s = 0.0
 
     def keep_free(self, least_margin: float) -> None:
-        """From now on at least so much."""
+        """From now on at least so much. Where that is less, what lateness added stays."""
+        less = max(0.0, self._least_margin - least_margin)
         self._least_margin = least_margin
-        self.margin = max(self.margin, least_margin)
+        self.margin = max(self.margin - less, least_margin)
 
     def came(self, now: float, rank: int, rows: int) -> None:
         """Whether or not it is let in."""

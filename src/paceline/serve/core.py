@@ -29,6 +29,7 @@ from paceline.serve.batcher import REASONS, AtOnce, Dispatch, Drop, Hold, Policy
 from paceline.serve.classes import Classes
 from paceline.serve.isolation import Bisection, PoisonRate, best_cap
 from paceline.serve.latency import LatencyModel
+from paceline.serve.look import LOOK, Ran
 from paceline.terms.errors import Overloaded
 from paceline.terms.limits import BATCH_ROWS, QUEUE_BYTES, QUEUE_REQUESTS, SHAPES
 
@@ -77,12 +78,34 @@ class Tuning(msgspec.Struct, frozen=True):
     max_waiting: int = QUEUE_REQUESTS
 
 
+class Look:
+    """Other settings, and what batches did with them."""
+
+    __slots__ = ("ran", "tuning")
+
+    def __init__(self, tuning: Tuning) -> None:
+        self.tuning = tuning
+        self.ran = Ran()
+
+
 class Batch:
     """Some requests that are run together. `members` that have `ended` want no answer any more;
     `due_s` is the first deadline of any; `whole` is the batch that failed, where this is a part of
-    it that is run again."""
+    it that is run again; `look` is that for which it is run. When it began, executors were `full`:
+    all of them were running something."""
 
-    __slots__ = ("begun_s", "bucket", "due_s", "expected_s", "members", "reason", "rows", "whole")
+    __slots__ = (
+        "begun_s",
+        "bucket",
+        "due_s",
+        "expected_s",
+        "full",
+        "look",
+        "members",
+        "reason",
+        "rows",
+        "whole",
+    )
 
     def __init__(
         self,
@@ -102,6 +125,8 @@ class Batch:
         self.expected_s = expected_s
         self.due_s = NEVER
         self.whole = whole
+        self.look: Look | None = None
+        self.full = False
 
 
 class Broken:
@@ -161,6 +186,12 @@ class Core:
         self._standing_s = max(STANDING_S, 2 * targets_s[NORMAL])
         self._empty_s = 0.0
         self._until_bound = BOUND_EVERY
+        self._ran = Ran()
+        self._busiest: Bucket = None
+        self._executors = tuning.executors
+        self._look: Look | None = None
+        self._looks: list[Look] = []
+        self._look_batches = 0
 
     # --- What happens -----------------------------------------------------------------------------
 
@@ -225,12 +256,13 @@ class Core:
 
     def done(self, now: float, batch: Batch) -> Sequence[Waiting]:
         seconds = now - batch.begun_s
-        model = self.learned(batch.bucket)
-        model.observe(batch.rows, seconds)
-        self._plan(batch.bucket)
+        self._count(batch, seconds)
         self.policy.ran(now, batch.rows, seconds)
-        if self.admission is not None and batch.due_s != NEVER:
-            self.admission.ran(late=now > batch.due_s)
+        if batch.look is None:
+            self.learned(batch.bucket).observe(batch.rows, seconds)
+            self._plan(batch.bucket)
+            if self.admission is not None and batch.due_s != NEVER:
+                self.admission.ran(late=now > batch.due_s)
         return self._over(now, batch, ok=True)
 
     def failed(self, now: float, batch: Batch) -> Sequence[Waiting]:
@@ -270,13 +302,20 @@ class Core:
         return True
 
     def tune(self, tuning: Tuning) -> None:
-        """From now on; what runs is not touched."""
-        self.idle += tuning.executors - self.tuning.executors
+        """From now on; what runs is not touched, and looks are over."""
         self.tuning = tuning
         self.queue.most = tuning.max_waiting
         if self.admission is not None:
             self.admission.keep_free(tuning.margin)
-        self._bound()
+        self.look(())
+
+    def look(self, tunings: Sequence[Tuning]) -> Sequence[Look]:
+        """Runs the next LOOK batches as if it were tuned like the first of these, then as many like
+        the next; then it is as before. They are counted here, and nothing is learned from them."""
+        looks = [Look(tuning) for tuning in tunings]
+        self._looks = looks[::-1]
+        self._next_look()
+        return looks
 
     # --- What is known ----------------------------------------------------------------------------
 
@@ -291,6 +330,24 @@ class Core:
                 self._begun_s.pop(oldest, None)
             model = self._latencies[bucket] = LatencyModel()
         return model
+
+    @property
+    def looking(self) -> bool:
+        """Whether batches are still to be run for a look."""
+        return self._look is not None
+
+    def measured(self) -> Ran:
+        """What batches took since this was last asked; those of the shape of which most are run."""
+        ran, self._ran = self._ran, Ran()
+        batches = {bucket: model.batches for bucket, model in self._latencies.items()}
+        most = max(batches, key=batches.__getitem__, default=None)
+        if most is not None and batches[most] > 2 * batches.get(self._busiest, 0):
+            self._busiest = most  # not to and fro between two of which as many are run
+        return ran
+
+    def busiest(self) -> LatencyModel:
+        """How long those take."""
+        return self._latencies.get(self._busiest) or LatencyModel()
 
     # --- How --------------------------------------------------------------------------------------
 
@@ -392,7 +449,30 @@ class Core:
         batch = Batch(bucket, members, rows, reason, now, expected_s, whole)
         self.running.append(batch)
         self.idle -= 1
+        batch.full = len(self.running) == self._executors
+        if self._look is not None:
+            batch.look = self._look
+            self._look_batches -= 1
+            if not self._look_batches:
+                self._next_look()
         return batch
+
+    def _next_look(self) -> None:
+        """Goes on as the next of the looks wants it, after the last as it is tuned."""
+        self._look = self._looks.pop() if self._looks else None
+        self._look_batches = LOOK
+        executors = (self._look or self).tuning.executors
+        self.idle += executors - self._executors
+        self._executors = executors
+        self._bound()
+
+    def _count(self, batch: Batch, seconds: float) -> None:
+        """Where it had the company that its settings mean, from its beginning to its end."""
+        look = batch.look
+        executors = self.tuning.executors if look is None else look.tuning.executors
+        if batch.full and len(self.running) == executors and batch.bucket == self._busiest:
+            ran = self._ran if look is None else look.ran
+            ran.count(batch.rows, seconds, batch.expected_s - batch.begun_s)
 
     def _next_part(self, now: float) -> Batch | None:
         """Of what failed, before anything else: they have waited long enough."""
@@ -449,7 +529,7 @@ class Core:
     def _bound(self) -> None:
         """Of the rows of a batch: the Plan's, or fewer while requests poison each other."""
         self._until_bound = BOUND_EVERY
-        self.cap = self.tuning.max_batch
+        self.cap = (self._look or self).tuning.max_batch
         if self.tuning.isolate and self._latencies:
             busiest = max(self._latencies.values(), key=lambda each: each.batches)
             self.cap = best_cap(self.poison.share, busiest.typical, self.cap)

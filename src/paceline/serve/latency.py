@@ -10,8 +10,8 @@ or heat, shows in the median of the last few batches of any size, long before ea
 seen again. *Drift*: a level far off means that the world has changed, and each size perhaps in its
 own way; then what was learned is scaled to it, and forgotten down to a single batch a group.
 
-The *quantile* is one of recent batches against what had been expected of them, surprises included:
-then it covers what it says even while the model is wrong about the size.
+The *quantile* is one of recent batches against what had been expected of them, not of what scatters
+around the medians: then it covers what it says even where the model is wrong.
 
 Pure, and cheap enough for every batch. Called by batcher, admission and controller, which share one
 model. Parameters were chosen on batches of the three models of `./bench latency`.
@@ -120,6 +120,7 @@ class LatencyModel:
         self._starts_s = [0.0, first_guess_s]
         self._best_before = [0.0, 0.0]
         self._since_refresh = 0
+        self._drifted_at = -RATIOS
         self.batches = 0
         self.drifts = 0
 
@@ -194,13 +195,20 @@ class LatencyModel:
             self._drift(level)
 
     def _drift(self, level: float) -> None:
-        """Starts anew from what was known, at the new level, and from what already showed it."""
+        """Starts anew from what was known, at the new level, and from the batches that showed it.
+        That these surprised says nothing of how batches scatter, unless it happens again and
+        again."""
+        rare = self.batches - self._drifted_at > RATIOS
+        self._drifted_at = self.batches
         self.drifts += 1
         for group, window in self._groups.items():
             window.keep_only(self._starts_s[group] * level)
         for group, ratio in self._recent:
             if abs(ratio - level) < abs(ratio - 1):
                 self._groups[group].add(self._starts_s[group] * ratio)
+                if rare:
+                    self._ratios.pop()
+                    self._ratios.appendleft(ratio / level)
         self._recent = deque([(0, 1.0)] * LEVEL)
         self._levels = [1.0] * LEVEL
         self._level = 1.0
