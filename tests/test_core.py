@@ -355,3 +355,28 @@ def test_a_margin_that_is_asked_for_is_kept_free() -> None:
     served.batch(0.0)
     refused = [served.come(0.001, "x") for _ in range(40)]
     assert sum(each is None for each in refused) <= 16, "two full batches, not five"
+
+
+def test_who_was_refused_has_ended_and_leaves_nothing_behind() -> None:
+    served = Served(slo_s=None, max_waiting=1)
+    served.all_come(0.0, "a")
+    served.core.next(0.0)
+    served.all_come(0.0, "b")
+    assert served.come(0.0, "c", timeout_s=0.001) is not None
+    assert not served.core.leave(0.0, served.last)
+    assert served.core.limiter is not None
+    assert served.core.limiter.in_flight == 2
+
+
+def test_without_any_deadline_batches_are_sized_all_the_same() -> None:
+    ends: list[End] = []
+    core = Core(
+        lambda waiting, end: ends.append(end), classes(None, default_s=NEVER), Tuning(max_batch=4)
+    )
+    for number in range(6):
+        assert core.arrive(0.0, Waiting(NORMAL, 0, 1, 0, 0.0, 0.1, NEVER, number)) is None
+    batch = core.next(0.0)
+    assert batch is not None
+    core.done(0.1, batch)
+    assert core.next(0.1) is not None
+    assert core.arrive(0.1, Waiting(NORMAL, 0, 1, 0, 0.1, 0.2, 5.0, 7)) is None

@@ -81,9 +81,9 @@ class Policy(Protocol):
 class AtOnce:
     """Never waits; the largest batch with which its tightest request is in time, and no larger than
     makes more of an executor. Where a batch that is small enough for that one would make many
-    behind it late, it is given up for them (Nexus calls that early drop): otherwise each batch would
-    be smaller than the one before. No batch takes longer than `longest_s`, as far as can be helped:
-    who comes meanwhile has to wait for it."""
+    behind it late, it is given up for them (Nexus calls that early drop): otherwise each batch
+    would be smaller than the one before. No batch takes longer than `longest_s`, as far as can be
+    helped: who comes meanwhile has to wait for it."""
 
     def __init__(self, longest_s: float = NEVER) -> None:
         self._longest_s = longest_s
@@ -126,7 +126,9 @@ def _costs_more(
     now: float, queue: Queue, model: LatencyModel, tightest: Waiting, fitting: int, rows: int
 ) -> bool:
     """Whether fewer would be answered in time by a batch that the tightest can wait for than by one
-    as large as it should be."""
+    as large as it should be. Who is in a hurry is given up for nobody."""
+    if tightest.rank >= HIGH_RANK:
+        return False
     fitting_s, full_s = model.at(fitting), model.at(rows)
     following = queue.nth(tightest.bucket, fitting)
     if following.deadline_s >= now + fitting_s + full_s:

@@ -31,7 +31,7 @@ from paceline.serve.isolation import Bisection, PoisonRate, best_cap
 from paceline.serve.latency import LatencyModel
 from paceline.serve.look import LOOK, Ran
 from paceline.terms.errors import Overloaded
-from paceline.terms.limits import BATCH_ROWS, QUEUE_BYTES, QUEUE_REQUESTS, SHAPES
+from paceline.terms.limits import BATCH_ROWS, DEADLINE_S, QUEUE_BYTES, QUEUE_REQUESTS, SHAPES
 
 Why = Literal["late", "full"]
 """For which a newcomer is refused."""
@@ -162,7 +162,7 @@ class Core:
     ) -> None:
         targets_s = classes.targets_s
         limited = admission and classes.deadlines_s[NORMAL] > FAR * targets_s[NORMAL]
-        self._longest_s = LONGEST * classes.deadlines_s[NORMAL]
+        self._longest_s = min(LONGEST * classes.deadlines_s[NORMAL], DEADLINE_S)
         self.queue = Queue(tuning.max_waiting, QUEUE_BYTES)
         self.policy: Policy = policy or AtOnce(self._longest_s)
         self.admission = Admission(targets_s, tuning.margin) if admission else None
@@ -196,31 +196,10 @@ class Core:
     # --- What happens -----------------------------------------------------------------------------
 
     def arrive(self, now: float, newcomer: Waiting) -> Refused | None:
-        queue = self.queue
-        admission = self.admission
-        if admission is not None:
-            admission.came(now, newcomer.rank, newcomer.rows)
-            if newcomer.deadline_s != NEVER:
-                finish_s = self._finish_s(now, newcomer, admission)
-                if finish_s > newcomer.deadline_s:
-                    return Refused("late", finish_s - now)
-            if not queue.held:
-                self._empty_s = now
-            elif self.limiter is not None:
-                self._cut_back(now, self.limiter)
-        elif newcomer.deadline_s <= now:
-            return Refused("late", 0.0)
-        try:
-            shed = queue.put(newcomer)
-        except Overloaded:
-            return Refused("full", 0.0)
-        if self.limiter is not None:
-            self.limiter.enter(now)
-        for each in shed:
-            self._end(now, each, "shed")
-        if newcomer.deadline_s < self.wake_s:
-            self.wake_s = newcomer.deadline_s
-        return None
+        refused = self._refusal(now, newcomer)
+        if refused is not None:
+            newcomer.ended = True
+        return refused
 
     def next(self, now: float) -> Batch | None:
         queue = self.queue
@@ -350,6 +329,34 @@ class Core:
         return self._latencies.get(self._busiest) or LatencyModel()
 
     # --- How --------------------------------------------------------------------------------------
+
+    def _refusal(self, now: float, newcomer: Waiting) -> Refused | None:
+        """None: it is in."""
+        queue = self.queue
+        admission = self.admission
+        if admission is not None:
+            admission.came(now, newcomer.rank, newcomer.rows)
+            if newcomer.deadline_s != NEVER:
+                finish_s = self._finish_s(now, newcomer, admission)
+                if finish_s > newcomer.deadline_s:
+                    return Refused("late", finish_s - now)
+            if not queue.held:
+                self._empty_s = now
+            elif self.limiter is not None:
+                self._cut_back(now, self.limiter)
+        elif newcomer.deadline_s <= now:
+            return Refused("late", 0.0)
+        try:
+            shed = queue.put(newcomer)
+        except Overloaded:
+            return Refused("full", 0.0)
+        if self.limiter is not None:
+            self.limiter.enter(now)
+        for each in shed:
+            self._end(now, each, "shed")
+        if newcomer.deadline_s < self.wake_s:
+            self.wake_s = newcomer.deadline_s
+        return None
 
     def _finish_s(self, now: float, newcomer: Waiting, admission: Admission) -> float:
         """The moment at which it would be done, let in now. First as if all that waits went before
