@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 
 from benchmarks import record
+from benchmarks._dots import dots
 from benchmarks.traces import five
 from paceline.evidence.latencies import Latency
 from paceline.evidence.rivals import GRIDS
@@ -35,6 +36,8 @@ from paceline.serve.core import Tuning
 
 LATENCIES = Path(__file__).parent / "data" / "latencies.json"
 CELLS = record.RESULTS / "cells" / "policies.json"
+
+PLOT = record.RESULTS / "policies.svg"
 
 SLO_S = {"classifier": 0.005, "encoder": 0.1, "cnn": 0.2}
 MOST = 64
@@ -278,6 +281,21 @@ def line(each: Cell) -> str:
     )
 
 
+def plot(found: Found) -> str:
+    """Of what was asked for, what was in time."""
+    cells = sorted(found.cells, key=lambda c: (c.model, c.trace, c.load))
+    return dots(
+        "Answered in time, of what was asked for: model, trace, load",
+        ("default, nothing tuned", "best tuned, our admission", "best rival as it is, tuned"),
+        {
+            f"{each.model} {each.trace} {each.load}": [
+                goodput / each.rate for goodput in (each.default, each.best_behind, each.best_bare)
+            ]
+            for each in cells
+        },
+    )
+
+
 def verdicts(found: Found) -> list[record.Verdict]:
     shares = {
         f"{each.model} {each.trace} {each.load}": each.default / max(each.best_behind, 1e-9)
@@ -354,6 +372,7 @@ def main() -> None:
     work(found, [each for each in arguments.only.split(",") if each])
     for each in sorted(found.cells, key=lambda c: (c.model, c.trace, c.load)):
         print(line(each))
+    PLOT.write_text(plot(found))
     record.write(
         "policies",
         workload={
