@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -53,8 +54,11 @@ class Server:
                 start_new_session=True,
             )
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, f"the server did not start:\n{self.log.read_text()}"
+        says, _, _ = select.select([self.process.stdout], [], [], START_S)
+        line = self.process.stdout.readline() if says else b""
+        if not line:
+            self.stop(signal.SIGKILL)
+            raise AssertionError(f"the server did not start:\n{self.log.read_text()}")
         self.about = json.loads(line)
         self.address: str = self.about["address"]
         self.port = int(self.address.rpartition(":")[2])

@@ -425,6 +425,7 @@ class Fronts:
     def __init__(self, events: list[str]) -> None:
         self._events = events
         self.refusal: PlanRefused | None = None
+        self.prepared: InForce | None = None
         self.served: InForce | None = None
         self.let_prepare = asyncio.Event()
         self.let_apply = asyncio.Event()
@@ -436,6 +437,7 @@ class Fronts:
         await self.let_prepare.wait()
         if self.refusal is not None:
             raise self.refusal
+        self.prepared = plan
 
     async def apply(self, plan: InForce) -> None:
         self._events.append(f"apply {plan.version}")
@@ -751,6 +753,29 @@ def test_settings_are_one_change_with_goals_and_words_beside_it() -> None:
         count = len(stage.bodies)
         await stage.desk.configure(Wanted(), "reload")
         assert len(stage.bodies) == count
+
+    act(main)
+
+
+def test_a_goal_that_makes_deadlines_is_served_by_at_once_although_the_plan_stays() -> None:
+    async def main(stage: Stage) -> None:
+        stage.forget()
+        await stage.desk.configure(Wanted(goals={"one": ("p95_ms <= 30",)}), "reload")
+        assert stage.events == ["append"], "whoever serves does not ask for this one"
+        stage.forget()
+        await stage.desk.configure(
+            Wanted(goals={"one": ("p99_ms <= 30", "quality >= 1")}), "reload"
+        )
+        assert stage.events == ["append", "apply 1"]
+        assert stage.fronts.served is not None
+        assert stage.fronts.served.slo_ms == {"one": 30.0}
+        stage.forget()
+        await stage.desk.configure(Wanted(FILE_PINS, {"one": ("p99_ms <= 20",)}), "reload")
+        assert stage.events == ["prepare 2", "append", "apply 2"]
+        assert stage.fronts.prepared == stage.fronts.served
+        assert stage.fronts.served.slo_ms == {"one": 20.0}
+        await stage.desk.configure(Wanted(FILE_PINS), "reload")
+        assert stage.fronts.served.slo_ms == {}
 
     act(main)
 

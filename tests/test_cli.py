@@ -6,11 +6,14 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
+from paceline.cli.main import run
 from paceline.terms.errors import (
     EXIT_EXTRA,
     EXIT_START,
@@ -29,6 +32,14 @@ def paceline(*arguments: str, environ: dict[str, str] | None = None) -> Done:
         timeout=60,
         env={**os.environ, **(environ or {})},
     )
+
+
+def here(*arguments: str) -> Done:
+    """The same in this process, which says and returns the same and need not start: for all but
+    `up` with sound settings, whose logging would last."""
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
+        status = run(arguments)
+    return Done(arguments, status, out.getvalue(), errors.getvalue())
 
 
 def refused(done: Done, status: int, *says: str) -> None:
@@ -50,7 +61,7 @@ def test_without_a_command_it_shows_where_to_begin() -> None:
 
 @pytest.mark.parametrize("group", ["key", "config", "demo"])
 def test_a_group_without_a_command_shows_its_commands(group: str) -> None:
-    done = paceline(group)
+    done = here(group)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Commands:" in done.stdout
 
@@ -72,42 +83,47 @@ def test_a_group_without_a_command_shows_its_commands(group: str) -> None:
     ids=" ".join,
 )
 def test_each_commands_help_has_an_example_and_json(command: list[str]) -> None:
-    text = paceline(*command, "--help").stdout
+    text = here(*command, "--help").stdout
     assert f"Example: paceline {' '.join(command)}" in " ".join(text.split())
     assert "--json" in text
 
 
+MISTAKES = [
+    (["upp"], EXIT_USAGE, "Did you mean 'up'?"),
+    (["up", "--prot", "1"], EXIT_USAGE, "--port"),
+    (["up", "--port", "abc"], EXIT_USAGE, "abc"),
+    (["up", "--port", "70000"], EXIT_START, "70000"),
+    (["up", "--fronts", "-1"], EXIT_START, "--fronts"),
+    (["up", "--insecure", "--require-keys"], EXIT_START, "contradict"),
+    (["up", "--drain-s", "0.5"], EXIT_START, "--drain-s"),
+    (["up", "--log-level", "loud"], EXIT_USAGE, "warning"),
+    (["up", "--config", "no.toml"], EXIT_START, "paceline config init"),
+    (["key", "create", "two words"], EXIT_USAGE, "two words"),
+    (["key", "create", "x", "--role", "boss"], EXIT_USAGE, "admin"),
+    (["key", "revoke", "nobody"], EXIT_USAGE, "--state"),
+]
+STARTS_IN_VAIN = [
+    (["up", "--insecure", "--host", "no.such.host.invalid"], EXIT_START, "--host"),
+    (["up", "--insecure", "--host", "192.0.2.1"], EXIT_START, "192.0.2.1"),
+    (["up", "--host", "0.0.0.0"], EXIT_START, "paceline key create"),
+    (["up", "--require-keys"], EXIT_START, "paceline key create"),
+]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "status", "says"),
-    [
-        (["upp"], EXIT_USAGE, "Did you mean 'up'?"),
-        (["up", "--prot", "1"], EXIT_USAGE, "--port"),
-        (["up", "--port", "abc"], EXIT_USAGE, "abc"),
-        (["up", "--port", "70000"], EXIT_START, "70000"),
-        (["up", "--fronts", "-1"], EXIT_START, "--fronts"),
-        (["up", "--insecure", "--require-keys"], EXIT_START, "contradict"),
-        (["up", "--drain-s", "0.5"], EXIT_START, "--drain-s"),
-        (["up", "--log-level", "loud"], EXIT_USAGE, "warning"),
-        (["up", "--config", "no.toml"], EXIT_START, "paceline config init"),
-        (["up", "--insecure", "--host", "no.such.host.invalid"], EXIT_START, "--host"),
-        (["up", "--insecure", "--host", "192.0.2.1"], EXIT_START, "192.0.2.1"),
-        (["up", "--host", "0.0.0.0"], EXIT_START, "paceline key create"),
-        (["up", "--require-keys"], EXIT_START, "paceline key create"),
-        (["key", "create", "two words"], EXIT_USAGE, "two words"),
-        (["key", "create", "x", "--role", "boss"], EXIT_USAGE, "admin"),
-        (["key", "revoke", "nobody"], EXIT_USAGE, "--state"),
-    ],
+    ("command", "arguments", "status", "says"),
+    [*((here, *each) for each in MISTAKES), *((paceline, *each) for each in STARTS_IN_VAIN)],
 )
 def test_wrong_turns_say_what_to_do(
-    tmp_path: Path, arguments: list[str], status: int, says: str
+    tmp_path: Path, command: Callable[..., Done], arguments: list[str], status: int, says: str
 ) -> None:
     takes_state = arguments[0] in ("up", "key")
     state = ["--state", str(tmp_path / "state")] if takes_state else []
-    refused(paceline(*arguments, *state), status, says)
+    refused(command(*arguments, *state), status, says)
 
 
 def test_errors_come_as_json_when_asked(tmp_path: Path) -> None:
-    done = paceline("up", "--port", "-1", "--json", "--state", str(tmp_path))
+    done = here("up", "--port", "-1", "--json", "--state", str(tmp_path))
     fields = json.loads(done.stderr)
     assert fields["code"] == "bad_setting"
     assert fields["remedy"]
@@ -196,14 +212,14 @@ def test_a_read_only_directory_is_told_as_such(read_only: Path, command: list[st
 @pytest.mark.needs("tmpfs")
 def test_a_full_disk_leaves_no_half_of_a_settings_file(full_disk: Path) -> None:
     path = full_disk / "paceline.toml"
-    refused(paceline("config", "init", str(path)), EXIT_STATE, "no space is left", str(path))
+    refused(here("config", "init", str(path)), EXIT_STATE, "no space is left", str(path))
     assert not path.exists()
 
 
 @pytest.mark.needs("tmpfs")
 def test_a_settings_file_that_cannot_be_written_is_told_as_such(read_only: Path) -> None:
     path = str(read_only / "paceline.toml")
-    refused(paceline("config", "init", path), EXIT_USAGE, "Read-only", path, "config init FILE")
+    refused(here("config", "init", path), EXIT_USAGE, "Read-only", path, "config init FILE")
 
 
 SEEN = "\x1b[31mX\u202e\n\x9by"
@@ -216,11 +232,11 @@ def test_what_others_wrote_cannot_move_the_cursor(tmp_path: Path) -> None:
         ["key", "create", SEEN, *state],
         ["nosuch" + SEEN],
     ):
-        done = paceline(*arguments)
+        done = here(*arguments)
         assert done.returncode == EXIT_USAGE
         assert done.stderr.replace("\n", "").isprintable(), done.stderr
         assert "\\x1b[31mX\\u202e" in done.stderr
-    refused = paceline("plan", "set", "digits.max_rows", SEEN, "--json", *state)
+    refused = here("plan", "set", "digits.max_rows", SEEN, "--json", *state)
     assert json.loads(refused.stderr)["value"] == SEEN
 
 
@@ -228,15 +244,23 @@ PRINTING = [
     ["plan", "show"],
     ["plan", "show", "--json"],
     ["plan", "set", "digits.max_rows", "7"],
+    ["journal", "export", "-"],
+    ["--help"],
+]
+"""One of each kind: words, JSON, what was changed, bytes, and what is not ours to print."""
+MORE_PRINTING = [
     ["why", "digits.max_rows"],
     ["journal", "tail"],
     ["journal", "check"],
-    ["journal", "export", "-"],
     ["config", "show"],
-    ["--help"],
     ["plan", "--help"],
     [],
 ]
+PRINTS = pytest.mark.parametrize(
+    "arguments",
+    [*PRINTING, *(pytest.param(each, marks=pytest.mark.slow) for each in MORE_PRINTING)],
+    ids=" ".join,
+)
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +280,7 @@ def in_shell(place: Path, arguments: list[str], redirection: str) -> Done:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
+@PRINTS
 def test_output_that_cannot_be_written_is_told_once(a_plan: Path, arguments: list[str]) -> None:
     full = in_shell(a_plan, arguments, ">/dev/full")
     closed = in_shell(a_plan, arguments, ">&-")
@@ -269,7 +293,7 @@ def test_output_that_cannot_be_written_is_told_once(a_plan: Path, arguments: lis
             assert len(done.stderr.splitlines()) == 3, done.stderr
 
 
-@pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
+@PRINTS
 def test_a_reader_that_has_seen_enough_is_no_error(a_plan: Path, arguments: list[str]) -> None:
     """The reader has gone before the first byte, for what is short would fit into the pipe."""
     done = in_shell(a_plan, arguments, "> >(exec true) 2>told; echo $?; cat told")

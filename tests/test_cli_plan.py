@@ -328,7 +328,7 @@ def still(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         (["why", "digits.max_row"], ["Did you mean digits.max_rows?"]),
         (["plan", "show", "digit"], ["Did you mean digits?"]),
         (["plan", "show", "max_row"], ["Did you mean max_rows?"]),
-        (["plan", "show", "nothing"], ["`paceline plan show`"]),
+        (["plan", "show", "zebra"], ["`paceline plan show`"]),
         (["plan", "set", "digits.max_rows", "many"], ["a whole number from 1 to 1024", "many"]),
         (["plan", "set", "digits.priority", "hihg"], ["Did you mean high?"]),
         (["plan", "set", "digits.max_rows", "--within", "9"], ["1..1024"]),
@@ -401,24 +401,19 @@ def test_a_long_history_is_told_in_pages(still: Ground, capsys: pytest.CaptureFi
 ROW = list(digits.SAMPLE_ROW)
 
 
-@pytest.mark.parametrize(
-    ("knob", "value", "body", "status"),
-    [
-        ("max_rows", "1", [ROW, ROW], 400),
-        ("enabled", "false", ROW, 503),
-    ],
-)
-def test_the_very_next_inference_obeys(
-    ground: Ground, command: Command, knob: str, value: str, body: object, status: int
-) -> None:
+def test_the_very_next_inference_obeys(ground: Ground, command: Command) -> None:
     with ground.serve() as server:
-        assert server.ask("POST", "/predict/digits", body).status == 200
-        command("plan", "set", f"digits.{knob}", value)
-        refused = server.ask("POST", "/predict/digits", body)
-        assert refused.status == status
-        assert knob in refused.body.decode()
-        command("plan", "rollback")
-        assert server.ask("POST", "/predict/digits", body).status == 200
+        for knob, value, body, status in (
+            ("max_rows", "1", [ROW, ROW], 400),
+            ("enabled", "false", ROW, 503),
+        ):
+            assert server.ask("POST", "/predict/digits", body).status == 200
+            command("plan", "set", f"digits.{knob}", value)
+            refused = server.ask("POST", "/predict/digits", body)
+            assert refused.status == status
+            assert knob in refused.body.decode()
+            command("plan", "rollback")
+            assert server.ask("POST", "/predict/digits", body).status == 200
 
 
 def test_what_was_done_without_a_server_holds_when_one_starts(
@@ -582,7 +577,7 @@ def spawn(ground: Ground, *arguments: str) -> subprocess.Popen[str]:
 @pytest.mark.usefixtures("served")
 def test_commands_at_once_are_done_or_refused(ground: Ground, command: Command, live: bool) -> None:
     as_started(command, live)
-    runs = [spawn(ground, "plan", "set", "digits.max_rows", str(rows)) for rows in range(2, 8)]
+    runs = [spawn(ground, "plan", "set", "digits.max_rows", str(rows)) for rows in range(2, 6)]
     ended = [(each.communicate(timeout=60), each.returncode) for each in runs]
     assert {status for _, status in ended} <= ({EXIT_OK} if live else {EXIT_OK, EXIT_STATE})
     done = [out for (out, _), status in ended if status == EXIT_OK]

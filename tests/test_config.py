@@ -3,12 +3,10 @@
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +31,7 @@ from paceline.terms.errors import EXIT_START, EXIT_USAGE, BadSetting
 from paceline.terms.limits import SETTINGS_BYTES, SETTINGS_FAULTS
 from paceline.terms.plan import Boolean, Choice, Knob, LogRange, Range, Value
 from servers import Server as Running
+from test_cli import Done, here
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ("digits",)
@@ -386,13 +385,13 @@ LOADS_WITHIN_S = 5.0
 @pytest.mark.parametrize("name", LONG)
 def test_whatever_is_in_a_long_file_it_is_soon_read_or_refused(tmp_path: Path, name: str) -> None:
     path = written(tmp_path, filled(*LONG[name]))
-    took_s = []
     for _ in range(2):
         started_s = time.process_time()
         with suppress(BadSetting):
             source(path).load()
-        took_s.append(time.process_time() - started_s)
-    assert min(took_s) < LOADS_WITHIN_S
+        if time.process_time() - started_s < LOADS_WITHIN_S:
+            return
+    pytest.fail(f"{name}: it took longer, twice")
 
 
 def test_of_many_faults_the_first_are_told_and_the_others_counted(tmp_path: Path) -> None:
@@ -530,7 +529,7 @@ def test_settings_written_down_are_read_back(tmp_path: Path, those: Settings) ->
     length=st.integers(0, 12),
     new=st.text(st.sampled_from("\"'[]{}=#.,\n\r\t ax9-+_\0\ufeff"), max_size=6),
 )
-@settings(suppress_health_check=SLOW_TO_MAKE, deadline=None, max_examples=300)
+@settings(suppress_health_check=SLOW_TO_MAKE, deadline=None, max_examples=150)
 def test_a_damaged_file_loads_or_is_refused_with_its_line(
     tmp_path: Path, where: int, length: int, new: str
 ) -> None:
@@ -641,7 +640,7 @@ def paths(content: Mapping[str, Any]) -> Iterator[Names]:
 
 
 @given(texts())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_lines_are_found_as_written_and_as_every_prefix_tells(made: Written) -> None:
     text = str(made)
     assert lines.broken(text) is None
@@ -667,7 +666,9 @@ def first_broken(text: str) -> int | None:
         with suppress(ValueError):
             tomllib.loads("\n".join(parts[:end]) + "\n" * (end < len(parts)))
             sound = end
-    while sound < len(parts) and parts[sound].strip(" \t") in ("", "\r"):
+    ended = [part.removesuffix("\r") for part in parts[:-1]]  # before a newline, it is part of it
+    blank = [not part.strip(" \t") for part in [*ended, parts[-1]]]
+    while sound < len(parts) and blank[sound]:
         sound += 1
     return None if sound == len(parts) else sound + 1
 
@@ -678,7 +679,7 @@ def first_broken(text: str) -> int | None:
     st.integers(0, 9),
     st.text(st.sampled_from("\"'\\[]{}=#.,\n\r\t ax9"), max_size=6),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_damage_is_found_where_every_prefix_tells(
     made: Written, where: float, length: int, new: str
 ) -> None:
@@ -693,18 +694,10 @@ def test_damage_is_found_where_every_prefix_tells(
 
 # --- The command line -----------------------------------------------------------------------------
 
-Done = subprocess.CompletedProcess[str]
 
-
-def paceline(where: Path, *arguments: str, **environ: str) -> Done:
-    return subprocess.run(
-        [sys.executable, "-m", "paceline", *arguments],
-        cwd=where,
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+def paceline(where: Path, *arguments: str) -> Done:
+    with chdir(where):
+        return here(*arguments)
 
 
 def test_init_check_and_a_server_that_obeys(tmp_path: Path) -> None:
@@ -758,9 +751,12 @@ def test_a_bad_file_is_refused_by_whoever_reads_it(
         assert "paceline.toml:2: there is no setting server.prot" in done.stderr
 
 
-def test_show_tells_every_value_with_its_origin(tmp_path: Path) -> None:
+def test_show_tells_every_value_with_its_origin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written(tmp_path, GOOD)
-    done = paceline(tmp_path, "config", "show", "--json", PACELINE_SERVER__HOST="::1")
+    monkeypatch.setenv("PACELINE_SERVER__HOST", "::1")
+    done = paceline(tmp_path, "config", "show", "--json")
     shown = json.loads(done.stdout)
     assert shown["file"] == "paceline.toml"
     rows = {row["name"]: (row["value"], row["origin"]) for row in shown["settings"]}
@@ -769,7 +765,7 @@ def test_show_tells_every_value_with_its_origin(tmp_path: Path) -> None:
     assert rows["server.state"] == ("./.paceline", "default")
     assert rows["models.digits.goal"][1] == "paceline.toml:7"
     assert rows["models.digits.pins.max_rows"] == (256, "paceline.toml:13")
-    people = paceline(tmp_path, "config", "show", PACELINE_SERVER__HOST="::1").stdout
+    people = paceline(tmp_path, "config", "show").stdout
     assert [line.split()[0] for line in people.splitlines()] == list(rows)
     assert re.search(r"^server\.port +9000 +paceline\.toml:2$", people, re.MULTILINE)
 

@@ -40,7 +40,14 @@ class Watched:
         self.clock = SimulatedClock()
         self.changes = 0
         self.fronts = Fronts(
-            1, self._orders, (0, 0), PLAN, self._on_change, lambda connections: None, self.clock
+            1,
+            self._orders,
+            (0, 0),
+            PLAN,
+            self._on_change,
+            lambda connections: None,
+            lambda wish, front: None,
+            self.clock,
         )
         self.slot: Slot = self.fronts.slots[0]
         self.child = FakeChild()

@@ -22,6 +22,7 @@ from paceline.terms.goal import (
     parse,
     parse_text,
     predictions,
+    slo_ms,
 )
 from paceline.terms.plan import Prediction
 
@@ -393,7 +394,7 @@ def _smallest_world(limits: Sequence[Limit]) -> World:
     return lower
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(_limits())
 def test_limits_are_refused_exactly_when_no_world_satisfies_them(limits: list[Limit]) -> None:
     world = _smallest_world(limits)
@@ -531,3 +532,23 @@ def test_a_prediction_that_makes_no_sense_is_refused(clauses: list[str], cause: 
     with pytest.raises(BadGoal) as caught:
         predictions(clauses)
     assert caught.value.cause == cause
+
+
+# --- The objective --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected_ms"),
+    [
+        ("p99_ms<=30", 30.0),
+        ("minimize cost_usd_h; p99_ms <= 2.5e1; p50_ms <= 5", 25.0),
+        ("p99_ms >= 3", None),
+        ("p95_ms <= 30; minimize p99_ms", None),
+    ],
+)
+def test_the_objective_of_a_goal_is_its_limit_on_p99(text: str, expected_ms: float | None) -> None:
+    assert slo_ms(parse_text(text).clauses) == expected_ms
+
+
+def test_clauses_that_no_version_wrote_have_no_objective() -> None:
+    assert slo_ms(["x", "p99_ms <= 30ms", "p99_ms <= fast", ""]) is None

@@ -12,15 +12,23 @@ import pytest
 from paceline.serve import digits
 from paceline.terms.limits import BODY_BYTES
 from servers import Answer, Server
+from test_cli import here
 
 ROW = list(digits.SAMPLE_ROW)
 V2_BODY = {"inputs": [{"name": "x", "shape": [1, 64], "datatype": "FP32", "data": ROW}]}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("http") / "state") as running:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def server(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    state = tmp_path_factory.mktemp("http") / "state"
+    with Server(state, environ={"HOME": str(home)}) as running:
         yield running
+    assert list(home.iterdir()) == []
 
 
 def refused(answer: Answer, status: int, code: str) -> dict[str, Any]:
@@ -226,22 +234,16 @@ def keys_required(tmp_path: Path) -> Server:
     return Server(tmp_path / "state", "--require-keys")
 
 
-def test_a_server_leaves_nothing_in_the_home_directory(tmp_path: Path) -> None:
-    """onnxruntime would write an identifier to ~/.cache and report to its maker."""
-    home = tmp_path / "home"
-    home.mkdir()
-    with Server(tmp_path / "state", environ={"HOME": str(home)}) as server:
-        assert server.ask("POST", "/predict/digits", ROW).status == 200
+def test_a_server_leaves_nothing_in_the_home_directory(home: Path, server: Server) -> None:
+    """onnxruntime would write an identifier to ~/.cache and report to its maker. What comes at the
+    end is looked at there."""
+    assert server.ask("POST", "/predict/digits", ROW).status == 200
     assert list(home.iterdir()) == []
 
 
 def command(*arguments: str) -> str:
-    import subprocess
-    import sys
-
-    done = subprocess.run(
-        [sys.executable, "-m", "paceline", *arguments], capture_output=True, text=True, check=True
-    )
+    done = here(*arguments)
+    assert done.returncode == 0, done
     return done.stdout
 
 

@@ -1132,12 +1132,13 @@ def test_what_is_proven_is_kept_before_and_after_what_is_not(
     assert state_of(other).plan == fold_all(entries).plan
 
 
-def test_a_compacted_journal_is_saved_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stride", [3, EVERY])
+def test_a_compacted_journal_is_saved_too(stride: int, tmp_path: Path) -> None:
     state = written(tmp_path / "state", long_journal(), 200, 400)
     asyncio.run(compact(state, START_S + 350))
     plan = state_of(state).plan
     content = (state / FILE).read_bytes()
-    for page in range(len(content) // PAGE_BYTES):
+    for page in [*range(6), *range(6, len(content) // PAGE_BYTES, stride)]:
         broken = copied(state, tmp_path / "broken")
         damaged(broken, page, b"\xaa" * PAGE_BYTES)
         other = consistent(broken)

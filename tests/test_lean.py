@@ -5,14 +5,13 @@ kernel which native libraries a process holds.
 """
 
 import importlib.metadata
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from servers import Server
 
@@ -48,18 +47,38 @@ def command_lines() -> Iterator[list[str]]:
     yield from helps(typer.main.get_command(command_line()), [])
 
 
-@pytest.mark.parametrize("arguments", [*command_lines()], ids=lambda a: " ".join(["paceline", *a]))
-def test_the_command_line_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+ONE_BY_ONE = """
+import json, runpy, sys
+for arguments in json.loads(sys.argv.pop()):
+    print("begins", *arguments, file=sys.stderr)
+    sys.argv[1:] = arguments
+    try:
+        runpy.run_module("paceline", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        assert not end.code, (arguments, end.code)
+"""
+
+
+def test_the_command_line_imports_nothing_heavy(tmp_path: Path) -> None:
+    """All in one process, in which each of them imports what those before it did not."""
+    lines = [*command_lines()]
     run = subprocess.run(
-        [sys.executable, "-P", "-m", "paceline", *arguments],
+        [sys.executable, "-P", "-c", ONE_BY_ONE, json.dumps(lines)],
         env=os.environ | TELL_IMPORTS,
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stderr[-2000:]
-    assert "paceline" in imported(run.stderr)
-    assert imported(run.stderr) & (HEAVY | set(NATIVE)) == set()
+    before, *told = re.split("^begins", run.stderr, flags=re.MULTILINE)
+    assert "paceline" not in imported(before)
+    assert "paceline" in imported(told[0])
+    assert len(told) == len(lines) > 20
+    heavy = {
+        " ".join(line): imported(said) & (HEAVY | set(NATIVE))
+        for line, said in zip(lines, told, strict=True)
+    }
+    assert not any(heavy.values()), heavy
 
 
 def native_libraries(pid: int) -> set[str]:

@@ -395,6 +395,7 @@ def test_no_half_of_a_secret_is_left_where_a_long_text_is_cut(at: int, keep_end:
     st.recursive(
         st.text() | st.integers() | st.floats() | st.none() | st.binary(),
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=25,
     )
 )
 def test_any_field_becomes_valid_json(value: object) -> None:

@@ -27,10 +27,12 @@ import msgspec
 import psutil
 import pytest
 
+from paceline.cli.main import run
 from paceline.journal.entries import Entry, SettingsChanged, to_record
-from paceline.journal.sqlite import SqliteStore
+from paceline.journal.journal import load
+from paceline.journal.sqlite import SqliteReader, SqliteStore
 from paceline.serve import digits
-from paceline.terms.errors import EXIT_STATE, StateUnusable
+from paceline.terms.errors import EXIT_OK, EXIT_STATE, StateUnusable
 from paceline.web.owner_call import call_owner
 from servers import Answer, Server
 
@@ -149,6 +151,26 @@ def check_max_in_flight(server: Server) -> None:
     until("the room that was left", lambda: predict(server).status == 200)
 
 
+def batches(server: Server, reason: str) -> float:
+    text = server.ask("GET", "/metrics").body.decode()
+    (count,) = re.findall(rf'^paceline_batches_total.*reason="{reason}"}} (.*)$', text, re.M)
+    return float(count)
+
+
+def check_max_batch(server: Server) -> None:
+    """As changed to 2: as many rows are a full batch."""
+    before = batches(server, "size reached")
+    assert predict(server, rows=2).status == 200
+    assert batches(server, "size reached") == before + 1
+
+
+def check_batching(server: Server) -> None:
+    """As changed to fixed: a single row waits for others, and nobody comes."""
+    before = batches(server, "wait exceeded")
+    assert predict(server, headers={"x-priority": "normal"}).status == 200
+    assert batches(server, "wait exceeded") == before + 1
+
+
 def check_priority(server: Server) -> None:
     """As changed to high: of requests that name none."""
     before, low = requests_by(server, "high"), requests_by(server, "low")
@@ -167,7 +189,19 @@ def check_enabled(server: Server) -> None:
     assert server.ask("GET", "/health/ready").status == 200
 
 
+def check_served(server: Server) -> None:
+    """What the knob does can be seen only where models are slow: test_runner.py."""
+    assert predict(server).status == 200
+
+
 TURNED: dict[str, tuple[object, Callable[[Server], None]]] = {
+    "max_batch": (2, check_max_batch),
+    "batching": ("fixed", check_batching),
+    "batch_cost": (100, check_served),
+    "executors": (2, check_served),
+    "isolate": ("never", check_served),
+    "max_waiting": (50, check_served),
+    "margin": (0.1, check_served),
     "max_rows": (2, check_max_rows),
     "max_in_flight": (1, check_max_in_flight),
     "priority": ("high", check_priority),
@@ -183,6 +217,8 @@ def test_each_knob_is_obeyed_at_once_and_after_a_restart(tmp_path: Path) -> None
         with upload(server):
             assert predict(server).status == 200
         assert requests_by(server, "high") == 0
+        assert predict(server, rows=2).status == 200
+        assert batches(server, "size reached") == batches(server, "wait exceeded") == 0
         for knob, (value, obeyed) in TURNED.items():
             version = changed(server, knob, value)
             obeyed(server)
@@ -199,16 +235,15 @@ def test_each_knob_is_obeyed_at_once_and_after_a_restart(tmp_path: Path) -> None
         assert predict(server).headers["x-plan-version"] == str(version)
 
 
-def test_a_priority_that_a_request_names_wins_over_the_plans(tmp_path: Path) -> None:
-    with Server(tmp_path / "state") as server:
-        body = {"knob": "digits.priority", "value": "low"}
-        assert server.ask("POST", "/api/plan/set", body).status == 200
-        for parameters in ({}, {"priority": 0}, {"priority": "normal"}):
-            ask = {**V2, "parameters": parameters}
-            assert server.ask("POST", "/v2/models/digits/infer", ask).status == 200
-        metrics = server.ask("GET", "/metrics").body.decode()
-        counted = re.findall(r'paceline_requests_total.*priority="(\w+)".* (\d)', metrics)
-        assert sorted(counted) == [("low", "2"), ("normal", "1")]
+def test_a_priority_that_a_request_names_wins_over_the_plans(shared: Server) -> None:
+    changed(shared, "priority", "low")
+    before = [requests_by(shared, each) for each in ("low", "normal", "high", "critical")]
+    for parameters in ({}, {"priority": 0}, {"priority": "normal"}):
+        ask = {**V2, "parameters": parameters}
+        assert shared.ask("POST", "/v2/models/digits/infer", ask).status == 200
+    after = [requests_by(shared, each) for each in ("low", "normal", "high", "critical")]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [2, 1, 0, 0]
+    changed(shared, "priority", "normal")
 
 
 def test_every_answer_of_a_model_names_the_version_it_was_made_by(shared: Server) -> None:
@@ -224,6 +259,16 @@ def test_every_answer_of_a_model_names_the_version_it_was_made_by(shared: Server
         kept.read()
         assert kept.getheader("x-plan-version") == version
     connection.close()
+
+
+def test_what_the_command_line_sets_is_obeyed_at_once(shared: Server) -> None:
+    before = batches(shared, "size reached")
+    setting = ["plan", "set", "digits.max_batch", "1", "--state", str(shared.state)]
+    assert run(setting) == EXIT_OK
+    for _ in range(3):
+        assert predict(shared).status == 200
+    assert batches(shared, "size reached") == before + 3
+    changed(shared, "max_batch", 64)
 
 
 def test_what_is_so_already_makes_no_version(shared: Server) -> None:
@@ -253,8 +298,8 @@ if "_front" in sys.orig_argv:
     from paceline.terms.errors import BadValue
     from paceline.web.inference import Inference
     made, prepared = Inference.__init__, Inference.prepare
-    def remember(self, models, board, clock, front=0):
-        made(self, models, board, clock, front)
+    def remember(self, models, board, clock, front=0, *more):
+        made(self, models, board, clock, front, *more)
         self.front = front
     def prepare(self, plan):
         if self.front == 1 and plan.settings["digits.max_rows"] == 13:
@@ -357,6 +402,24 @@ def configured(tmp_path: Path, text: str, *options: str) -> Iterator[tuple[Serve
         yield server, file
 
 
+@pytest.fixture(scope="module")
+def configured_once(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Server, Path]]:
+    with configured(tmp_path_factory.mktemp("configured"), "") as both:
+        yield both
+
+
+@pytest.fixture
+def settled(configured_once: tuple[Server, Path]) -> tuple[Server, Path]:
+    """A server whose file is empty, and whose Plan is as it began, whatever the version by now."""
+    server, file = configured_once
+    file.write_text("")
+    assert reload(server).status == 200
+    assert server.ask("POST", "/api/plan/rollback", {"version": 1}).status == 200
+    return server, file
+
+
 def reload(server: Server) -> Answer:
     return server.ask("POST", "/api/config/reload")
 
@@ -370,34 +433,51 @@ PINNED = '[models.digits]\ngoal = ["p95_ms <= 30"]\n\n[models.digits.pins]\nmax_
 
 @pytest.mark.parametrize("how", [reload, hang_up])
 def test_pins_and_goals_take_effect_when_they_are_read_again(
-    tmp_path: Path, how: Callable[[Server], object]
+    settled: tuple[Server, Path], how: Callable[[Server], object]
 ) -> None:
-    with configured(tmp_path, "") as (server, file):
-        version = plan(server)["version"]
-        file.write_text(PINNED)
-        how(server)
-        until("the pin", lambda: plan(server)["version"] == version + 1)
-        until("the word", lambda: "goal of digits: p95_ms <= 30" in server.log.read_text())
-        shown = plan(server)
-        assert shown["goals"] == {"digits": ["p95_ms <= 30"]}
-        assert predict(server, rows=4).status == 400
-        assert predict(server, rows=3).headers["x-plan-version"] == str(version + 1)
-        pinned = change(server, "max_rows", 9)
-        assert (pinned.status, pinned.json["code"]) == (409, "pinned")
-        assert f"{file}:5" in pinned.json["error"]
-        file.write_text("\n\n" + PINNED.replace('["p95_ms <= 30"]', '["p95_ms <= 20"]'))
-        how(server)
-        until("the goal", lambda: plan(server)["goals"] == {"digits": ["p95_ms <= 20"]})
-        assert f"{file}:7" in change(server, "max_rows", 9).json["error"]  # where it stands now
-        assert plan(server)["version"] == version + 1
-        file.write_text("")
-        how(server)
-        until("the end of the pin", lambda: plan(server)["version"] == version + 2)
-        assert plan(server)["goals"] == {}
-        assert predict(server, rows=4).status == 200
-        assert change(server, "max_rows", 9).status == 200
-        whys = [each["who"] for each in journal(server)]
-        assert ("SIGHUP" in whys) == (how is hang_up)
+    server, file = settled
+    version, entries = plan(server)["version"], len(journal(server))
+    logged = len(server.log.read_text())
+    file.write_text(PINNED)
+    how(server)
+    until("the pin", lambda: plan(server)["version"] == version + 1)
+    until("the word", lambda: "goal of digits: p95_ms <= 30" in server.log.read_text()[logged:])
+    shown = plan(server)
+    assert shown["goals"] == {"digits": ["p95_ms <= 30"]}
+    assert predict(server, rows=4).status == 400
+    assert predict(server, rows=3).headers["x-plan-version"] == str(version + 1)
+    pinned = change(server, "max_rows", 9)
+    assert (pinned.status, pinned.json["code"]) == (409, "pinned")
+    assert f"{file}:5" in pinned.json["error"]
+    file.write_text("\n\n" + PINNED.replace('["p95_ms <= 30"]', '["p95_ms <= 20"]'))
+    how(server)
+    until("the goal", lambda: plan(server)["goals"] == {"digits": ["p95_ms <= 20"]})
+    assert f"{file}:7" in change(server, "max_rows", 9).json["error"]  # where it stands now
+    assert plan(server)["version"] == version + 1
+    file.write_text("")
+    how(server)
+    until("the end of the pin", lambda: plan(server)["version"] == version + 2)
+    assert plan(server)["goals"] == {}
+    assert predict(server, rows=4).status == 200
+    assert change(server, "max_rows", 9).status == 200
+    whys = [each["who"] for each in journal(server)[:-entries]]
+    assert ("SIGHUP" in whys) == (how is hang_up)
+
+
+def test_an_objective_gives_deadlines_from_when_it_is_read_until_it_is_gone(
+    settled: tuple[Server, Path],
+) -> None:
+    server, file = settled
+    version = plan(server)["version"]
+    file.write_text('[models.digits]\ngoal = ["p99_ms <= 0.0001"]\n')
+    assert reload(server).status == 200
+    for priority in ("low", "critical"):
+        refusal = predict(server, headers={"x-priority": priority})
+        assert (refusal.status, refusal.json["code"]) == (504, "deadline_exceeded")
+        assert "digits needs about" in refusal.json["error"]
+    file.write_text('[models.digits]\ngoal = ["p99_ms <= 10000"]\n')
+    assert reload(server).status == 200
+    assert predict(server).headers["x-plan-version"] == str(version)
 
 
 BAD = {
@@ -408,31 +488,33 @@ BAD = {
 }
 
 
-def test_a_bad_file_changes_nothing_and_says_where_it_is_bad(tmp_path: Path) -> None:
-    with configured(tmp_path, PINNED) as (server, file):
-        before, entries, settings = plan(server), journal(server), config(server)
-        for text, line, word in BAD.values():
-            file.write_text(text)
-            refusal = reload(server)
-            assert (refusal.status, refusal.json["code"]) == (400, "bad_setting")
-            assert f"{file}:{line}" in refusal.json["error"]
-            assert word in json.dumps(refusal.json)
-            seen = len(server.log.read_text())
-            hang_up(server)
-            until("the log", lambda: "stay as they are" in server.log.read_text()[seen:])  # noqa: B023
-            said = server.log.read_text()[seen:]
-            assert f"{file}:{line}" in said
-            assert word in said
-            assert (plan(server), journal(server), config(server)) == (before, entries, settings)
-        assert predict(server, rows=4).status == 400
-        file.unlink()
+def test_a_bad_file_changes_nothing_and_says_where_it_is_bad(settled: tuple[Server, Path]) -> None:
+    server, file = settled
+    file.write_text(PINNED)
+    assert reload(server).status == 200
+    before, entries, settings = plan(server), journal(server), config(server)
+    for text, line, word in BAD.values():
+        file.write_text(text)
         refusal = reload(server)
         assert (refusal.status, refusal.json["code"]) == (400, "bad_setting")
-        assert refusal.json["value"] == str(file)
-        assert (plan(server), config(server)) == (before, settings)
-        file.write_text("")
-        assert reload(server).status == 200
-        assert predict(server, rows=4).status == 200
+        assert f"{file}:{line}" in refusal.json["error"]
+        assert word in json.dumps(refusal.json)
+        seen = len(server.log.read_text())
+        hang_up(server)
+        until("the log", lambda: "stay as they are" in server.log.read_text()[seen:])  # noqa: B023
+        said = server.log.read_text()[seen:]
+        assert f"{file}:{line}" in said
+        assert word in said
+        assert (plan(server), journal(server), config(server)) == (before, entries, settings)
+    assert predict(server, rows=4).status == 400
+    file.unlink()
+    refusal = reload(server)
+    assert (refusal.status, refusal.json["code"]) == (400, "bad_setting")
+    assert refusal.json["value"] == str(file)
+    assert (plan(server), config(server)) == (before, settings)
+    file.write_text("")
+    assert reload(server).status == 200
+    assert predict(server, rows=4).status == 200
 
 
 def config(server: Server) -> dict[str, Any]:
@@ -440,35 +522,35 @@ def config(server: Server) -> dict[str, Any]:
     return shown
 
 
-def test_a_pin_of_run_time_comes_back_from_under_the_files(tmp_path: Path) -> None:
-    with configured(tmp_path, "") as (server, file):
-        body = {"knob": "digits.max_rows", "value": 5, "reason": "for the weekend"}
-        assert server.ask("POST", "/api/plan/pin", body).status == 200
-        assert "unpin" in change(server, "max_rows", 9).json["remedy"]
-        file.write_text(PINNED)
-        assert reload(server).status == 200
-        assert setting(server, "max_rows") == 3
-        for call, more in (("pin", {"value": 4}), ("unpin", {}), ("set", {"value": 4})):
-            asked = {"knob": "digits.max_rows", **more}
-            refusal = server.ask("POST", f"/api/plan/{call}", asked)
-            assert (refusal.status, refusal.json["code"]) == (409, "pinned")
-            assert f"{file}:5" in refusal.json["error"]
-        file.write_text("")
-        assert reload(server).status == 200
-        assert setting(server, "max_rows") == 5
-        assert change(server, "max_rows", 9).json["code"] == "pinned"
-        assert server.ask("POST", "/api/plan/unpin", {"knob": "digits.max_rows"}).status == 200
-        assert setting(server, "max_rows") == 1024
+def test_a_pin_of_run_time_comes_back_from_under_the_files(settled: tuple[Server, Path]) -> None:
+    server, file = settled
+    body = {"knob": "digits.max_rows", "value": 5, "reason": "for the weekend"}
+    assert server.ask("POST", "/api/plan/pin", body).status == 200
+    assert "unpin" in change(server, "max_rows", 9).json["remedy"]
+    file.write_text(PINNED)
+    assert reload(server).status == 200
+    assert setting(server, "max_rows") == 3
+    for call, more in (("pin", {"value": 4}), ("unpin", {}), ("set", {"value": 4})):
+        asked = {"knob": "digits.max_rows", **more}
+        refusal = server.ask("POST", f"/api/plan/{call}", asked)
+        assert (refusal.status, refusal.json["code"]) == (409, "pinned")
+        assert f"{file}:5" in refusal.json["error"]
+    file.write_text("")
+    assert reload(server).status == 200
+    assert setting(server, "max_rows") == 5
+    assert change(server, "max_rows", 9).json["code"] == "pinned"
+    assert server.ask("POST", "/api/plan/unpin", {"knob": "digits.max_rows"}).status == 200
+    assert setting(server, "max_rows") == 1024
 
 
-def test_a_rollback_leaves_the_pins_of_the_file(tmp_path: Path) -> None:
-    with configured(tmp_path, "") as (server, file):
-        free = changed(server, "max_rows", 50)
-        file.write_text(PINNED)
-        assert reload(server).status == 200
-        changed(server, "deadline_ms", 900)
-        assert server.ask("POST", "/api/plan/rollback", {"version": free}).status == 200
-        assert (setting(server, "max_rows"), setting(server, "deadline_ms")) == (3, 30000)
+def test_a_rollback_leaves_the_pins_of_the_file(settled: tuple[Server, Path]) -> None:
+    server, file = settled
+    free = changed(server, "max_rows", 50)
+    file.write_text(PINNED)
+    assert reload(server).status == 200
+    changed(server, "deadline_ms", 900)
+    assert server.ask("POST", "/api/plan/rollback", {"version": free}).status == 200
+    assert (setting(server, "max_rows"), setting(server, "deadline_ms")) == (3, 30000)
 
 
 def test_logging_changes_in_owner_and_fronts_and_in_fronts_to_come(tmp_path: Path) -> None:
@@ -507,48 +589,50 @@ def predictions_logged(server: Server) -> int:
     return server.log.read_text().count("path=/predict/digits")
 
 
-def test_what_needs_a_restart_is_named_and_waits_for_it(tmp_path: Path) -> None:
+def test_what_needs_a_restart_is_named_and_waits_for_it(settled: tuple[Server, Path]) -> None:
     """Also in a front that starts after the reload: it must not be the only one to ask for keys."""
-    with configured(tmp_path, "") as (server, file):
-        file.write_text("[server]\nrequire_keys = true\nfronts = 2\ndrain_s = 2\n")
-        view = reload(server).json
-        assert view["needs_restart"] == ["fronts", "require_keys"]
-        front = server.fronts[0]
-        os.kill(front, signal.SIGKILL)
-        answer = predict(server)
-        assert answer.status == 200
-        assert front not in server.fronts
-        assert len(server.fronts) == 1
-        assert reload(server).json["needs_restart"] == ["fronts", "require_keys"]
+    server, file = settled
+    file.write_text("[server]\nrequire_keys = true\nfronts = 2\ndrain_s = 2\n")
+    view = reload(server).json
+    assert view["needs_restart"] == ["fronts", "require_keys"]
+    front = server.fronts[0]
+    os.kill(front, signal.SIGKILL)
+    answer = predict(server)
+    assert answer.status == 200
+    assert front not in server.fronts
+    assert len(server.fronts) == 1
+    assert reload(server).json["needs_restart"] == ["fronts", "require_keys"]
 
 
-def test_of_many_reloads_at_once_the_last_holds(tmp_path: Path) -> None:
+def test_of_many_reloads_at_once_the_last_holds(settled: tuple[Server, Path]) -> None:
     """Logging and pins of one file, whichever reload was asked for in between."""
     levels = itertools.cycle(["debug", "info", "warning"])
-    with configured(tmp_path, "") as (server, file):
-        connections = [server.connect() for _ in range(8)]
-        for number in range(12):
-            for connection in connections:
-                number += 1
-                file.write_text(
-                    f'[server]\nlog_level = "{next(levels)}"\n'
-                    f"[models.digits.pins]\nmax_rows = {number % 5 + 1}\n"
-                )
-                connection.request("POST", "/api/config/reload")
-            for connection in connections:
-                response = connection.getresponse()
-                assert response.status == 200, response.read()
-                response.read()
-        file.write_text('[server]\nlog_level = "info"\n[models.digits.pins]\nmax_rows = 9\n')
-        assert reload(server).status == 200
-        entries = [each for each in reversed(journal(server)) if each["kind"] == "settings_changed"]
-        told = [each["body"]["changes"][0] for each in entries]
-        for before, after in itertools.pairwise(told):
-            assert before.rpartition("→ ")[2] == after.split()[1], told
-        assert told[-1].endswith('→ "info"')
-        assert setting(server, "max_rows") == 9
+    server, file = settled
+    before_it = len(journal(server))
+    connections = [server.connect() for _ in range(8)]
+    for number in range(12):
         for connection in connections:
-            connection.close()
+            number += 1
+            file.write_text(
+                f'[server]\nlog_level = "{next(levels)}"\n'
+                f"[models.digits.pins]\nmax_rows = {number % 5 + 1}\n"
+            )
+            connection.request("POST", "/api/config/reload")
+        for connection in connections:
+            response = connection.getresponse()
+            assert response.status == 200, response.read()
+            response.read()
+    file.write_text('[server]\nlog_level = "info"\n[models.digits.pins]\nmax_rows = 9\n')
+    assert reload(server).status == 200
+    since = reversed(journal(server)[:-before_it])
+    entries = [each for each in since if each["kind"] == "settings_changed"]
+    told = [each["body"]["changes"][0] for each in entries]
+    for before, after in itertools.pairwise(told):
+        assert before.rpartition("→ ")[2] == after.split()[1], told
+    assert told[-1].endswith('→ "info"')
+    assert setting(server, "max_rows") == 9
+    for connection in connections:
+        connection.close()
 
 
 # --- Terminals ------------------------------------------------------------------------------------
@@ -697,11 +781,10 @@ def no_database(file: Path) -> None:
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a server left that was stopped."""
+    """What commands left that are done."""
     state = tmp_path_factory.mktemp("left") / "state"
-    with Server(state, "--drain-s", "1") as server:
-        for value in range(1, 6):
-            changed(server, "max_rows", value)
+    for value in "12345":
+        assert run(["plan", "set", "digits.max_rows", value, "--state", str(state)]) == EXIT_OK
     return state
 
 
@@ -785,8 +868,7 @@ def test_a_journal_that_is_moved_away_refuses_until_it_is_put_back(tmp_path: Pat
         assert predict(server).headers["x-plan-version"] == str(version)
         (server.state / "away").rename(file)
         assert changed(server, "max_rows", 6) == version + 1
-    with Server(tmp_path / "state", "--drain-s", "1") as server:
-        assert plan(server)["version"] == version + 1
+    assert load(SqliteReader(tmp_path / "state"))[0].plan.version == version + 1
 
 
 def test_a_program_that_tidies_the_journal_up_is_no_harm(shared: Server) -> None:

@@ -38,9 +38,12 @@ def suite(tmp_path: Path) -> Path:
 
 
 def run(suite: Path, *arguments: str, ci: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    """With the plugin of `-n` alone: to load the others takes longer than to run."""
+    plugins = ["-p", "no:cacheprovider", "-p", "xdist.plugin"]
+    command = [sys.executable, "-m", "pytest", *plugins, *arguments]
     env = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
-    return subprocess.run(command, cwd=suite, env=env | {"CI": ci}, capture_output=True, text=True)
+    env |= {"CI": ci, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return subprocess.run(command, cwd=suite, env=env, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])

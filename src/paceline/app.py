@@ -110,7 +110,7 @@ def run_front() -> None:
     """The life of one front; its orders come over the link its owner left at LINK_FD."""
     from paceline.serve.onnx_model import OnnxModel
     from paceline.web.door import Door
-    from paceline.web.front import Front, Preparing
+    from paceline.web.front import Front, Preparing, Wish
     from paceline.web.front_routes import front_routes
     from paceline.web.inference import Inference
     from paceline.web.messages import Start
@@ -119,7 +119,11 @@ def run_front() -> None:
     clock = RealClock()
 
     def build(
-        start: Start, board_fd: int, directory_fd: int, why_not_ready: Callable[[], str]
+        start: Start,
+        board_fd: int,
+        directory_fd: int,
+        why_not_ready: Callable[[], str],
+        wish: Wish,
     ) -> tuple[Door, Gate, Preparing, Clock]:
         settings = start.settings
         log.setup(
@@ -141,7 +145,9 @@ def run_front() -> None:
             insecure=settings.insecure,
         )
         models = {digits.NAME: OnnxModel.load(digits.MODEL_PATH, digits.NAME)}
-        inference = Inference(models, board, clock, start.index)
+        steers = start.index == 0  # one of several: they share the load, and the settings
+        inference = Inference(models, board, clock, start.index, wish if steers else None)
+        inference.warm()
         routes = front_routes(
             inference,
             Relay(directory_fd),

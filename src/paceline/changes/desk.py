@@ -346,10 +346,18 @@ class Desk:
             change = make(state)
             if change is None:
                 await self.journal.write(also, who)
+                if self.state.in_force.slo_ms != state.in_force.slo_ms:  # any can be served by
+                    await self._serving.apply(self.state.in_force)
                 return self._done(())
             plan = changed(state.plan, change.diff, state.plan.version + 1)
             body = PlanChanged(plan.version, content_hash(plan), change)
-            after = State(plan=plan, hash=body.hash, adjusted=_untouched(state, change))
+            goals = [each.goals for each in also(state) if isinstance(each, GoalsChanged)]
+            after = State(
+                plan=plan,
+                hash=body.hash,
+                adjusted=_untouched(state, change),
+                goals=goals[-1] if goals else state.goals,
+            )
             await self._serving.prepare(after.in_force)
             entries = await self.journal.write(lambda now: [body, *also(now)], who)
             await self._serving.apply(self.state.in_force)

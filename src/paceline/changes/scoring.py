@@ -16,7 +16,7 @@ LEAST_REQUESTS = 100
 
 QUANTILES = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99}
 TIMED = {*QUANTILES, "mean_ms"}
-MEASURED = {*TIMED, "error_ratio", "availability", "throughput_rps"}
+MEASURED = {*TIMED, "error_ratio", "availability", "throughput_rps", "goodput_rps"}
 
 
 class Totals(msgspec.Struct, frozen=True):
@@ -73,4 +73,6 @@ def _measure(metric: str, before: Totals, after: Totals) -> float | None:
             return 1 - failed / requests
         case "throughput_rps":
             return requests / (after.at_s - before.at_s)
+        case "goodput_rps":  # what is too late is answered as an error
+            return (requests - failed) / (after.at_s - before.at_s)
     return None

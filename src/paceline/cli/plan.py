@@ -442,6 +442,8 @@ def _table(knobs: Iterable["KnobView"]) -> Iterator[str]:
         )
         place = " " * (len(first) + 2)
         wide = max(COLUMNS, len(place) + LAST_COLUMN)
+        if len(place) + len(last) > wide:
+            last = last.replace("|", " | ")  # names can be parted there
         yield textwrap.fill(
             last,
             wide,

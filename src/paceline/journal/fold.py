@@ -21,6 +21,7 @@ from paceline.journal.entries import (
 )
 from paceline.journal.store import Snapshot, damaged
 from paceline.terms.errors import Conflict
+from paceline.terms.goal import slo_ms
 from paceline.terms.plan import (
     EMPTY,
     Address,
@@ -30,6 +31,7 @@ from paceline.terms.plan import (
     changed,
     content_hash,
     settings,
+    spans,
 )
 
 
@@ -46,7 +48,14 @@ class State(msgspec.Struct, frozen=True):
 
     @property
     def in_force(self) -> InForce:
-        return InForce(self.plan.version, self.hash, settings(self.plan, self.adjusted))
+        slos_ms = {workload: slo_ms(clauses) for workload, clauses in self.goals.items()}
+        return InForce(
+            self.plan.version,
+            self.hash,
+            settings(self.plan, self.adjusted),
+            {workload: slo for workload, slo in slos_ms.items() if slo is not None},
+            spans(self.plan),
+        )
 
 
 NOTHING = State()

@@ -158,7 +158,9 @@ def _whole(path: Path) -> Iterator[Record]:
     with reading(path) as database:
         last = seen = next((page[0].seq for page in pages(database, newest=True)), 0)
         youngest_unix_s = float("-inf")
-        for page in pages(database, before=last + 1):
+
+        def look_for_compaction() -> None:
+            nonlocal seen
             for news in pages(database, after=seen):
                 seen = news[-1].seq
                 if any(_touches_more(each, youngest_unix_s) for each in news):
@@ -167,8 +169,12 @@ def _whole(path: Path) -> Iterator[Record]:
                         value=str(path),
                         remedy="Export it again: what is written so far is no whole journal.",
                     )
+
+        for page in pages(database, before=last + 1):
+            look_for_compaction()
             yield from page
             youngest_unix_s = max(youngest_unix_s, *(each.at for each in page))
+        look_for_compaction()  # one that left no page to read
 
 
 def _touches_more(news: Record, youngest_unix_s: float) -> bool:

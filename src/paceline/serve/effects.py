@@ -147,6 +147,14 @@ class Situation:
         because = f"one of {looked.size:.0f} takes {looked.batch_s * 1e3:.3g} ms"
         return Option("max_batch", most, predicted, self._doubt(looked), because)
 
+    def best_known(self, low: int, high: int) -> int | None:
+        """The power of two with the most rows a second by what was learned, that leaves time."""
+        learned = self._learned
+        most_s = self._slo_s / (1 + 1 / self.tuning.executors)
+        powers = (1 << power for power in range(high.bit_length()))
+        fitting = [each for each in powers if each >= low and learned.at(each) <= most_s]
+        return max(fitting, key=lambda each: each / learned.typical(each), default=None)
+
     def smaller_margin(self, low: float) -> Option | None:
         """Who is refused although executors are idle and nothing is late is refused in vain."""
         every, margin = self._every, self.tuning.margin

@@ -20,11 +20,13 @@ ANY_LENGTH = -1
 
 
 class TensorSpec(msgspec.Struct, frozen=True):
-    """One input or output; `datatype` is the name KServe V2 gives it (FP32, INT64, BYTES...)."""
+    """One input or output; `datatype` is the name KServe V2 gives it (FP32, INT64, BYTES...).
+    `names` are those of open dimensions behind the rows, by axis: equal names, equal lengths."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    names: Mapping[int, str] = {}
 
     @property
     def has_rows(self) -> bool:
@@ -35,11 +37,16 @@ class TensorSpec(msgspec.Struct, frozen=True):
 
 
 class ModelSpec(msgspec.Struct, frozen=True):
+    """`padding`: by input, the value with which its open dimensions may be filled up, because it
+    changes no answer; `pure`: it may be run again without harm, and then says the same."""
+
     name: str
     version: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     doc: str = ""
+    padding: Mapping[str, float] = {}
+    pure: bool = False
 
     @property
     def has_rows(self) -> bool:

@@ -1,7 +1,10 @@
 """An ONNX file as a Model, run in this process by onnxruntime.
 
 Not isolated: a crash inside the runtime takes the process with it. Called by whoever loads models
-at start; `run` blocks its thread for as long as the model computes.
+at start; `run` blocks its thread for as long as the model computes, and lets other threads work.
+
+What ONNX has no words for a file may say in its metadata: `paceline.padding`, a JSON object, names
+inputs with the value that may fill up their open dimensions, such as `{"ids": 0, "mask": 0}`.
 """
 
 import os
@@ -9,7 +12,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
+
 from paceline.serve.model import ANY_LENGTH, ModelSpec, Tensors, TensorSpec
+from paceline.serve.onnx_nodes import draws_lots
 from paceline.terms.errors import BadModel, ModelFailed
 
 DATATYPES: Mapping[str, str] = {
@@ -29,6 +35,9 @@ DATATYPES: Mapping[str, str] = {
     "tensor(string)": "BYTES",
 }
 """onnxruntime's name of a tensor type, and KServe V2's."""
+
+PADDING = "paceline.padding"
+"""in the metadata of a file"""
 
 ONLY_FATAL = 4
 """onnxruntime's log level: what it would print as an error, it also raises."""
@@ -62,7 +71,7 @@ class OnnxModel:
                 value=str(path),
                 remedy="Check that the file is complete and that this version supports its opset.",
             ) from error
-        return cls(_spec(session, name), session)
+        return cls(_spec(session, name, pure=not draws_lots(path)), session)
 
     def run(self, batch: Tensors) -> Tensors:
         try:
@@ -103,14 +112,48 @@ def _options(ort: Any, intra_op_threads: int, inter_op_threads: int) -> Any:
     return options
 
 
-def _spec(session: Any, name: str) -> ModelSpec:
+def _spec(session: Any, name: str, *, pure: bool) -> ModelSpec:
     about = session.get_modelmeta()
+    inputs = _tensors(session.get_inputs(), name)
+    said = about.custom_metadata_map.get(PADDING)
     return ModelSpec(
         name=name,
         version=str(about.version) if about.version > 0 else "1",
-        inputs=_tensors(session.get_inputs(), name),
+        inputs=inputs,
         outputs=_tensors(session.get_outputs(), name),
         doc=about.description,
+        padding={} if said is None else _padding(said, inputs, name),
+        pure=pure,
+    )
+
+
+def _padding(said: str, inputs: tuple[TensorSpec, ...], model: str) -> dict[str, float]:
+    """Checked: what is filled up must be so wherever the same length is meant, or nothing fits."""
+    try:
+        padding = msgspec.json.decode(said, type=dict[str, float])
+    except msgspec.DecodeError as error:
+        raise _bad_padding(f"is not an object of numbers: {error}", said, model) from error
+    by_name = {tensor.name: tensor for tensor in inputs}
+    for name in padding:
+        if name not in by_name:
+            raise _bad_padding(f"names `{name}`, which is no input", said, model)
+        tensor = by_name[name]
+        if tensor.shape[1:].count(ANY_LENGTH) != len(tensor.names) or not tensor.names:
+            raise _bad_padding(f"needs open dimensions of `{name}` that have names", said, model)
+    for tensor in inputs:
+        shared = {each for other in padding for each in by_name[other].names.values()} & {
+            *tensor.names.values()
+        }
+        if shared and tensor.name not in padding:
+            raise _bad_padding(f"leaves out `{tensor.name}`, which is as long", said, model)
+    return padding
+
+
+def _bad_padding(fault: str, said: str, model: str) -> BadModel:
+    return BadModel(
+        f"the metadata `{PADDING}` of the model `{model}` {fault}",
+        value=said,
+        remedy="Name each input of open length with the value to fill it up with, or leave it out.",
     )
 
 
@@ -127,7 +170,8 @@ def _tensor(node: Any, model: str) -> TensorSpec:
         )
     # An open dimension has a name, or nothing at all.
     shape = tuple(size if isinstance(size, int) else ANY_LENGTH for size in node.shape)
-    return TensorSpec(node.name, DATATYPES[node.type], shape)
+    names = {axis: name for axis, name in enumerate(node.shape) if axis and isinstance(name, str)}
+    return TensorSpec(node.name, DATATYPES[node.type], shape, names)
 
 
 def _reason(error: Exception) -> str:

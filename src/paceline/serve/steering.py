@@ -184,8 +184,9 @@ class Steering:
         """At what was not looked at yet."""
         if now < self._look_s:
             return None
-        around = [each for each in self._neighbours(situation) if each not in self._seen]
-        return self._look_at([each for each in around if self._free(now, *each)])
+        around = dict.fromkeys(self._neighbours(situation))
+        new = [each for each in around if each not in self._seen and self._free(now, *each)]
+        return self._look_at(new)
 
     def _look_at(self, settings: Sequence["_Setting"]) -> Looks | None:
         if not settings:
@@ -196,7 +197,7 @@ class Steering:
         return Looks(tuple(self._with(each) for each in settings))
 
     def _neighbours(self, situation: Situation) -> Iterator["_Setting"]:
-        """Executors one more and one fewer; batches half and twice as large."""
+        """Executors one more and one fewer; batches as large as should be best, half, twice."""
         executors, most = self._tuning.executors, self._tuning.max_batch
         low, high = (int(bound) for bound in self.bounds.get("executors", (executors,) * 2))
         for count in (executors + 1, executors - 1):
@@ -204,6 +205,9 @@ class Steering:
                 yield _Setting("executors", count)
         low, high = (int(bound) for bound in self.bounds.get("max_batch", (most,) * 2))
         size = situation.ran.size
+        best = situation.best_known(low, high)
+        if best is not None and (best < BINDS * size or best > most):
+            yield _Setting("max_batch", best)
         half = 2 ** max(0, round(math.log2(size)) if situation.idle else _below(size))
         if low <= half < most:
             yield from self._chain(situation, half, lambda rows: max(low, rows // 2))
@@ -275,8 +279,9 @@ class Steering:
             f"{_words(option.knob, option.value)} instead of {shown(before)}: {predicted:.4g} "
             f"requests/s in time instead of {good:.4g}{gain}; {option.because}"
         )
-        move = Move(option.knob, option.value, reason, _at_least((good + predicted) / 2))
-        self._trial = _Trial(move, before, situation.calm, predicted)
+        least = min((good + predicted) / 2, good * (1 + GAIN)) if good else predicted / 2
+        move = Move(option.knob, option.value, reason, _at_least(least))
+        self._trial = _Trial(move, before, situation.calm, predicted, least)
         return self._moved(now, move)
 
     def _judge(self, now: float, trial: "_Trial") -> Move | None:
@@ -332,28 +337,32 @@ class _Seen:
 
 
 class _Trial:
-    """A move that was made, until it is known whether it came true: whether at least half of what
-    it was to bring is there. `came_true` is None as long as that cannot be told."""
+    """A move that was made, until it is known whether it came true: whether there are `least`
+    requests a second in time. `came_true` is None as long as that cannot be told."""
 
     def __init__(
-        self, move: Move, before: int | float, was: Sequence[Interval], predicted: float
+        self,
+        move: Move,
+        before: int | float,
+        was: Sequence[Interval],
+        predicted: float,
+        least: float,
     ) -> None:
         self.move = move
         self.before = before
-        self.predicted = predicted
         self.good = joined(was).good
+        self.predicted = predicted
         self.since: list[Interval] = []
         self.came_true: bool | None = None
+        self._least = least
         self._error = deviation(was) / math.sqrt(len(was))
         self._above = 0.0
 
     def add(self, interval: Interval) -> None:
-        """Unless so little was asked for that there was nothing to gain."""
-        offered = interval.offered / interval.seconds
-        least, most = min(offered, self.good), min(offered, self.predicted)
-        if most > least * (1 + GAIN / 2):
+        """Unless too few came for anything to be gained."""
+        if interval.offered / interval.seconds > self._least:
             self.since.append(interval)
-            self._above += interval.good - (least + most) / 2
+            self._above += interval.good - self._least
 
     def judge(self) -> None:
         count = len(self.since)

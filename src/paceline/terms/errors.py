@@ -286,9 +286,13 @@ TABLE: Mapping[str, Row] = {
     "foreign_origin": Row(403, EXIT_ACCESS, "a web page of another origin sent the request"),
     "unavailable": Row(503, EXIT_UNREACHABLE, "no front is ready to answer"),
     "draining": Row(503, EXIT_UNREACHABLE, "the server is stopping"),
-    "overloaded": Row(503, EXIT_UNREACHABLE, "more requests are in flight than the limit allows"),
+    "overloaded": Row(
+        503, EXIT_UNREACHABLE, "more requests are there than may be, or can be served in time"
+    ),
     "owner_gone": Row(503, EXIT_UNREACHABLE, "the owner process is gone; the server is stopping"),
-    "deadline_exceeded": Row(504, EXIT_UNREACHABLE, "the request's deadline passed"),
+    "deadline_exceeded": Row(
+        504, EXIT_UNREACHABLE, "the request's deadline passed, or is too near"
+    ),
     "cannot_start": Row(503, EXIT_START, "the server cannot start as asked"),
     "port_taken": Row(503, EXIT_START, "another program listens on the port"),
     "state_in_use": Row(503, EXIT_STATE, "another instance uses the state directory"),

@@ -166,6 +166,16 @@ def parse_text(text: str) -> Goal:
     return parse([clause for clause in clauses if clause])
 
 
+def slo_ms(clauses: Sequence[str]) -> float | None:
+    """The time in which 99 % of the answers must come, where the goal says so. Of clauses as `Goal`
+    has them; of others, such as those in an old journal, it makes no complaint."""
+    for clause in clauses:
+        match clause.split():
+            case ["p99_ms", "<=", bound] if (found := _NUMBER.fullmatch(bound)) and not found[2]:
+                return float(bound)
+    return None
+
+
 def predictions(clauses: Sequence[str]) -> tuple[Prediction, ...]:
     """Limits read as what will be; the two bounds of one metric make one Prediction."""
     assert not isinstance(clauses, str), "a text is not a list of clauses"

@@ -296,6 +296,12 @@ BATCH_ROWS = 64
 SHAPES = 64
 """shapes of requests to one model whose latency is remembered"""
 
+EXECUTORS = 16
+"""batches of one model that run at once in one process, whatever the Plan says"""
+
+WARM_S = 0.5
+"""how long a model is tried out before it serves; the run in which this is reached is the last"""
+
 TRACE_REQUESTS = 20_000_000
 """requests in one trace; each takes up to 160 bytes of memory while it is made, and then 90"""
 

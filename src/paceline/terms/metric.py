@@ -39,10 +39,46 @@ MODEL_SECONDS = Metric(
     "paceline_model_run_duration_seconds",
     "sketch",
     "seconds",
-    "Time of one model run.",
+    "Time of one batch, joining its requests and handing it to a thread included.",
     ("model",),
 )
 ROWS = Metric("paceline_rows_total", "counter", "rows", "Rows run through a model.", ("model",))
+BATCHES = Metric(
+    "paceline_batches_total",
+    "counter",
+    "batches",
+    "Batches begun, by the reason for which each was not larger or later.",
+    ("model", "reason"),
+)
+BATCH_ROWS = Metric("paceline_batch_rows", "sketch", "rows", "Rows of a batch.", ("model",))
+NOT_RUN = Metric(
+    "paceline_not_run_total",
+    "counter",
+    "requests",
+    "Requests that were refused or given up before they were run, by reason.",
+    ("model", "reason"),
+)
+QUEUED = Metric(
+    "paceline_queued_requests",
+    "gauge",
+    "requests",
+    "Requests that wait to be run.",
+    ("model", "priority"),
+)
+QUEUE_AGE = Metric(
+    "paceline_queue_age_seconds",
+    "gauge",
+    "seconds",
+    "How long the one has waited that waits longest.",
+    ("model", "front"),
+)
+AT_RISK = Metric(
+    "paceline_at_risk_requests",
+    "gauge",
+    "requests",
+    "Waiting requests that have used more than 80 % of the time to their target.",
+    ("model",),
+)
 HTTP_REQUESTS = Metric(
     "paceline_http_requests_total",
     "counter",
@@ -130,6 +166,12 @@ METRICS: tuple[Metric, ...] = (
     REQUEST_SECONDS,
     MODEL_SECONDS,
     ROWS,
+    BATCHES,
+    BATCH_ROWS,
+    NOT_RUN,
+    QUEUED,
+    QUEUE_AGE,
+    AT_RISK,
     HTTP_REQUESTS,
     REFUSED,
     PLAN_VERSION,

@@ -374,11 +374,24 @@ class Adjustment(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class InForce(msgspec.Struct, frozen=True):
-    """What whoever serves needs of a Plan: its version, and every knob's setting."""
+    """What whoever serves needs of a Plan: its version, every knob's setting, and within which
+    numbers steering may move it; and of the goals the time that 99 % of a workload's answers may
+    take, for it makes deadlines."""
 
     version: int
     hash: str
     settings: dict[Address, Value]
+    slo_ms: dict[str, float] = {}
+    spans: dict[Address, tuple[float, float]] = {}
+
+
+def spans(plan: Plan) -> dict[Address, tuple[float, float]]:
+    """Of the knobs that are numbers and are not pinned."""
+    return {
+        knob: (line.envelope.low, line.envelope.high)
+        for knob, line in plan.lines.items()
+        if isinstance(line.envelope, Span) and not line.pinned
+    }
 
 
 def settings(plan: Plan, adjusted: Mapping[Address, Value]) -> dict[Address, Value]:

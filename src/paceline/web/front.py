@@ -33,6 +33,7 @@ from paceline.web.messages import (
     Ready,
     SettingsChanged,
     Start,
+    Steer,
     ToFront,
     to_front,
 )
@@ -42,9 +43,12 @@ logger = log.get(__name__)
 Preparing = Callable[[InForce], Callable[[], None]]
 """Makes of a plan what puts it in force at once; raises where it cannot be served by."""
 
-Build = Callable[[Start, int, int, Callable[[], str]], tuple[Door, Gate, Preparing, Clock]]
-"""Makes the parts of a front from its orders, the memory of its board, the state directory, and
-what says why it is not ready; the descriptors are its own."""
+Wish = Callable[[Steer], None]
+"""Tells the owner what steering would move."""
+
+Build = Callable[[Start, int, int, Callable[[], str], Wish], tuple[Door, Gate, Preparing, Clock]]
+"""Makes the parts of a front from its orders, the memory of its board, the state directory, what
+says why it is not ready, and where wishes go; the descriptors are its own."""
 
 
 class Front:
@@ -77,7 +81,7 @@ class Front:
         await asyncio.wait((orders, stop), return_when=asyncio.FIRST_COMPLETED)
         if orders.done():
             start, (listener_fd, board_fd, directory_fd) = orders.result()
-            parts = self._build(start, board_fd, directory_fd, self._why_not_ready)
+            parts = self._build(start, board_fd, directory_fd, self._why_not_ready, self._link.send)
             await self._serve(start, socket.socket(fileno=listener_fd), *parts)
 
     async def _serve(

@@ -36,6 +36,7 @@ from paceline.web.messages import (
     Ready,
     SettingsChanged,
     Start,
+    Steer,
     ToOwner,
     to_owner,
 )
@@ -70,7 +71,8 @@ class Slot:
 class Fronts:
     """`shared` is what every front gets beside its board: listening socket and state directory.
     `plan` is what they serve by. `on_change` is called when the number of ready fronts may have
-    changed; `on_orphans` gets the connections that a front was handed and died without taking."""
+    changed; `on_orphans` gets the connections that a front was handed and died without taking,
+    `on_steer` what a front wishes."""
 
     def __init__(
         self,
@@ -80,6 +82,7 @@ class Fronts:
         plan: InForce,
         on_change: Callable[[], None],
         on_orphans: Callable[[list[socket.socket]], None],
+        on_steer: Callable[[Steer, int], None],
         clock: Clock,
     ) -> None:
         self.slots = [Slot(index) for index in range(count)]
@@ -89,6 +92,7 @@ class Fronts:
         self._plan = plan
         self._on_change = on_change
         self._on_orphans = on_orphans
+        self._on_steer = on_steer
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._draining = False
@@ -236,6 +240,8 @@ class Fronts:
                     connection.close()
             case Obeyed(refusal):
                 slot.asked.popleft().set_result(refusal)
+            case Steer():
+                self._on_steer(message, slot.index)
             case Leaving():
                 slot.accepts = False
                 slot.started_s = self._clock.now()  # it has START_S to finish, as it had to begin

@@ -1,7 +1,7 @@
 """Inference over HTTP: from a request to a model's answer and back, measured.
 
-The codecs (`serve/v2`, `serve/predict`) know the bodies; here are names, deadlines, priorities and
-counting. Runs the model in place: a front's models are those whose call is short.
+The codecs (`serve/v2`, `serve/predict`) know the bodies, a runner for each model (`serve/runner`)
+queues and runs; here are names, deadlines, priorities and counting.
 """
 
 import difflib
@@ -18,6 +18,9 @@ from paceline.serve import predict as plain
 from paceline.serve import v2
 from paceline.serve.knobs import MAX_IN_FLIGHT, Rules, rules
 from paceline.serve.model import Model, ModelSpec, Tensors
+from paceline.serve.runner import Runner
+from paceline.serve.steering import Move
+from paceline.serve.tally import Tally
 from paceline.terms.errors import (
     BadInput,
     BadRequest,
@@ -27,10 +30,11 @@ from paceline.terms.errors import (
     UnknownModel,
 )
 from paceline.terms.limits import DEADLINE_S
-from paceline.terms.metric import MODEL_SECONDS, PLAN_VERSION, REQUEST_SECONDS, REQUESTS, ROWS
+from paceline.terms.metric import PLAN_VERSION, REQUEST_SECONDS, REQUESTS
 from paceline.terms.plan import InForce
 from paceline.terms.request import PRIORITIES, Priority, Request
-from paceline.web.body import read_body, too_late
+from paceline.web.body import read_body
+from paceline.web.messages import Steer
 
 TIMEOUT_HEADER = "x-timeout-ms"
 PRIORITY_HEADER = "x-priority"
@@ -59,10 +63,15 @@ class _Serving(NamedTuple):
 
 class Inference:
     """Runs requests on the models of this front by the plan, and records them. Nothing is served
-    before the first plan is there."""
+    before the first plan is there. `wish` hears what the steering of a model would move."""
 
     def __init__(
-        self, models: Mapping[str, Model], board: Board, clock: Clock, front: int = 0
+        self,
+        models: Mapping[str, Model],
+        board: Board,
+        clock: Clock,
+        front: int = 0,
+        wish: Callable[[Steer], None] | None = None,
     ) -> None:
         self._models = models
         self._board = board
@@ -72,17 +81,26 @@ class Inference:
         self._plan_version = board.gauge(PLAN_VERSION, str(front))
         self._counters: dict[tuple[str, str, int], Counter] = {}
         self._seconds = {name: board.sketch(REQUEST_SECONDS, name) for name in models}
-        self._run_seconds = {name: board.sketch(MODEL_SECONDS, name) for name in models}
-        self._rows = {name: board.counter(ROWS, name) for name in models}
+        self._runners = {
+            name: Runner(
+                model, clock, Tally(board, name, front), wish=wish and _wish_of(name, wish)
+            )
+            for name, model in models.items()
+        }
+
+    def warm(self) -> None:
+        """Tries the models; nothing is served meanwhile."""
+        for runner in self._runners.values():
+            runner.warm()
 
     def prepare(self, plan: InForce) -> Callable[[], None]:
         """What puts the plan in force; raises where this front cannot serve by it."""
-        serving = _Serving(
-            str(plan.version), {name: rules(name, plan.settings) for name in self._models}
-        )
+        serving = _Serving(str(plan.version), {name: rules(name, plan) for name in self._models})
 
         def serve() -> None:
             self._serving = serving
+            for name, each in serving.rules.items():
+                self._runners[name].tune(each)
             self._plan_version.set(plan.version)
 
         return serve
@@ -113,7 +131,7 @@ class Inference:
                 body = await read_body(http, request.deadline_s - started)
                 work = decode(body, model.spec, request, started)
                 request = work.request
-                answer = self._run(model, work, rules)
+                answer = await self._run(work, rules)
             finally:
                 self._in_hand[name] -= 1
         except PacelineError as error:
@@ -139,19 +157,17 @@ class Inference:
             )
         self._in_hand[name] += 1
 
-    def _run(self, model: Model, work: Work, rules: Rules) -> bytes:
+    async def _run(self, work: Work, rules: Rules) -> bytes:
+        request = work.request
         if work.rows > rules.max_rows:
             raise BadInput(
-                f"a request to {work.request.model} may bring {rules.max_rows} rows",
+                f"a request to {request.model} may bring {rules.max_rows} rows",
                 value=work.rows,
                 remedy="Send several requests, or turn its knob max_rows up.",
             )
-        before = self._clock.now()
-        if before >= work.request.deadline_s:
-            raise too_late()
-        outputs = model.run(work.inputs)
-        self._run_seconds[work.request.model].record(self._clock.now() - before)
-        self._rows[work.request.model].add(work.rows)
+        outputs = await self._runners[request.model].run(
+            work.inputs, work.rows, request.priority, request.deadline_s
+        )
         return work.encode(outputs)
 
     def _count(self, request: Request, status: int) -> None:
@@ -215,3 +231,12 @@ def _timeout_s(http: HttpRequest, otherwise_s: float) -> float:
             remedy=f"Send for example {TIMEOUT_HEADER}: 250, or leave the header away.",
         )
     return min(timeout_ms / 1e3, DEADLINE_S)
+
+
+def _wish_of(name: str, wish: Callable[[Steer], None]) -> Callable[[Move], None]:
+    """Of one model: its moves with the addresses of the Plan."""
+
+    def wished(move: Move) -> None:
+        wish(Steer(f"{name}.{move.knob}", move.value, move.reason, (move.expects,)))
+
+    return wished

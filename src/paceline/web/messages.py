@@ -4,7 +4,7 @@ import msgspec
 
 from paceline.access.keys import Key
 from paceline.config import Server
-from paceline.terms.plan import InForce
+from paceline.terms.plan import Address, InForce, Prediction, Value
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
@@ -70,12 +70,22 @@ class Leaving(msgspec.Struct, frozen=True, tag=True):
     """From a front that drains: it accepts no more."""
 
 
+class Steer(msgspec.Struct, frozen=True, tag=True):
+    """From a front: what the steering of one of its models would move a setting to. The owner's
+    desk decides; the answer is the plan that then comes, or that none comes."""
+
+    knob: Address
+    value: Value
+    reason: str
+    expects: tuple[Prediction, ...]
+
+
 class Pong(msgspec.Struct, frozen=True, tag=True):
     pass
 
 
 ToFront = Start | KeysChanged | SettingsChanged | Prepare | Apply | Adopt | Drain | Ping
-ToOwner = Ready | Adopted | Obeyed | Leaving | Pong
+ToOwner = Ready | Adopted | Obeyed | Leaving | Steer | Pong
 
 to_front = msgspec.json.Decoder(ToFront)
 to_owner = msgspec.json.Decoder(ToOwner)

@@ -41,6 +41,7 @@ from paceline.web.messages import KeysChanged, SettingsChanged, Start
 from paceline.web.scores import Scores
 from paceline.web.settings_api import SettingsInForce, wanted
 from paceline.web.status import Status, answered, of_models, refused, total, usage
+from paceline.web.steered import Steered
 from paceline.web.upkeep import Upkeep
 
 logger = log.get(__name__)
@@ -91,12 +92,14 @@ class Owner:
             journal.state.in_force,
             self._on_change,
             self._on_orphans,
+            lambda wish, front: self._steered.wish(wish, front),
             clock,
         )
         self._doorkeeper = Doorkeeper(listener, self._fronts.hand_over, self._board.counter(PARKED))
         self._desk = Desk(
             journal, catalogue, self._fronts, clock, lambda entry: self._scores.watch(entry)
         )
+        self._steered = Steered(self._desk)
         self._scores = Scores(self._desk, self._totals, clock)
         self._settings = SettingsInForce(loaded, self._desk, self._on_settings)
         self._upkeep = Upkeep(self._desk, self._settings, clock)
@@ -131,6 +134,7 @@ class Owner:
         self._doorkeeper.refuse()
         self._control.end_streams()
         self._upkeep.close()
+        await self._steered.close()
         await self._scores.close()
         await self._fronts.drain(self._settings.server.drain_s)
         self._doorkeeper.refuse_all()

@@ -1,0 +1,352 @@
+"""One model's serving core in one process: it holds requests, runs batches, tells answers.
+
+What is to be done is decided in `core.py`, which is told the time and what happened; here it is
+done, on an asyncio loop. A batch that takes less than a turn of the loop is run in place: handing
+it to a thread would cost more. Any other runs in a thread, while the loop goes on; there are never
+more of them than the Plan's `executors`. Nothing polls: one timer is set for `core.wake_s`.
+
+Not for what a request means in HTTP: names, headers, bodies. Called by `web/inference.py`.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+from paceline.clock import SHORTEST_NAP_S, Clock
+from paceline.flow.queue import NEVER, Bucket, Waiting
+from paceline.observe import log
+from paceline.serve.batcher import Adaptive, Dynamic, LatencyOptimized, Policy, fixed
+from paceline.serve.classes import Classes, classes
+from paceline.serve.core import NORMAL, Batch, Core, End, Tuning
+from paceline.serve.knobs import DEFAULTS, Rules
+from paceline.serve.model import Model, Tensors
+from paceline.serve.pilot import Pilot
+from paceline.serve.refusals import given_up, refusal
+from paceline.serve.shapes import Shapes
+from paceline.serve.steering import Move
+from paceline.serve.tally import Tally
+from paceline.terms.errors import ModelFailed, PacelineError
+from paceline.terms.limits import EXECUTORS, ROWS, SHAPES, WARM_S
+from paceline.terms.request import PRIORITIES, Priority
+
+logger = log.get(__name__)
+
+IN_PLACE_S = 0.001
+"""What took less when it was tried is run in place: half of what may hold up the loop. Not what is
+learned later decides: a thread that waits for the interpreter of a busy loop would seem slow, and
+stay one."""
+
+WARM_RUNS = 4
+"""of each size; the first finds nothing prepared, and their median does not mind"""
+
+WAIT = 0.1
+"""Of the target of normal requests: how long the policies that wait do so, at most. The rule by
+which `./bench policies` compares them."""
+
+RANKS = {priority: rank for rank, priority in enumerate(PRIORITIES)}
+
+Answers = Sequence[Tensors]
+Beside = Callable[[Callable[[], Answers]], "asyncio.Future[Answers]"]
+"""Has the work done while the loop goes on."""
+
+
+class _Call(NamedTuple):
+    inputs: Tensors
+    answer: "asyncio.Future[Tensors]"
+
+
+class _Made(NamedTuple):
+    """What a core is made with. Where it changes another core takes over, and the one before it
+    finishes what it holds, by what was promised to those."""
+
+    classes: Classes
+    batching: str
+    most: int
+    """rows; 0 where the policy does not ask"""
+
+
+class Runner:
+    """Serves by the defaults until it is told the Plan's rules. `wish` hears what its steering
+    would move; without, it does not steer. `beside` is for tests, which have no threads; by default
+    it is a thread pool."""
+
+    def __init__(
+        self,
+        model: Model,
+        clock: Clock,
+        tally: Tally,
+        beside: Beside | None = None,
+        wish: Callable[[Move], None] | None = None,
+    ) -> None:
+        self._model = model
+        self._clock = clock
+        self._tally = tally
+        self._shapes = Shapes(model.spec)
+        self._beside = beside or _in_threads()
+        self._pilot = None if wish is None else Pilot(wish, clock.now())
+        self._row_s = 0.0
+        self._seen: dict[Bucket, None] = {}
+        self._tried: Bucket | None = None
+        self._tiny_rows = 0
+        """of the shape that was tried, so many are run in place"""
+        self._rules = DEFAULTS
+        self._made = _made(DEFAULTS, self._row_s)
+        self._core = self._new_core()
+        self._cores = [self._core]
+        """this one is the last; those before it finish what they hold"""
+        self._turning = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = NEVER
+
+    async def run(
+        self, inputs: Tensors, rows: int, priority: Priority, deadline_s: float
+    ) -> Tensors:
+        """The request's own rows of the outputs; or a PacelineError, which says whether it was
+        refused, given up or failed. Its deadline is a moment, and that of its objective counts
+        where it is earlier."""
+        core, now, rank = self._core, self._clock.now(), RANKS[priority]
+        targets_s, deadlines_s = self._made.classes
+        if self._rules.slo_s is not None:
+            deadline_s = min(deadline_s, now + deadlines_s[rank])
+        bucket = self._shapes.bucket(inputs)
+        waiting = Waiting(
+            rank,
+            bucket,
+            rows,
+            sum(each.nbytes for each in inputs.values()),
+            now,
+            now + targets_s[rank],
+            deadline_s,
+            cost=self._shapes.cost(bucket, rows),
+        )
+        refused = core.arrive(now, waiting)
+        if self._pilot is not None:
+            self._pilot.came()
+        if refused is not None:
+            self._tally.not_run(refused.why)
+            if self._pilot is not None:
+                self._pilot.refused()
+            alone_s = core.learned(bucket).at(rows)
+            raise refusal(self._model.spec.name, refused, alone_s, deadline_s - now)
+        answer: asyncio.Future[Tensors] = asyncio.get_running_loop().create_future()
+        waiting.work = _Call(inputs, answer)
+        if core.idle > 0:
+            self._soon()  # whoever comes in the same turn of the loop comes along
+        else:
+            self._wake_at(core.wake_s)
+            self._tally.look(now, core.queue)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if core.leave(self._clock.now(), waiting):
+                self._soon()
+            raise
+
+    def tune(self, rules: Rules) -> None:
+        """From the next batch on. What waits keeps its target and its deadline."""
+        self._rules = rules
+        if self._pilot is not None:
+            self._pilot.steer(rules.bounds, rules.slo_s, self._clock.now())
+        made = _made(rules, self._row_s)
+        before = self._core
+        if made == self._made:
+            before.tune(self._tuning())
+        else:
+            self._made = made
+            self._core = self._new_core()
+            self._cores.append(self._core)
+            self._teach(self._core, before)
+        self._soon()
+
+    def warm(self) -> None:
+        """Tries the model with rows of zeros, so that the first requests find it prepared, and are
+        not predicted blindly. Open dimensions count one: that says little of longer ones, but the
+        runtime is warm. Ends after WARM_S, and with the first error: zeros may not suit a model."""
+        end_s = self._clock.now() + WARM_S
+        for size in _sizes(self._tuning().max_batch):
+            for _ in range(WARM_RUNS):
+                if not self._try(size) or self._clock.now() >= end_s:
+                    return
+
+    def _try(self, rows: int) -> bool:
+        inputs = self._shapes.zeros(rows)
+        if inputs is None:
+            return False
+        before = self._clock.now()
+        try:
+            self._compute([inputs])
+        except PacelineError as error:
+            logger.warning("a model could not be tried out", rows=rows, error=str(error))
+            return False
+        self._tried = self._shapes.bucket(inputs)
+        self._seen[self._tried] = None
+        learned = self._core.learned(self._tried)
+        learned.observe(rows, self._clock.now() - before)
+        if rows == 1:
+            self._row_s = learned.typical(1)
+        tiny = (size for size in _sizes(ROWS) if learned.typical(size) < IN_PLACE_S)
+        self._tiny_rows = max(tiny, default=0)
+        return True
+
+    # --- Doing what the core says -----------------------------------------------------------------
+
+    def _soon(self) -> None:
+        if not self._turning:
+            self._turning = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turning = False
+        for core in tuple(self._cores):
+            self._run_batches(core)
+        now = self._clock.now()
+        self._tally.look(now, self._core.queue)
+        if self._pilot is not None:
+            self._pilot.turn(now, self._core)
+
+    def _run_batches(self, core: Core) -> None:
+        """All that the core wants run now; of those in place one, then others want the loop."""
+        now = self._clock.now()
+        while (batch := core.next(now)) is not None:
+            self._tally.began(batch)
+            work = partial(self._compute, [each.work.inputs for each in batch.members])
+            if batch.rows <= self._tiny_rows and batch.bucket == self._tried:
+                try:
+                    self._done(core, batch, work())
+                except PacelineError as error:
+                    self._failed(core, batch, error)
+                self._soon()
+                return
+            self._beside(work).add_done_callback(partial(self._ran_beside, core, batch))
+        self._wake_at(core.wake_s)
+        if core is not self._core and not core.running and not core.queue.held:
+            self._cores.remove(core)
+
+    def _ran_beside(self, core: Core, batch: Batch, ran: "asyncio.Future[Answers]") -> None:
+        error = ran.exception()
+        if error is None:
+            self._done(core, batch, ran.result())
+        elif isinstance(error, PacelineError):
+            self._failed(core, batch, error)
+        else:
+            raise error  # the end of the process, or a bug: nothing that a request could be told
+        self._soon()
+
+    def _compute(self, several: Sequence[Tensors]) -> Answers:
+        """In whatever thread; of each request its answer, or ModelFailed."""
+        try:
+            outputs = self._model.run(self._shapes.together(several))
+            return self._shapes.apart(outputs, several)
+        except PacelineError:
+            raise
+        except Exception as error:
+            name = self._model.spec.name
+            logger.exception("a model failed", model=name)
+            raise ModelFailed(
+                f"the model `{name}` failed: {type(error).__name__}: {error}",
+                remedy="Check the values sent; if they are right, the server's log says where.",
+            ) from error
+
+    def _done(self, core: Core, batch: Batch, answers: Answers) -> None:
+        now = self._clock.now()
+        self._tally.ran(batch, now - batch.begun_s)
+        if batch.bucket not in self._seen:
+            if len(self._seen) >= SHAPES:
+                self._seen.clear()  # those that still come are back soon
+            self._seen[batch.bucket] = None
+        of = dict(zip(batch.members, answers, strict=True))
+        told = core.done(now, batch)
+        for each in told:
+            if not each.work.answer.done():  # its caller goes away just now
+                each.work.answer.set_result(of[each])
+        if self._pilot is not None:
+            in_time = sum(now <= each.deadline_s for each in told)
+            self._pilot.ran(batch, now - batch.begun_s, in_time, len(told))
+
+    def _failed(self, core: Core, batch: Batch, error: PacelineError) -> None:
+        for each in core.failed(self._clock.now(), batch):
+            _fail(each, error)
+
+    def _on_end(self, waiting: Waiting, end: End) -> None:
+        self._tally.not_run(end)
+        _fail(waiting, given_up(end))
+
+    def _wake_at(self, moment_s: float) -> None:
+        """One timer for all; where it is set for too early a moment, it is set again then."""
+        if moment_s >= self._timer_s:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_s = moment_s
+        wait_s = max(SHORTEST_NAP_S, moment_s - self._clock.now())
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._ring)
+
+    def _ring(self) -> None:
+        self._timer_s = NEVER
+        self._turn()
+
+    # --- What the rules say -----------------------------------------------------------------------
+
+    def _tuning(self) -> Tuning:
+        rules = self._rules
+        pure = rules.isolate == "pure" and self._model.spec.pure
+        return Tuning(
+            max_batch=1 if self._shapes.alone else rules.max_batch,
+            batch_cost=rules.batch_cost,
+            executors=rules.executors,
+            margin=rules.margin,
+            isolate=pure or rules.isolate == "always",
+            max_waiting=rules.max_waiting,
+        )
+
+    def _new_core(self) -> Core:
+        return Core(self._on_end, self._made.classes, self._tuning(), _policy(self._made))
+
+    def _teach(self, core: Core, before: Core) -> None:
+        """How long batches take has not changed."""
+        for bucket in self._seen:
+            known = before.learned(bucket)
+            for size in _sizes(core.tuning.max_batch):
+                core.learned(bucket).observe(size, known.typical(size))
+
+
+def _made(rules: Rules, row_s: float) -> _Made:
+    most = rules.max_batch if rules.batching in ("dynamic", "adaptive", "fixed") else 0
+    return _Made(classes(rules.slo_s, row_s, rules.deadline_s), rules.batching, most)
+
+
+def _policy(made: _Made) -> Policy | None:
+    """None is the core's own."""
+    target_s = made.classes.targets_s[NORMAL]
+    match made.batching:
+        case "dynamic":
+            return Dynamic(1, made.most, WAIT * target_s)
+        case "fixed":
+            return fixed(made.most, WAIT * target_s)
+        case "adaptive":
+            return Adaptive(1, made.most, WAIT * target_s, target_s / 2)
+        case "latency_optimized":
+            return LatencyOptimized()
+    return None
+
+
+def _in_threads() -> Beside:
+    """Its threads are as many as ran at once, which is for the core to say."""
+    pool = ThreadPoolExecutor(EXECUTORS, "model")
+    return lambda work: asyncio.get_running_loop().run_in_executor(pool, work)
+
+
+def _fail(waiting: Waiting, error: PacelineError) -> None:
+    if not waiting.work.answer.done():
+        waiting.work.answer.set_exception(error)
+
+
+def _sizes(most: int) -> Iterator[int]:
+    """1, 2, 4 ... and the most."""
+    size = 1
+    while size < most:
+        yield size
+        size *= 2
+    yield most

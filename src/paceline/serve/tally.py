@@ -1,0 +1,64 @@
+"""What one model's runner counts, on the board of its process: by the batch, and by the request
+only where one is not run. Decides nothing. Called by `runner.py`.
+"""
+
+from paceline.flow.queue import NEVER, Queue
+from paceline.observe.board import Board
+from paceline.serve.batcher import REASONS
+from paceline.serve.core import Batch
+from paceline.terms.metric import (
+    AT_RISK,
+    BATCH_ROWS,
+    BATCHES,
+    MODEL_SECONDS,
+    NOT_RUN,
+    QUEUE_AGE,
+    QUEUED,
+    ROWS,
+)
+from paceline.terms.request import PRIORITIES
+
+LOOK_S = 0.1
+"""The shortest time between two looks at a queue: what is at risk is found by going through it."""
+
+NOT_RUN_REASONS = ("late", "full", "shed", "expired")
+"""The first two are told at the door; `serve/core.py` knows what each means."""
+
+
+class Tally:
+    """Its series are made at once, so that a model that has refused nobody says so."""
+
+    def __init__(self, board: Board, model: str, front: int = 0) -> None:
+        self._batches = {each: board.counter(BATCHES, model, each) for each in REASONS}
+        self._batch_rows = board.sketch(BATCH_ROWS, model)
+        self._seconds = board.sketch(MODEL_SECONDS, model)
+        self._rows = board.counter(ROWS, model)
+        self._not_run = {each: board.counter(NOT_RUN, model, each) for each in NOT_RUN_REASONS}
+        self._queued = [board.gauge(QUEUED, model, each) for each in PRIORITIES]
+        self._age = board.gauge(QUEUE_AGE, model, str(front))
+        self._at_risk = board.gauge(AT_RISK, model)
+        self._looked_s = -NEVER
+        self._empty = True
+
+    def began(self, batch: Batch) -> None:
+        self._batches[batch.reason].add()
+        self._batch_rows.record(batch.rows)
+
+    def ran(self, batch: Batch, seconds: float) -> None:
+        self._seconds.record(seconds)
+        self._rows.add(batch.rows)
+
+    def not_run(self, why: str) -> None:
+        self._not_run[why].add()
+
+    def look(self, now: float, queue: Queue) -> None:
+        """At what waits: at once when that is nothing any more, else as often as LOOK_S allows."""
+        empty = not queue.held
+        if empty == self._empty and (empty or now - self._looked_s < LOOK_S):
+            return
+        self._looked_s = now
+        self._empty = empty
+        for gauge, held in zip(self._queued, queue.held_by_rank, strict=True):
+            gauge.set(held)
+        self._age.set(0.0 if empty else now - queue.oldest())
+        self._at_risk.set(queue.at_risk(now))
