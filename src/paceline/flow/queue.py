@@ -250,11 +250,13 @@ class Queue:
         for bucket, lanes in self._lanes.items():
             rows = 0.0
             for lane in lanes:
-                if lane.held and lane.targets[-1] <= target_s:
-                    rows += lane.rows
-                elif lane.held:
-                    before = bisect_right(lane.targets, target_s, lane.first) - lane.first
-                    rows += lane.rows * before / (len(lane.targets) - lane.first)
+                if lane.held:
+                    targets = lane.targets
+                    if targets[-1] <= target_s:
+                        rows += lane.rows
+                    elif targets[lane.first] <= target_s:
+                        before = bisect_right(targets, target_s, lane.first) - lane.first
+                        rows += lane.rows * before / (len(targets) - lane.first)
             if rows:
                 yield bucket, rows
 

@@ -363,30 +363,34 @@ class Core:
         it, with a batch begun for each shape; only where that would be too late, it is looked at
         more closely."""
         queue = self.queue
+        held_rows = queue.held_rows
         bucket = newcomer.bucket
         size, size_s = self._planned.get(bucket) or self._plan(bucket)
         row_s = self._row_s / self.tuning.executors
-        work_s = queue.held_rows * self._row_s + self._parts_s if queue.held else 0.0
-        rows = queue.held_rows + newcomer.rows
-        own_s = size_s if rows >= size else self.learned(bucket).at(rows)
-        wait_s = self._wait_s(now, work_s)
-        finish_s = admission.finish_s(now, newcomer, wait_s, own_s, row_s)
-        if finish_s <= newcomer.deadline_s or not queue.held:
-            return finish_s
+        if not held_rows:
+            own_s = self.learned(bucket).at(newcomer.rows)
+            return admission.finish_s(now, newcomer, self._wait_s(now, 0.0), own_s, row_s)
+        if newcomer.rows <= size:
+            wait_s = self._wait_s(now, held_rows * self._row_s + self._parts_s)
+            finish_s = admission.finish_s(now, newcomer, wait_s, size_s, row_s)
+            if finish_s <= newcomer.deadline_s:
+                return finish_s
         work_s = 0.0
         before = 0
         for each, ahead in queue.rows_ahead(newcomer.target_s):
             most, most_s = self._planned.get(each) or self._plan(each)
             if each == bucket:
                 before = int(ahead)
-            if each != bucket or ahead >= most:
-                work_s += ahead / most * most_s
+                if before < most:
+                    continue
+            work_s += ahead / most * most_s
+        wait_s = self._wait_s(now, work_s)
         if before >= size:
             own_s = size_s
         else:
-            own_s, more_s = self._together(now + self._wait_s(now, work_s), newcomer, before)
-            work_s += more_s
-        wait_s = self._wait_s(now, work_s)
+            own_s, more_s = self._together(now + wait_s, newcomer, before)
+            if more_s:
+                wait_s = self._wait_s(now, work_s + more_s)
         return admission.finish_s(now, newcomer, wait_s, own_s, row_s)
 
     def _together(self, start_s: float, newcomer: Waiting, before: int) -> tuple[float, float]:
