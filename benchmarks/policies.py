@@ -39,13 +39,17 @@ CELLS = record.RESULTS / "cells" / "policies.json"
 
 PLOT = record.RESULTS / "policies.svg"
 
-SLO_S = {"classifier": 0.005, "encoder": 0.1, "cnn": 0.2}
-MOST = 64
+SLO_S = {"classifier": 0.0001, "encoder": 0.1, "cnn": 0.1}
+"""Some ten times what a lone row takes, so that queues matter; not much for the classifier."""
+
+MOST = {"classifier": 8, "encoder": 64, "cnn": 64}
+REQUESTS = {"classifier": 24_000, "encoder": 8_000, "cnn": 8_000}
+PACE_S = 0.1
+"""The objective for which traces are as they were made; for a shorter one they are faster."""
+
 EXECUTORS = 2
-REQUESTS = 8_000
 LOADS = (0.5, 0.8, 1.2)
 NAMES = ("poisson", "bursty", "diurnal", "azure", "servegen")
-MADE = {"poisson": poisson, "diurnal": diurnal}
 STEADY = (0.2, 0.4, 0.6, 0.8)
 OVERLOADS = (1.0, 1.5, 2.0, 3.0)
 IN_TIME = 0.99
@@ -108,12 +112,48 @@ def _latency(given: dict[str, Any]) -> dict[str, Any]:
     return {key: given[key] for key in ("sizes", "median_s", "scatter", "side_by_side")}
 
 
-def simulate(latency: Latency, slo_s: float, trace: Trace, candidate: Candidate) -> Run:
+class Served(NamedTuple):
+    """A model, and what is wanted of it."""
+
+    model: str
+    latency: Latency
+
+    @property
+    def slo_s(self) -> float:
+        return SLO_S[self.model]
+
+    @property
+    def most(self) -> int:
+        return MOST[self.model]
+
+    @property
+    def requests(self) -> int:
+        return REQUESTS[self.model]
+
+    @property
+    def pace(self) -> float:
+        """How much shorter than PACE_S the objective is."""
+        return self.slo_s / PACE_S
+
+
+def paced(
+    served: Served, make: Callable[[float, float], Trace], rate: float, times: int = 1
+) -> Trace:
+    """Made for PACE_S at the same rate an objective, then as much faster as the objective is
+    shorter: bursts and days too."""
+    slower = rate * served.pace
+    trace = make(slower, times * served.requests / slower)
+    return msgspec.structs.replace(
+        trace, arrived_s=[arrived_s * served.pace for arrived_s in trace.arrived_s]
+    )
+
+
+def simulate(served: Served, trace: Trace, candidate: Candidate) -> Run:
     return Simulation(
         trace,
-        World((latency,)),
-        classes(slo_s),
-        Tuning(max_batch=MOST, executors=EXECUTORS),
+        World((served.latency,)),
+        classes(served.slo_s),
+        Tuning(max_batch=served.most, executors=EXECUTORS),
         candidate.make(),
         seed=SEED,
         admission=candidate.admission,
@@ -124,23 +164,24 @@ def simulate(latency: Latency, slo_s: float, trace: Trace, candidate: Candidate)
 DEFAULT = Candidate("default", "at once", lambda: None, admission=True, fifo=False)
 
 
-def candidates(latency: Latency, slo_s: float) -> Iterator[Candidate]:
+def candidates(served: Served) -> Iterator[Candidate]:
     """All that is compared with the default."""
-    typical = latency.table(MOST).__getitem__
+    slo_s, most = served.slo_s, served.most
+    typical = served.latency.table(most).__getitem__
     for name, grid in GRIDS.items():
-        for point in grid(slo_s, typical, MOST):
+        for point in grid(slo_s, typical, most):
             label = ", ".join(f"{key}={value}" for key, value in point.keywords.items())
             yield Candidate(f"bare {name}", label, point, admission=False, fifo=True)
             yield Candidate(f"behind {name}", label, point, admission=True, fifo=True)
     own: list[tuple[str, str, Make]] = [
         ("adaptive", "as it comes", Adaptive),
-        ("adaptive", "to the objective", partial(Adaptive, 1, MOST, slo_s / 4, slo_s / 2)),
+        ("adaptive", "to the objective", partial(Adaptive, 1, most, slo_s / 4, slo_s / 2)),
         *(
             ("latency_optimized", f"share={share}", partial(LatencyOptimized, share))
             for share in (0.5, 2.0)
         ),
     ]
-    for size in (4, 16, MOST):
+    for size in sorted({4, min(16, most), most}):
         for share in (0.1, 0.3):
             wait_s = share * slo_s
             label = f"size={size}, wait={share} of the objective"
@@ -150,37 +191,51 @@ def candidates(latency: Latency, slo_s: float) -> Iterator[Candidate]:
         yield Candidate(f"own {name}", label, make, admission=True, fifo=False)
 
 
-def capacity(latency: Latency, slo_s: float) -> float:
-    """By the default; `raised` looks whether any other policy does better."""
+def capacity(served: Served) -> float:
+    """The highest rate by the default; raised as long as any other policy does better."""
 
     def enough(rate: float, candidate: Candidate) -> bool:
-        trace = poisson(rate, REQUESTS / rate, SEED, PLAIN)
-        return simulate(latency, slo_s, trace, candidate).share_in_time >= IN_TIME
+        trace = paced(served, _poisson, rate)
+        return simulate(served, trace, candidate).share_in_time >= IN_TIME
 
-    table = latency.table(MOST)
-    low, high = 0.0, 1.2 * EXECUTORS * max(rows / table[rows] for rows in range(1, MOST + 1))
+    table = served.latency.table(served.most)
+    low, high = 0.0, 1.2 * EXECUTORS * max(n / table[n] for n in range(1, served.most + 1))
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if enough(middle, DEFAULT) else (low, middle)
-    while any(enough(1.02 * low, each) for each in candidates(latency, slo_s)):
+    while any(enough(1.02 * low, each) for each in candidates(served)):
         low *= 1.02
     return low
 
 
-def cell(model: str, latency: Latency, trace: Trace, load: float, rate: float) -> Cell:
-    slo_s = SLO_S[model]
-    default = simulate(latency, slo_s, trace, DEFAULT)
+def _poisson(rate: float, seconds: float) -> Trace:
+    return poisson(rate, seconds, SEED, PLAIN)
+
+
+def _diurnal(rate: float, seconds: float) -> Trace:
+    """Its busiest hour has this rate."""
+    return diurnal(rate / (1 + DAY_SWING), seconds * (1 + DAY_SWING), SEED, PLAIN)
+
+
+def _of_five(name: str) -> Callable[[float, float], Trace]:
+    return lambda rate, seconds: next(
+        each for each in five(rate, seconds, SEED, PLAIN) if each.name == name
+    )
+
+
+def cell(served: Served, trace: Trace, load: float, rate: float) -> Cell:
+    default = simulate(served, trace, DEFAULT)
     groups: dict[str, Best] = {}
-    for candidate in candidates(latency, slo_s):
-        goodput = simulate(latency, slo_s, trace, candidate).goodput
+    for candidate in candidates(served):
+        goodput = simulate(served, trace, candidate).goodput
         best = groups.get(candidate.group)
         if best is None or goodput > best.goodput:
             groups[candidate.group] = Best(goodput, candidate.name)
     return Cell(
-        model,
+        served.model,
         trace.name,
         load,
-        rate,
+        trace.rate,
         default.goodput,
         float(np.quantile(default.accepted_s, 0.99)) if len(default.accepted_s) else 0.0,
         *(_named(groups, kind) for kind in ("own", "bare", "behind")),
@@ -195,10 +250,9 @@ def _named(groups: dict[str, Best], kind: str) -> dict[str, Best]:
     }
 
 
-def _one(wanted: tuple[str, Latency, str, float, float]) -> Cell:
-    model, latency, name, load, rate = wanted
-    trace = next(each for each in five(rate, REQUESTS / rate, SEED, PLAIN) if each.name == name)
-    return cell(model, latency, trace, load, rate)
+def _one(wanted: tuple[Served, str, float, float]) -> Cell:
+    served, name, load, rate = wanted
+    return cell(served, paced(served, _of_five(name), rate), load, rate)
 
 
 # --- Overload -------------------------------------------------------------------------------------
@@ -215,21 +269,18 @@ class Curve(msgspec.Struct, frozen=True):
     accepted_p99: dict[str, float]
 
 
-def curve(wanted: tuple[str, Latency]) -> Curve:
-    model, latency = wanted
-    slo_s = SLO_S[model]
-    most = capacity(latency, slo_s)
+def curve(served: Served) -> Curve:
+    most = capacity(served)
     steady, goodput, accepted = {}, {}, {}
     for load in STEADY:
-        for name, rate in (("poisson", load * most), ("diurnal", load * most / (1 + DAY_SWING))):
-            trace = MADE[name](rate, 2 * REQUESTS / rate, SEED, PLAIN)
-            steady[f"{name} {load}"] = simulate(latency, slo_s, trace, DEFAULT).share_in_time
+        for name, make in (("poisson", _poisson), ("diurnal", _diurnal)):
+            trace = paced(served, make, load * most, times=2)
+            steady[f"{name} {load}"] = simulate(served, trace, DEFAULT).share_in_time
     for load in OVERLOADS:
-        rate = load * most
-        run = simulate(latency, slo_s, poisson(rate, 2 * REQUESTS / rate, SEED, PLAIN), DEFAULT)
+        run = simulate(served, paced(served, _poisson, load * most, times=2), DEFAULT)
         goodput[str(load)] = run.goodput
         accepted[str(load)] = float(np.quantile(run.accepted_s, 0.99))
-    return Curve(model, most, steady, goodput, accepted)
+    return Curve(served.model, most, steady, goodput, accepted)
 
 
 # --- The bench ------------------------------------------------------------------------------------
@@ -242,11 +293,10 @@ class Found(msgspec.Struct):
 
 def work(found: Found, only: list[str]) -> None:
     """What is missing, on all cores; written down piece by piece."""
-    latencies = {name: each for name, each in measured().items() if name in SLO_S}
+    every = [Served(name, each) for name, each in measured().items() if name in SLO_S]
     with ProcessPoolExecutor() as pool:
         known = {each.model for each in found.curves}
-        missing = [each for each in latencies.items() if each[0] not in known]
-        for found_curve in pool.map(curve, missing):
+        for found_curve in pool.map(curve, [each for each in every if each.model not in known]):
             found.curves.append(found_curve)
             possible = f"{found_curve.capacity:.0f} requests/s are possible"
             print(f"{found_curve.model}: {possible}", file=sys.stderr)
@@ -254,11 +304,12 @@ def work(found: Found, only: list[str]) -> None:
         capacities = {each.model: each.capacity for each in found.curves}
         done = {(each.model, each.trace, each.load) for each in found.cells}
         wanted = [
-            (model, latency, trace, load, load * capacities[model])
-            for model, latency in latencies.items()
+            (served, trace, load, load * capacities[served.model])
+            for served in every
             for trace in NAMES
             for load in LOADS
-            if (model, trace, load) not in done and all(o in (model, trace) for o in only)
+            if (served.model, trace, load) not in done
+            and all(each in (served.model, trace) for each in only)
         ]
         for number, each in enumerate(pool.map(_one, wanted), 1):
             found.cells.append(each)
@@ -376,10 +427,10 @@ def main() -> None:
     record.write(
         "policies",
         workload={
-            "requests a run": REQUESTS,
             "executors": EXECUTORS,
-            "largest batch": MOST,
             "seed": SEED,
+            **{f"requests a run, {name}": count for name, count in REQUESTS.items()},
+            **{f"largest batch, {name}": rows for name, rows in MOST.items()},
             **{f"objective of {name}, ms": 1e3 * slo_s for name, slo_s in SLO_S.items()},
         },
         figures=figures(found),

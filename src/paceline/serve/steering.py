@@ -157,7 +157,14 @@ class Steering:
                 self._trial.add(interval)
 
     def _changed(self, interval: Interval) -> bool:
-        """By more than chance."""
+        """By more than chance: how long batches take or, unless something was looked at, how much
+        is answered in time."""
+        before = joined([each.interval for each in self._history]).ran
+        ran = interval.ran
+        if min(before.batches, ran.batches) >= LEAST_BATCHES // 2:
+            error = max(before.spread, ran.spread) * math.sqrt(1 / before.batches + 1 / ran.batches)
+            if abs(math.log(ran.pace / before.pace)) > max(GAIN, CHANGED * error):
+                return True
         calm = [each.interval for each in self._history if each.calm]
         if len(calm) < LEAST_INTERVALS or self._looking:
             return False

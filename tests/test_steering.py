@@ -1,0 +1,492 @@
+"""What steering promises: it moves what certainly pays, takes back what does not, and else is still.
+
+Most of it on a made-up place that answers as much as its settings allow; some in the simulator.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from paceline.clock import Chance
+from paceline.evidence.latencies import Latency, line
+from paceline.evidence.simulate import Run, Simulation, World
+from paceline.evidence.traces import poisson
+from paceline.flow.queue import NEVER, Waiting
+from paceline.serve.admission import Admission
+from paceline.serve.batcher import Dynamic
+from paceline.serve.classes import classes
+from paceline.serve.core import Core, Tuning
+from paceline.serve.effects import Interval
+from paceline.serve.latency import LatencyModel
+from paceline.serve.look import LOOK, Ran
+from paceline.serve.steering import LEAVE_S, Bounds, Looks, Move, Steering
+
+BOTH: Bounds = {"executors": (1, 3), "max_batch": (1, 64), "margin": (0.0, 0.5)}
+SLO_S = 0.2
+
+
+def row_s(rows: int) -> float:
+    return 0.010 + 0.002 * rows
+
+
+class Place:
+    """Batches of one row take 12 ms and of 16 rows 42 ms, if alone; it fills them, and answers in
+    time what it can. What is looked at may look better than it is: `flatter` multiplies rates."""
+
+    def __init__(self, tuning: Tuning, offered: float, seed: int = 0) -> None:
+        self.tuning = tuning
+        self.offered = offered
+        self.beside = 1.0
+        self.takes: Callable[[int], float] = row_s
+        self.flatter = 1.0
+        self.share = 1.0
+        self.now = 0.0
+        self.moves: list[tuple[float, Move]] = []
+        self.looks: list[Tuning] = []
+        self.obeys = True
+        self.learned = LatencyModel()
+        for size in range(1, 65):
+            for _ in range(3):
+                self.learned.observe(size, row_s(size))
+        self._looked: list[tuple[Tuning, Ran]] = []
+        self._chance = Chance(seed)
+
+    def batch_s(self, tuning: Tuning) -> float:
+        return self.takes(tuning.max_batch) * self.beside ** (tuning.executors - 1)
+
+    def rate(self, tuning: Tuning) -> float:
+        """Of what it can answer in time."""
+        return self.share * tuning.executors * tuning.max_batch / self.batch_s(tuning)
+
+    def ran(self, tuning: Tuning, batches: int, flatter: float = 1.0) -> Ran:
+        ran = Ran()
+        expected_s = self.learned.typical(tuning.max_batch)
+        for _ in range(batches):
+            seconds = self.batch_s(tuning) / flatter * math.exp(self._scatter())
+            ran.count(tuning.max_batch, seconds, expected_s)
+        return ran
+
+    def interval(self) -> Interval:
+        offered = self.offered * (1 + 0.4 * self._scatter())
+        can = self.rate(self.tuning)
+        good = round(min(offered, can * (1 + 0.2 * self._scatter())))
+        busy_s = self.tuning.executors * min(1.0, offered / can)
+        batches = round(busy_s / self.batch_s(self.tuning))
+        looked, self._looked = tuple(self._looked), []
+        return Interval(
+            seconds=1.0,
+            offered=round(offered),
+            refused=max(0, round(offered) - good),
+            answered=good,
+            in_time=good,
+            batches=batches,
+            rows=good,
+            busy_s=busy_s,
+            ran=self.ran(self.tuning, batches),
+            looked=looked,
+        )
+
+    def second(self, steering: Steering) -> Move | None:
+        """One more; what steering wants is done."""
+        self.now += 1.0
+        answer = steering.observe(self.now, self.interval(), self.tuning, self.learned)
+        if isinstance(answer, Looks):
+            self.looks += answer.tunings
+            self._looked = [(each, self.ran(each, LOOK, self.flatter)) for each in answer.tunings]
+        elif answer is not None:
+            self.moves.append((self.now, answer))
+            if self.obeys:
+                self.tuning = replace(self.tuning, **{answer.knob: answer.value})
+            return answer
+        return None
+
+    def seconds(self, steering: Steering, count: int) -> list[Move]:
+        found = (self.second(steering) for _ in range(count))
+        return [each for each in found if each is not None]
+
+    def until_moved(self, steering: Steering, most_s: int = 60) -> Move:
+        for _ in range(most_s):
+            move = self.second(steering)
+            if move is not None:
+                return move
+        raise AssertionError("nothing was moved")
+
+    def _scatter(self) -> float:
+        """Between -0.1 and 0.1."""
+        return self._chance.uniform(-0.1, 0.1)
+
+
+ONE = Tuning(executors=1, max_batch=16)
+CAN = 16 / row_s(16)
+"""Of one executor, 381 requests a second."""
+
+
+def only(knob: str) -> Bounds:
+    return {each: between for each, between in BOTH.items() if each == knob}
+
+
+# --- Moving ---------------------------------------------------------------------------------------
+
+
+def test_what_is_answered_in_time_is_left_alone() -> None:
+    place = Place(ONE, 0.95 * CAN)
+    assert not place.seconds(Steering(BOTH, SLO_S), 120)
+    assert not place.looks
+
+
+def test_a_move_says_what_it_will_bring_in_figures() -> None:
+    place = Place(ONE, 1.5 * CAN)
+    move = place.until_moved(Steering(only("executors"), SLO_S))
+    assert (move.knob, move.value, move.undoes) == ("executors", 2, False)
+    assert place.now <= 5.0, "as soon as it knows how it is and has looked"
+    assert "2 executors instead of 1" in move.reason
+    assert "+5" in move.reason, "half of it is missing"
+    assert "1.0" in move.reason, "by how much executors slow each other down"
+    assert move.expects.metric == "goodput_rps"
+    assert move.expects.low == pytest.approx(1.05 * CAN, rel=0.03)
+
+
+@pytest.mark.parametrize(("beside", "moved"), [(1.7, True), (1.95, False), (2.5, False)])
+def test_only_what_brings_more_than_a_twentieth_is_moved(beside: float, moved: bool) -> None:
+    place = Place(ONE, 1.5 * CAN)
+    place.beside = beside
+    assert bool(place.seconds(Steering(only("executors"), SLO_S), 60)) == moved
+    assert replace(ONE, executors=2) in place.looks
+
+
+def test_executors_that_disturb_each_other_become_fewer() -> None:
+    place = Place(replace(ONE, executors=2), 1.5 * CAN)
+    steering = Steering(only("executors"), SLO_S)
+    assert not place.seconds(steering, 30)
+    place.beside = 2.5
+    assert place.until_moved(steering).value == 1
+    assert place.now <= 36.0
+    assert not place.seconds(steering, 60)
+
+
+def test_batches_shrink_to_where_a_knee_begins_in_one_move() -> None:
+    place = Place(replace(ONE, max_batch=64), 1.5 * CAN)
+    place.takes = lambda rows: row_s(rows) + 0.02 * max(0, rows - 8)
+    move = place.until_moved(Steering(only("max_batch"), 5.0))
+    assert (move.knob, move.value) == ("max_batch", 8)
+    assert "batches of at most 8 instead of 64" in move.reason
+
+
+def test_batches_grow_where_they_are_held_by_the_cap() -> None:
+    place = Place(replace(ONE, max_batch=2), 1.5 * CAN)
+    assert place.until_moved(Steering(only("max_batch"), SLO_S)).value >= 16
+
+
+def test_batches_that_leave_no_time_for_the_next_are_never_proposed() -> None:
+    place = Place(replace(ONE, max_batch=2), 5 * CAN)
+    move = place.until_moved(Steering(only("max_batch"), SLO_S))
+    assert 2 * row_s(int(move.value)) <= SLO_S
+
+
+def test_a_margin_that_keeps_executors_idle_shrinks() -> None:
+    class Shy(Place):
+        def interval(self) -> Interval:
+            found = super().interval()
+            share = 1 - self.tuning.margin
+            good = round(found.in_time * share)
+            return replace(
+                found, in_time=good, answered=good, refused=found.offered - good, busy_s=share
+            )
+
+    place = Shy(replace(ONE, margin=0.4), 1.1 * CAN)
+    steering = Steering(only("margin"), SLO_S)
+    place.seconds(steering, 90)
+    found = [move.value for _, move in place.moves]
+    assert found[:2] == [0.2, 0.1]
+    assert "a margin of 0.2 instead of 0.4" in place.moves[0][1].reason
+
+
+# --- Taking back ----------------------------------------------------------------------------------
+
+
+def flattered() -> Place:
+    """Looks promise half as much again; but the second executor brings nothing at all."""
+    place = Place(ONE, 2 * CAN)
+    place.beside = 2.0
+    place.flatter = 1.5
+    return place
+
+
+def test_what_did_not_come_true_is_taken_back_with_what_was_measured() -> None:
+    place = flattered()
+    steering = Steering(only("executors"), SLO_S)
+    done = place.until_moved(steering)
+    moved_s = place.now
+    back = place.until_moved(steering)
+    assert done.value == 2
+    assert (back.knob, back.value, back.undoes) == ("executors", 1, True)
+    assert place.now - moved_s == pytest.approx(10.0), "no sooner than a knob may be moved again"
+    assert "1 executor again" in back.reason
+    assert "predicted" in back.reason
+
+
+def test_what_failed_is_left_alone_for_longer_each_time() -> None:
+    place = flattered()
+    place.seconds(Steering(only("executors"), SLO_S), 1000)
+    tries_s = [at_s for at_s, move in place.moves if not move.undoes]
+    pauses_s = [after_s - before_s for before_s, after_s in pairwise(tries_s)]
+    assert 3 <= len(tries_s) <= 5
+    assert pauses_s[0] >= LEAVE_S
+    assert all(later >= 1.5 * sooner for sooner, later in pairwise(pauses_s))
+
+
+def test_what_came_true_stays() -> None:
+    place = Place(ONE, 1.5 * CAN)
+    steering = Steering(only("executors"), SLO_S)
+    place.until_moved(steering)
+    assert not place.seconds(steering, 200)
+    assert place.tuning.executors == 2
+
+
+def test_as_long_as_too_little_is_asked_for_it_cannot_tell_and_waits() -> None:
+    place = flattered()
+    steering = Steering(only("executors"), SLO_S)
+    place.until_moved(steering)
+    place.offered = 0.5 * CAN
+    assert not place.seconds(steering, 200)
+    assert place.tuning.executors == 2
+
+
+def test_when_the_world_changes_meanwhile_nobody_is_blamed() -> None:
+    place = Place(ONE, 3 * CAN)
+    steering = Steering(only("executors"), SLO_S)
+    place.until_moved(steering)
+    place.seconds(steering, 2)
+    place.takes = lambda rows: 3 * row_s(rows)
+    moves = place.seconds(steering, 40)
+    assert not any(each.undoes for each in moves)
+    assert place.tuning.executors >= 2
+
+
+def test_a_move_that_was_not_made_is_not_judged() -> None:
+    place = flattered()
+    place.obeys = False
+    steering = Steering(only("executors"), SLO_S)
+    moves = place.seconds(steering, 60)
+    assert len(moves) >= 2
+    assert not any(each.undoes for each in moves)
+
+
+def test_who_else_moves_a_setting_has_the_last_word() -> None:
+    place = flattered()
+    steering = Steering(only("executors"), SLO_S)
+    place.until_moved(steering)
+    place.tuning = replace(place.tuning, executors=3)
+    place.flatter = 0.1
+    assert not place.seconds(steering, 30)
+
+
+# --- Being still ----------------------------------------------------------------------------------
+
+
+def moved(place: Place, bounds: Bounds, seconds: int) -> list[Move]:
+    return place.seconds(Steering(bounds, SLO_S), seconds)
+
+
+@pytest.mark.parametrize("load", [0.5, 0.9, 1.3, 3.0])
+def test_noise_moves_nothing(load: float) -> None:
+    for seed in range(20):
+        place = Place(replace(ONE, max_batch=32), load * 32 / row_s(32), seed)
+        place.beside = 2.1
+        assert not moved(place, {**BOTH, "max_batch": (1, 32)}, 60), seed
+
+
+def test_slow_models_are_asked_no_less_and_judged_by_longer_intervals() -> None:
+    place = Place(ONE, 0.15 * CAN)
+    place.takes = lambda rows: 10 * row_s(rows)
+    for size in range(1, 65):
+        for _ in range(30):
+            place.learned.observe(size, 10 * row_s(size))
+    move = place.until_moved(Steering(only("executors"), 5.0))
+    assert move.value == 2
+    assert place.now > 10.0
+
+
+ways = st.tuples(st.sampled_from([0.3, 1.0, 3.0]), st.floats(1, 3), st.floats(0.5, 3))
+
+
+@given(st.lists(ways, min_size=1, max_size=6), st.integers(0, 99), st.integers(1, 3))
+@settings(max_examples=25, deadline=None)
+def test_whatever_happens_bounds_hold_and_a_knob_rests_for_ten_seconds(
+    story: Sequence[tuple[float, float, float]], seed: int, executors: int
+) -> None:
+    def told() -> list[tuple[float, Move]]:
+        place = Place(Tuning(executors=executors, max_batch=16), CAN, seed)
+        steering = Steering({"executors": (1, 3), "max_batch": (4, 48)}, SLO_S)
+        for load, beside, flatter in story:
+            place.offered, place.beside, place.flatter = load * CAN, beside, flatter
+            place.seconds(steering, 40)
+        for tuning in (*place.looks, place.tuning):
+            assert 1 <= tuning.executors <= 3
+            assert 4 <= tuning.max_batch <= 48
+        return place.moves
+
+    moves = told()
+    assert moves == told(), "the same again"
+    for knob in ("executors", "max_batch"):
+        moments_s = [at_s for at_s, move in moves if move.knob == knob]
+        assert all(after_s - before_s >= 10.0 for before_s, after_s in pairwise(moments_s))
+
+
+# --- Looks ----------------------------------------------------------------------------------------
+
+
+class Busy:
+    """A core that always has somebody waiting."""
+
+    def __init__(self, **tuning: int) -> None:
+        self.core = Core(lambda waiting, end: None, classes(None), Tuning(**tuning))
+        self.now = 0.0
+        for _ in range(3):
+            for size in range(1, 9):
+                self.core.learned("a").observe(size, 0.01)
+        self.core.measured()
+
+    def batches(self, count: int, seconds: float = 0.01) -> list[tuple[int, int]]:
+        """Of so many, how large each was, and how many ran when it was over."""
+        found = []
+        for _ in range(count):
+            while len(self.core.queue) < 50:
+                self.core.arrive(
+                    self.now, Waiting(1, "a", 1, 0, self.now, self.now + 1, NEVER, "x")
+                )
+            while self.core.next(self.now) is not None:
+                pass
+            self.now += seconds
+            first = self.core.running[0]
+            found.append((first.rows, len(self.core.running)))
+            self.core.done(self.now, first)
+        return found
+
+
+def test_a_look_runs_a_few_batches_with_other_settings_and_nothing_learns_from_it() -> None:
+    busy = Busy(max_batch=8)
+    busy.batches(10)
+    before = busy.core.learned("a").batches
+    small, many = busy.core.look([Tuning(max_batch=2), Tuning(max_batch=4)])
+    assert busy.core.looking
+    found = busy.batches(2 * LOOK)
+    assert [rows for rows, _ in found] == [2] * LOOK + [4] * LOOK
+    assert not busy.core.looking
+    assert (small.ran.batches, small.ran.rows) == (LOOK, 2 * LOOK)
+    assert (many.ran.batches, many.ran.rows) == (LOOK, 4 * LOOK)
+    assert busy.core.learned("a").batches == before
+    assert busy.batches(1) == [(8, 1)]
+
+
+def test_more_executors_are_looked_at_while_all_of_them_run() -> None:
+    busy = Busy(max_batch=8)
+    busy.batches(10)
+    (look,) = busy.core.look([Tuning(max_batch=8, executors=2)])
+    found = busy.batches(LOOK + 4)
+    assert {running for _, running in found} == {1, 2}
+    assert LOOK - 1 <= look.ran.batches <= LOOK
+    assert busy.batches(1)[0][1] == 1
+
+
+def test_fewer_executors_are_looked_at_while_no_other_runs() -> None:
+    busy = Busy(max_batch=8, executors=2)
+    busy.batches(10)
+    (look,) = busy.core.look([Tuning(max_batch=8, executors=1)])
+    busy.batches(LOOK + 4)
+    assert LOOK - 1 <= look.ran.batches <= LOOK
+    assert busy.batches(1)[0][1] == 2
+
+
+def test_settings_that_are_moved_end_a_look() -> None:
+    busy = Busy(max_batch=8)
+    busy.core.look([Tuning(max_batch=2), Tuning(max_batch=4)])
+    busy.batches(1)
+    busy.core.tune(Tuning(max_batch=6))
+    assert not busy.core.looking
+    assert busy.batches(3)[1:] == [(6, 1)] * 2
+
+
+def test_one_slow_batch_says_little_of_a_setting() -> None:
+    steady, odd = Ran(), Ran()
+    for number in range(LOOK):
+        steady.count(8, 0.01, 0.01)
+        odd.count(8, 0.05 if number == 3 else 0.01, 0.01)
+    assert steady.pace == pytest.approx(1.0)
+    assert odd.pace < 1.4
+    assert odd.spread > 0.5
+
+
+def test_a_smaller_margin_leaves_what_lateness_added() -> None:
+    admission = Admission((0.5, 0.1, 0.03, 0.01), 0.3)
+    for _ in range(5):
+        admission.ran(late=True)
+    admission.keep_free(0.1)
+    assert admission.margin == pytest.approx(0.2)
+    admission.keep_free(0.4)
+    assert admission.margin == pytest.approx(0.4)
+
+
+# --- In the simulator -----------------------------------------------------------------------------
+
+SCATTER = tuple(0.8 + 0.02 * step for step in range(21))
+
+
+def world(*later: tuple[float, Latency], beside: float = 1.0) -> World:
+    first = replace(line(0.005, 0.001, 64, SCATTER), side_by_side=beside)
+    return World((first,), later=tuple((at_s, (each,)) for at_s, each in later))
+
+
+def simulated(
+    there: World,
+    rate: float,
+    seconds: float,
+    seed: int,
+    policy: Dynamic | None = None,
+    **tuning: int,
+) -> Run:
+    return Simulation(
+        poisson(rate, seconds, seed),
+        there,
+        classes(0.1),
+        Tuning(**tuning),
+        policy,
+        seed=seed,
+        steer=Steering({"executors": (1, 2), "max_batch": (1, 64)}, 0.1),
+    ).run()
+
+
+def test_in_traffic_executors_that_begin_to_disturb_each_other_are_taken_back() -> None:
+    slow = replace(line(0.005, 0.001, 64, SCATTER), side_by_side=2.3)
+    found = simulated(world((8.0, slow)), 1300, 24, 1, executors=2)
+    (at_s, move), *more = found.moves
+    assert (move.knob, move.value) == ("executors", 1)
+    assert at_s <= 14.0
+    assert not more
+
+
+def test_in_traffic_batches_stay_below_a_knee() -> None:
+    knee = Latency((1, 16, 64), (0.006, 0.021, 0.309), SCATTER)
+    found = simulated(world((5.0, knee)), 1000, 25, 2, Dynamic(1, 64, 0.02))
+    assert [move.value for _, move in found.moves if move.knob == "max_batch"] == [16]
+
+
+@pytest.mark.parametrize("load", [0.5, 0.9, 1.3])
+def test_in_traffic_noise_moves_nothing(load: float) -> None:
+    for seed in (1, 2):
+        assert not simulated(world(beside=2.3), 840 * load, 20, seed).moves, seed
+
+
+def test_without_steering_nothing_is_looked_at_and_the_same_happens() -> None:
+    def ends(steer: Steering | None) -> list[float]:
+        run = Simulation(
+            poisson(300, 10, 3), world(), classes(0.1), Tuning(), seed=3, steer=steer
+        ).run()
+        return list(run.ended_s)
+
+    assert ends(None) == ends(Steering(BOTH, 0.1))
