@@ -187,6 +187,16 @@ def test_admission_can_be_left_out(tell: Tell) -> None:
     assert refusing["in_time"] > letting_in["in_time"]
 
 
+def test_steering_tells_what_it_moved_and_why(tell: Tell) -> None:
+    """Batches of 64 are awaited that take longer than there is time for."""
+    slow = ("simulate", "--trace", "poisson:1500", "--slo", "30ms", "--seconds", "8")
+    told = " ".join(tell(*slow, "--policy", "fixed:size=64,wait=28ms", "--steer").out.split())
+    assert re.search(r"steering 1 move at \d+ s: batches of at most \d+ instead of 64: \d+", told)
+    assert "steering 0 moves" in " ".join(tell(*FEW, "--steer").out.split())
+    refused = tell(*FEW, "--policy", "triton", "--steer").err
+    assert "only Paceline's own policies are steered" in refused
+
+
 def test_a_model_is_measured(tell: Tell) -> None:
     told = tell(*FEW, "--model", "digits", "--max-batch", "4", "--json").fields
     (latency,) = told["latencies"]

@@ -85,6 +85,13 @@ def simulate(
     no_admission: Annotated[
         bool, typer.Option("--no-admission", help="Refuse nobody for what is predicted.")
     ] = False,
+    steer: Annotated[
+        bool,
+        typer.Option(
+            "--steer",
+            help="Let steering move batches, executors and margin within what was asked for.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Another one is another run of luck.")] = 0,
     html: Annotated[
         Path | None,
@@ -115,6 +122,7 @@ def simulate(
         poison,
         crashes,
         no_admission,
+        steer,
         seed,
     )
     with _page_file(html) as write:

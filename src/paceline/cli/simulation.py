@@ -15,16 +15,18 @@ import msgspec
 from paceline.clock import RealClock
 from paceline.evidence import traces
 from paceline.evidence.latencies import Latency, line
-from paceline.evidence.policies import Chosen, choose
+from paceline.evidence.policies import THEIRS, Chosen, choose
 from paceline.evidence.simulate import Run, Simulation, World
 from paceline.evidence.summary import Summary, summarize
 from paceline.evidence.timing import measure
 from paceline.flow.queue import NEVER, Waiting
 from paceline.serve import digits
+from paceline.serve.admission import MARGIN_MOST
 from paceline.serve.classes import DEADLINE_SHARES, classes
 from paceline.serve.core import Core, Refused, Tuning
 from paceline.serve.model import Model
 from paceline.serve.onnx_model import OnnxModel
+from paceline.serve.steering import Steering
 from paceline.terms.amounts import counted, in_words, seconds, share
 from paceline.terms.errors import BadInput, Misuse, UnknownModel
 from paceline.terms.limits import BATCH_ROWS, ROWS
@@ -68,6 +70,7 @@ class Asked(msgspec.Struct, frozen=True):
     poison: str = "0%"
     crashes: str | None = None
     no_admission: bool = False
+    steer: bool = False
     seed: int = 0
 
     @property
@@ -106,6 +109,7 @@ def play(asked: Asked, tell: Tell | None) -> Played:
     shapes = 1 + max(trace.shapes, default=0)
     latencies = _latencies(asked, given, shapes, tell)
     row_s = max(each.table(1)[1] for each in latencies)
+    steering = _steering(asked, slo_s) if asked.steer else None
     chosen = choose(asked.policy, slo_s, latencies, asked.max_batch)
     world = World(latencies, poison, 1 / crashes_s if crashes_s else 0.0)
     simulation = Simulation(
@@ -117,6 +121,7 @@ def play(asked: Asked, tell: Tell | None) -> Played:
         seed=asked.seed,
         admission=not (asked.no_admission or chosen.rival),
         fifo=chosen.rival,
+        steer=steering,
         core=Core if tell is None else _counting(len(trace), tell),
     )
     clock = RealClock()
@@ -129,6 +134,7 @@ def play(asked: Asked, tell: Tell | None) -> Played:
         _of_deadlines(trace, slo_s),
         *_of_latencies(asked, latencies),
         *_of_policy(asked, chosen),
+        *_of_steering(asked, run),
         *_of_faults(world, crashes_s),
         ("seed", str(asked.seed)),
     ]
@@ -153,6 +159,12 @@ def _check(asked: Asked) -> None:
                 value=value,
                 remedy=f"Write a whole number from 1 to {most}.",
             )
+    if asked.steer and asked.policy.partition(":")[0] in THEIRS:
+        raise Misuse(
+            "only Paceline's own policies are steered",
+            value=f"--policy {asked.policy} --steer",
+            remedy="Leave out --steer, or name another policy.",
+        )
     if asked.model is not None and asked.latency:
         raise Misuse(
             "a model's latency is measured, and cannot be given as well",
@@ -219,6 +231,18 @@ def _model(name: str) -> Model:
             remedy=_nearest(name, EXAMPLES) + " Otherwise name an ONNX file.",
         )
     return OnnxModel.load(path, path.stem)
+
+
+def _steering(asked: Asked, slo_s: float) -> Steering:
+    """As a server's, which has no more executors than were asked for."""
+    return Steering(
+        {
+            "max_batch": (1, asked.max_batch),
+            "executors": (1, asked.executors),
+            "margin": (0.0, MARGIN_MOST),
+        },
+        slo_s,
+    )
 
 
 # --- How far it is --------------------------------------------------------------------------------
@@ -300,6 +324,13 @@ def _of_policy(asked: Asked, chosen: Chosen) -> Facts:
     else:
         how = "with admission: what would be late is refused at once"
     return [("policy", chosen.spec), ("", bounds), ("", how)]
+
+
+def _of_steering(asked: Asked, run: Run) -> Facts:
+    if not asked.steer:
+        return []
+    moves = [("", f"at {in_words(at_s)}: {move.reason}") for at_s, move in run.moves]
+    return [("steering", counted(len(moves)) + f" move{'s' * (len(moves) != 1)}"), *moves]
 
 
 def _of_faults(world: World, crashes_s: float | None) -> Facts:
