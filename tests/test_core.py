@@ -320,9 +320,20 @@ def test_the_margin_grows_when_what_was_let_in_is_late_and_shrinks_again() -> No
     core = served.core
     assert core.admission is not None
     served.all_come(0.0, "a")
-    core.done(0.05, served.batch(0.0))
-    grown = core.admission.margin
-    assert grown > 0.01
+    slow = served.batch(0.0)
+    served.all_come(0.001, "b")
+    core.done(0.05, slow)
+    assert core.admission.margin == 0.0, "late by chance: more room would not have helped"
+    assert core.next(0.05) is None, "what waited behind it has expired"
+    served.all_come(0.1, "c")
+    behind = served.batch(0.1)
+    served.all_come(0.101, "d")
+    served.all_come(0.101, "e", LOW)
+    core.done(0.125, behind)
+    assert names(served.batch(0.125).members) == "e"
+    assert served.ended[-1] == ("d", "expired")
+    assert core.admission.margin > 0.01, "let in, and there was no time left to run it"
+    core.done(0.136, core.running[0])
     for number in range(1000):
         served.all_come(1.0 + number, "a")
         core.done(1.01 + number, served.batch(1.0 + number))

@@ -13,8 +13,8 @@ from typing import TypeAlias
 
 from paceline.flow.queue import NEVER, RANKS, Waiting
 
-LATE = 0.002
-"""The share of batches whose first request may be late."""
+LATE = 0.005
+"""The share of batches in which somebody may be late."""
 
 MARGIN_STEP = 0.02
 """By how much of the time a request may take the margin grows when one is late."""
@@ -73,6 +73,10 @@ class Admission:
             self.margin = min(MARGIN_MOST, self.margin + MARGIN_STEP)
         else:
             self.margin = max(self._least_margin, self.margin - MARGIN_STEP * LATE)
+
+    def forgive(self) -> None:
+        """Somebody it would have refused was in time: of what lateness added, half is too much."""
+        self.margin = (self.margin + self._least_margin) / 2
 
     def _overtaken_s(self, rank: int, wait_s: float, row_s: float) -> float:
         """Higher ranks that come within the difference of their targets go first; and again those

@@ -52,6 +52,13 @@ NORMAL = 1
 LONGEST = 0.6
 """Of what a request may take, a batch at most."""
 
+TRY_AFTER_S = 1.0
+"""Where no batch of a shape ran for so long, since all were refused, one is tried all the same: what
+is never run cannot show that it is fast again."""
+
+TRY_TIMES = 20
+"""Of its own time, at least, until the next one is tried: in vain, it costs the others little."""
+
 BOUND_EVERY = 20
 """Batches between two looks at how poison should bound them."""
 
@@ -92,7 +99,7 @@ class Batch:
     """Some requests that are run together. `members` that have `ended` want no answer any more;
     `due_s` is the first deadline of any; `whole` is the batch that failed, where this is a part of
     it that is run again; `look` is that for which it is run. When it began, executors were `full`:
-    all of them were running something."""
+    all of them were running something. Where `tried`, one was let in against what was predicted."""
 
     __slots__ = (
         "begun_s",
@@ -104,6 +111,7 @@ class Batch:
         "members",
         "reason",
         "rows",
+        "tried",
         "whole",
     )
 
@@ -127,6 +135,7 @@ class Batch:
         self.whole = whole
         self.look: Look | None = None
         self.full = False
+        self.tried = False
 
 
 class Broken:
@@ -192,6 +201,9 @@ class Core:
         self._look: Look | None = None
         self._looks: list[Look] = []
         self._look_batches = 0
+        self._trying: Waiting | None = None
+        self._try_s = 0.0
+        self._ran_s: dict[Bucket, float] = {}
 
     # --- What happens -----------------------------------------------------------------------------
 
@@ -206,7 +218,7 @@ class Core:
         late = False
         if queue.next_deadline() <= now:
             for each in queue.expired(now):
-                late = True
+                late = late or each is not self._trying
                 self._end(now, each, "expired")
         if self._broken:
             part = self._next_part(now)
@@ -220,6 +232,8 @@ class Core:
                     self.admission.ran(late=True)
                 return self._begin(now, decision)
             if type(decision) is Drop:
+                if decision.waiting is self._trying:
+                    return self._begin(now, Dispatch(decision.waiting.bucket, 1, "deadline near"))
                 late = True
                 queue.leave(decision.waiting)
                 self._end(now, decision.waiting, "expired")
@@ -240,8 +254,12 @@ class Core:
         if batch.look is None:
             self.learned(batch.bucket).observe(batch.rows, seconds)
             self._plan(batch.bucket)
-            if self.admission is not None and batch.due_s != NEVER:
-                self.admission.ran(late=now > batch.due_s)
+            if batch.tried:
+                self._tried(now, now <= batch.due_s)
+            elif batch.bucket in self._ran_s:
+                self._ran_s[batch.bucket] = now
+            if self.admission is not None and batch.due_s != NEVER and not batch.tried:
+                self._learn_margin(now, batch, seconds, self.admission)
         return self._over(now, batch, ok=True)
 
     def failed(self, now: float, batch: Batch) -> Sequence[Waiting]:
@@ -307,6 +325,7 @@ class Core:
                 del self._latencies[oldest]
                 self._planned.pop(oldest, None)
                 self._begun_s.pop(oldest, None)
+                self._ran_s.pop(oldest, None)
             model = self._latencies[bucket] = LatencyModel()
         return model
 
@@ -338,7 +357,7 @@ class Core:
             admission.came(now, newcomer.rank, newcomer.rows)
             if newcomer.deadline_s != NEVER:
                 finish_s = self._finish_s(now, newcomer, admission)
-                if finish_s > newcomer.deadline_s:
+                if finish_s > newcomer.deadline_s and not self._try(now, newcomer, admission):
                     return Refused("late", finish_s - now)
             if not queue.held:
                 self._empty_s = now
@@ -393,6 +412,27 @@ class Core:
                 wait_s = self._wait_s(now, work_s + more_s)
         return admission.finish_s(now, newcomer, wait_s, own_s, row_s)
 
+    def _try(self, now: float, newcomer: Waiting, admission: Admission) -> bool:
+        """Whether it is let in all the same: nobody of this shape with as much time would be, were
+        nothing else there, and so nothing new is learned of it."""
+        model = self.learned(newcomer.bucket)
+        ran_s = self._ran_s.setdefault(newcomer.bucket, now)
+        trying = self._trying is not None and self._trying.held
+        if trying or now < max(self._try_s, ran_s + TRY_AFTER_S) or newcomer.deadline_s <= now:
+            return False
+        if admission.finish_s(now, newcomer, 0.0, model.at(1), 0.0) <= newcomer.deadline_s:
+            return False
+        self._trying = newcomer
+        self._try_s = now + max(TRY_AFTER_S, TRY_TIMES * model.typical(newcomer.rows))
+        return True
+
+    def _tried(self, now: float, in_time: bool) -> None:
+        """Where it went well the next one is tried at once, until what is known is right again."""
+        if in_time:
+            self._try_s = now
+            if self.admission is not None:
+                self.admission.forgive()
+
     def _together(self, start_s: float, newcomer: Waiting, before: int) -> tuple[float, float]:
         """How long its batch takes if it begins then; and how long another one before it, where
         somebody of its shape would be late in so large a batch."""
@@ -445,6 +485,8 @@ class Core:
         self.dispatched[reason] += 1
         batch = self._run(now, bucket, members, rows, reason)
         batch.due_s = due_s
+        if self._trying is not None and self._trying in members:
+            batch.tried, self._trying = True, None
         return batch
 
     def _run(
@@ -518,6 +560,13 @@ class Core:
         if self.tuning.isolate:
             self._observe_poison(len(members), culprits)
         return self._tell(now, batch, members)
+
+    def _learn_margin(self, now: float, batch: Batch, seconds: float, admission: Admission) -> None:
+        """Late by what the batch took beyond the quantile is late by chance: that more time was
+        kept free would have helped nobody."""
+        late = now > batch.due_s
+        if not late or seconds <= self.learned(batch.bucket).at(batch.rows):
+            admission.ran(late)
 
     def _tell(self, now: float, batch: Batch, members: Sequence[Waiting]) -> Sequence[Waiting]:
         """Those of the members who still want to know."""

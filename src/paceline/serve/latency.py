@@ -39,6 +39,10 @@ SURE = 1.12
 """How far off a level counts. Nearer, each group learns by itself: a level that always counted
 would be learned from one size alone, wander with its noise, and take all the others along."""
 
+OF_A_MEDIAN = 1.25 / LEVEL**0.5
+"""How much the median of a level's batches scatters, of what each does. Where batches scatter much,
+both of the above give way: by chance alone a level is not off so far."""
+
 SHRINK = 2.0
 """How many batches of its own a group needs to weigh as much as the line through all."""
 
@@ -119,6 +123,8 @@ class LatencyModel:
         self._pieces = [guess, guess]
         self._starts_s = [0.0, first_guess_s]
         self._best_before = [0.0, 0.0]
+        self._sure = SURE
+        self._side = SIDE
         self._since_refresh = 0
         self._drifted_at = -RATIOS
         self.batches = 0
@@ -190,8 +196,9 @@ class LatencyModel:
         del levels[bisect_left(levels, recent.popleft()[1])]
         insort(levels, ratio)
         level = levels[LEVEL // 2]
-        self._level = level if level > SURE or level * SURE < 1 else 1.0
-        if level > SIDE or level * SIDE < 1:
+        sure, side = self._sure, self._side
+        self._level = level if level > sure or level * sure < 1 else 1.0
+        if level > side or level * side < 1:
             self._drift(level)
 
     def _drift(self, level: float) -> None:
@@ -228,6 +235,11 @@ class LatencyModel:
             off[group] = (ratio * weight + SHRINK) / (weight + SHRINK)
         self._lay(fixed_s, each_s, off)
         ordered = sorted(self._ratios)
+        if len(ordered) >= LEVEL:
+            spread = (ordered[len(ordered) * 5 // 6] - ordered[len(ordered) // 6]) / 2
+            chance = spread * OF_A_MEDIAN  # of the level, by scatter alone
+            self._sure = max(SURE, 1 + 2 * chance)
+            self._side = max(SIDE, 1 + 5 * chance)
         if ordered:  # the rank that covers the next one with this chance, were all alike
             rank = ceil((len(ordered) + 1) * self._quantile)
             self._factor = max(1.0, ordered[min(len(ordered), rank) - 1])
