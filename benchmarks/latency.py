@@ -37,7 +37,6 @@ RIGHT_AGAIN = 50
 """Batches after a change."""
 WINDOW = 20
 """Batches whose median error says whether it is right."""
-OBSERVE_US = 3.0
 
 CHANGED = {"encoder": "encoder_128"}
 """What the encoder becomes; the others are run twice."""
@@ -238,7 +237,7 @@ def foretold(
 
 
 def verdicts_of(
-    samples: Mapping[str, Samples], scored: Mapping[str, Scored], told_us: float
+    samples: Mapping[str, Samples], scored: Mapping[str, Scored]
 ) -> list[record.Verdict]:
     # How far a batch is from the median of its own size: nobody foretells it better than that.
     noise = {
@@ -257,11 +256,6 @@ def verdicts_of(
             {name: " and ".join(map(_said, each)) for name, each in again.items()},
             {name: None not in each for name, each in again.items()},
             noisy,
-        ),
-        record.Verdict(
-            f"it costs {OBSERVE_US:g} µs to tell it of a batch, on average",
-            f"{told_us:.2f} µs with sizes 1 to 128",
-            told_us <= OBSERVE_US,
         ),
     ]
 
@@ -316,7 +310,7 @@ def main() -> None:
             record.figure("tell it of a batch of 1 to 128", "µs", told_us),
             record.figure("ask for an efficient size", "µs", efficient_us(128, asked.rounds)),
         ],
-        verdicts=verdicts_of(samples, scored, statistics.median(told_us)),
+        verdicts=verdicts_of(samples, scored),
         packages=["numpy", "onnxruntime"],
     )
     if asked.write_data:

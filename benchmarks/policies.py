@@ -43,12 +43,12 @@ SLO_S = {"classifier": 0.0001, "encoder": 0.1, "cnn": 0.1}
 """Some ten times what a lone row takes, so that queues matter; not much for the classifier."""
 
 MOST = {"classifier": 8, "encoder": 64, "cnn": 64}
-REQUESTS = {"classifier": 24_000, "encoder": 8_000, "cnn": 8_000}
+REQUESTS = {"classifier": 12_000, "encoder": 8_000, "cnn": 8_000}
 PACE_S = 0.1
 """The objective for which traces are as they were made; for a shorter one they are faster."""
 
 EXECUTORS = 2
-LOADS = (0.5, 0.8, 1.2)
+LOADS = (0.8, 1.2)
 NAMES = ("poisson", "bursty", "diurnal", "azure", "servegen")
 STEADY = (0.2, 0.4, 0.6, 0.8)
 OVERLOADS = (1.0, 1.5, 2.0, 3.0)

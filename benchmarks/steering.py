@@ -41,6 +41,7 @@ SLO_S = 0.1
 MOST = 64
 RATE = 1300.0
 PHASE_S = 120.0
+SHIFT_S = 4.7
 BATCHES = 200
 DRIFT = [step / 24 for step in range(25)]
 NEAR = 0.95
@@ -152,6 +153,16 @@ def grid(bounds: Bounds) -> list[Tuning]:
     return [Tuning(executors=count, max_batch=size) for count in counts for size in GRID_SIZES]
 
 
+def shifted(story: Story, seed: int) -> Story:
+    """With each seed changes meet steering at another moment of its rounds."""
+    by_s = SHIFT_S * seed
+    return story._replace(
+        later=tuple((at_s + by_s, each) for at_s, each in story.later),
+        since_s=tuple(at_s + by_s for at_s in story.since_s),
+        until_s=story.until_s + by_s,
+    )
+
+
 def simulate(story: Story, seed: int, tuning: Tuning, steer: bool) -> Run:
     world = World((story.first,), later=tuple((at_s, (each,)) for at_s, each in story.later))
     steering = Steering(story.bounds, SLO_S) if steer else None
@@ -179,6 +190,7 @@ class Phase(NamedTuple):
 
 
 def phases(story: Story, seed: int) -> list[Phase]:
+    story = shifted(story, seed)
     steered = simulate(story, seed, story.start, True)
     check(steered)
     windows = []
@@ -276,23 +288,19 @@ def best_of(still: Still) -> tuple[float, Tuning]:
     return max(found, key=lambda pair: pair[0])
 
 
-def noise(still: Still, seeds: int) -> list[Noise]:
+def noise(still: Still, load: float, seeds: int) -> Noise:
     capacity, tuning = best_of(still)
-    found = []
-    for load in LOADS:
-        moves, alone, costs_ = [], 0, []
-        for seed in range(1, seeds + 1):
-            steered = still_run(still, load * capacity, tuning, seed, True)
-            check(steered)
-            alone += not steered.moves
-            moves += [f"seed {seed}, {at_s:.0f} s: {each.reason}" for at_s, each in steered.moves]
-            if seed <= COMPARED:
-                plain = still_run(still, load * capacity, tuning, seed, False)
-                costs_.append(1 - steered.goodput / plain.goodput)
-        name = f"{still.name}, {load:.0%}"
-        cost = sum(costs_) / len(costs_)
-        found.append(Noise(name, _named(tuning), alone, seeds, cost, moves))
-    return found
+    moves, alone, costs_ = [], 0, []
+    for seed in range(1, seeds + 1):
+        steered = still_run(still, load * capacity, tuning, seed, True)
+        check(steered)
+        alone += not steered.moves
+        moves += [f"seed {seed}, {at_s:.0f} s: {each.reason}" for at_s, each in steered.moves]
+        if seed <= COMPARED:
+            plain = still_run(still, load * capacity, tuning, seed, False)
+            costs_.append(1 - steered.goodput / plain.goodput)
+    cost = sum(costs_) / len(costs_)
+    return Noise(f"{still.name}, {load:.0%}", _named(tuning), alone, seeds, cost, moves)
 
 
 def _named(tuning: Tuning) -> str:
@@ -313,18 +321,24 @@ def main() -> None:
     shares: list[float] = []
     worlds: list[Noise] = []
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        told = pool.map(told_story, STORIES, itertools.repeat(asked.seeds))
-        quiet = pool.map(noise, stills(), itertools.repeat(asked.noise))
+        told = [
+            [pool.submit(phases, story, seed) for seed in range(1, asked.seeds + 1)]
+            for story in STORIES
+        ]
+        quiet = [
+            pool.submit(noise, still, load, asked.noise) for still in stills() for load in LOADS
+        ]
         for story, by_seed in zip(STORIES, told, strict=True):
-            for number, seen in enumerate(zip(*by_seed, strict=True), 1):
-                name = f"{story.name}, {number}" if len(by_seed[0]) > 1 else story.name
+            after = list(zip(*(each.result() for each in by_seed), strict=True))
+            for number, seen in enumerate(after, 1):
+                name = f"{story.name}, {number}" if len(after) > 1 else story.name
                 found = [100 * each.steered / each.best for each in seen]
                 figures.append(record.figure(f"{name}: of the best fixed", "%", found))
                 from_s = [each.from_s for each in seen]
                 figures.append(record.figure(f"{name}: {BATCHES} batches later", "s", from_s))
                 shares += found
                 show(name, seen)
-        for each in itertools.chain.from_iterable(quiet):
+        for each in (done.result() for done in quiet):
             worlds.append(each)
             figures.append(record.figure(f"{each.name}: left alone", "", [each.alone]))
             figures.append(record.figure(f"{each.name}: looking costs", "%", [100 * each.cost]))
@@ -359,10 +373,6 @@ def main() -> None:
             ),
         ],
     )
-
-
-def told_story(story: Story, seeds: int) -> list[list[Phase]]:
-    return [phases(story, seed) for seed in range(1, seeds + 1)]
 
 
 def show(name: str, seen: Sequence[Phase]) -> None:

@@ -8,6 +8,7 @@ from paceline.flow.queue import NEVER, Waiting
 from paceline.serve.batcher import Dynamic
 from paceline.serve.classes import classes
 from paceline.serve.core import Batch, Core, End, Refused, Tuning
+from paceline.terms.limits import SHAPES
 
 LOW, NORMAL, HIGH, CRITICAL = range(4)
 
@@ -357,6 +358,64 @@ def test_low_is_not_let_in_where_what_comes_meanwhile_will_go_first() -> None:
     assert refused[LOW] > 0.8 * 2400
     assert refused[NORMAL] < 0.2 * 2400
     assert len(served.ended) < 50
+
+
+def test_of_what_was_refused_for_a_while_one_at_a_time_is_tried() -> None:
+    served = Served(slo_s=0.1)
+    for _ in range(40):  # something slows everything down
+        served.core.learned("a").observe(1, 0.2)
+    assert served.come(0.0, "a") is not None
+    assert served.come(0.9, "b") is not None
+    assert served.come(1.1, "c") is None
+    assert served.come(1.1, "d") is not None, "one at a time"
+    batch = served.batch(1.1)
+    assert names(batch.members) == "c"
+    served.core.done(1.3, batch)
+    assert served.come(5.0, "e") is not None, "in vain: not again before twenty times its time"
+    assert served.come(5.2, "f") is None
+    served.core.done(5.211, served.batch(5.2))
+    assert served.come(5.22, "g") is None, "it went well: the next one at once"
+    assert served.ended == []
+
+
+def test_who_is_tried_and_leaves_or_expires_makes_room_for_the_next_try() -> None:
+    served = Served(slo_s=0.1)
+    for _ in range(40):
+        served.core.learned("a").observe(1, 0.2)
+    served.come(0.0, "a")
+    served.core.idle = 0
+    assert served.come(5.0, "b") is None
+    served.core.leave(5.01, served.last)
+    assert served.come(10.0, "c") is None
+    assert served.core.admission is not None
+    margin = served.core.admission.margin
+    assert served.core.next(10.2) is None
+    assert served.ended == [("c", "expired")]
+    assert served.core.admission.margin == margin, "it was let in against the prediction"
+    assert served.come(15.0, "d") is None
+
+
+def test_however_many_shapes_come_the_one_that_is_still_run_is_not_forgotten() -> None:
+    served = Served(slo_s=None)
+    for number in range(3 * SHAPES):
+        now = float(number)
+        for shape in ("a", f"seen once {number}"):
+            assert served.come(now, "x", shape=shape) is None
+            served.core.done(now + 0.011, served.batch(now))
+    assert served.core.learned("a").batches > 3 * SHAPES
+
+
+def test_a_margin_that_alone_refuses_everybody_gives_way() -> None:
+    served = Served(slo_s=0.015)
+    core = served.core
+    assert core.admission is not None
+    for _ in range(20):
+        core.admission.ran(late=True)
+    for now in (0.0, 2.0, 2.02, 2.04):
+        refused = served.come(now, "a")
+        if refused is None:
+            core.done(now + 0.011, served.batch(now))
+    assert refused is None
 
 
 def test_a_margin_that_is_asked_for_is_kept_free() -> None:

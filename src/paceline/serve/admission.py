@@ -13,13 +13,16 @@ from typing import TypeAlias
 
 from paceline.flow.queue import NEVER, RANKS, Waiting
 
-LATE = 0.005
+LATE = 0.003
 """The share of batches in which somebody may be late."""
+
+MARGIN_FIRST = 0.08
+"""As long as nothing is known."""
 
 MARGIN_STEP = 0.02
 """By how much of the time a request may take the margin grows when one is late."""
 
-MARGIN_MOST = 0.5
+MARGIN_MOST = 0.25
 """Of the time that a request may take; above, more would be refused than is late."""
 
 RATE_WINDOW_S = 0.2
@@ -33,7 +36,7 @@ class Admission:
     """`margin` is a share of the time that a request may take, never below `least_margin`."""
 
     def __init__(self, offsets_s: Offsets, least_margin: float = 0.0) -> None:
-        self.margin = least_margin
+        self.margin = max(least_margin, MARGIN_FIRST)
         self._least_margin = least_margin
         self._offsets_s = offsets_s
         self._came = [0] * RANKS
@@ -70,7 +73,7 @@ class Admission:
     def ran(self, late: bool) -> None:
         """A batch was run; whether its first request was late."""
         if late:
-            self.margin = min(MARGIN_MOST, self.margin + MARGIN_STEP)
+            self.margin = max(self._least_margin, min(MARGIN_MOST, self.margin + MARGIN_STEP))
         else:
             self.margin = max(self._least_margin, self.margin - MARGIN_STEP * LATE)
 

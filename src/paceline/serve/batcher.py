@@ -38,6 +38,10 @@ REASONS: tuple[Reason, ...] = (
 """The last is not a policy's: parts of a batch that failed are run to find who broke it."""
 
 
+WORTH_A_CUT = 0.6
+"""Of the rows a second of an executor: a batch is cut for its tightest request if that costs less,
+or if more likely than not the whole would be too late for it."""
+
 HIGH_RANK = 2
 """Ranks from here on are in a hurry: half a batch is enough for them."""
 
@@ -114,7 +118,12 @@ class AtOnce:
         if not fitting and model.typical(tightest.rows) > left_s:
             return Drop(tightest)
         fitting = max(1, fitting)
-        if waiting > fitting and _costs_more(now, queue, model, tightest, fitting, rows):
+        fitting_s, full_s = model.typical(fitting), model.typical(rows)
+        if full_s <= left_s and fitting * full_s < WORTH_A_CUT * rows * fitting_s:
+            fitting = rows  # more likely than not it is in time all the same
+        elif waiting > fitting and _costs_more(
+            now, queue, tightest, fitting, fitting_s, rows, full_s
+        ):
             return Drop(tightest)
         return Dispatch(bucket, fitting, "deadline near")
 
@@ -123,13 +132,18 @@ class AtOnce:
 
 
 def _costs_more(
-    now: float, queue: Queue, model: LatencyModel, tightest: Waiting, fitting: int, rows: int
+    now: float,
+    queue: Queue,
+    tightest: Waiting,
+    fitting: int,
+    fitting_s: float,
+    rows: int,
+    full_s: float,
 ) -> bool:
     """Whether fewer would be answered in time by a batch that the tightest can wait for than by one
     as large as it should be. Who is in a hurry is given up for nobody."""
     if tightest.rank >= HIGH_RANK:
         return False
-    fitting_s, full_s = model.at(fitting), model.at(rows)
     following = queue.nth(tightest.bucket, fitting)
     if following.deadline_s >= now + fitting_s + full_s:
         return False  # who comes next can wait for both

@@ -53,8 +53,8 @@ LONGEST = 0.6
 """Of what a request may take, a batch at most."""
 
 TRY_AFTER_S = 1.0
-"""Where no batch of a shape ran for so long, since all were refused, one is tried all the same: what
-is never run cannot show that it is fast again."""
+"""Where no batch of a shape ran for so long, since all were refused, one is tried all the same:
+what is never run cannot show that it is fast again."""
 
 TRY_TIMES = 20
 """Of its own time, at least, until the next one is tried: in vain, it costs the others little."""
@@ -154,7 +154,8 @@ class Broken:
 
     def pending(self) -> Iterator[Waiting]:
         """Who has no answer yet and is not running."""
-        return (each for each in self.members if not each.ended and each not in self.part)
+        running = set(self.part)
+        return (each for each in self.members if not each.ended and each not in running)
 
 
 class Core:
@@ -252,7 +253,10 @@ class Core:
         self._count(batch, seconds)
         self.policy.ran(now, batch.rows, seconds)
         if batch.look is None:
-            self.learned(batch.bucket).observe(batch.rows, seconds)
+            model = self.learned(batch.bucket)
+            del self._latencies[batch.bucket]
+            self._latencies[batch.bucket] = model  # the last to be forgotten
+            model.observe(batch.rows, seconds)
             self._plan(batch.bucket)
             if batch.tried:
                 self._tried(now, now <= batch.due_s)
@@ -387,6 +391,8 @@ class Core:
         size, size_s = self._planned.get(bucket) or self._plan(bucket)
         row_s = self._row_s / self.tuning.executors
         if not held_rows:
+            if self.idle > 0:  # at once, so nothing is left to chance but the batch itself
+                return now + self.learned(bucket).typical(newcomer.rows)
             own_s = self.learned(bucket).at(newcomer.rows)
             return admission.finish_s(now, newcomer, self._wait_s(now, 0.0), own_s, row_s)
         if newcomer.rows <= size:

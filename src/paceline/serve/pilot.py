@@ -19,7 +19,7 @@ STEERED: tuple[Steered, ...] = ("max_batch", "executors", "margin")
 
 
 class Pilot:
-    """Of one core after the other: begins anew when the model gets another one."""
+    """Of one core after the other."""
 
     def __init__(self, wish: Callable[[Move], None], now: float) -> None:
         self._wish = wish
@@ -29,12 +29,17 @@ class Pilot:
         self._begin(now)
 
     def steer(
-        self, spans: Mapping[str, tuple[float, float]], slo_s: float | None, now: float
+        self,
+        spans: Mapping[str, tuple[float, float]],
+        slo_s: float | None,
+        now: float,
+        *,
+        anew: bool,
     ) -> None:
         """Within these bounds, for this objective. Nothing is forgotten where both are as they
-        were."""
+        were, unless it is to begin `anew`."""
         bounds: Bounds = {knob: spans[knob] for knob in STEERED if knob in spans}
-        if self._bounds != (bounds, slo_s):
+        if anew or self._bounds != (bounds, slo_s):
             self._bounds = (bounds, slo_s)
             self._steering = Steering(bounds, slo_s)
             self._looks = ()

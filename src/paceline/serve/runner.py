@@ -3,13 +3,14 @@
 What is to be done is decided in `core.py`, which is told the time and what happened; here it is
 done, on an asyncio loop. A batch that takes less than a turn of the loop is run in place: handing
 it to a thread would cost more. Any other runs in a thread, while the loop goes on; there are never
-more of them than the Plan's `executors`. Nothing polls: one timer is set for `core.wake_s`.
+more of them than the Plan's `executors`, but for a look at one more, and while another core takes
+over. Nothing polls: one timer is set for `core.wake_s`.
 
 Not for what a request means in HTTP: names, headers, bodies. Called by `web/inference.py`.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from paceline.observe import log
 from paceline.serve.batcher import Adaptive, Dynamic, LatencyOptimized, Policy, fixed
 from paceline.serve.classes import Classes, classes
 from paceline.serve.core import NORMAL, Batch, Core, End, Tuning
-from paceline.serve.knobs import DEFAULTS, Rules
+from paceline.serve.knobs import DEFAULTS, MAX_BATCH, Rules
 from paceline.serve.model import Model, Tensors
 from paceline.serve.pilot import Pilot
 from paceline.serve.refusals import given_up, refusal
@@ -147,10 +148,11 @@ class Runner:
     def tune(self, rules: Rules) -> None:
         """From the next batch on. What waits keeps its target and its deadline."""
         self._rules = rules
-        if self._pilot is not None:
-            self._pilot.steer(rules.bounds, rules.slo_s, self._clock.now())
         made = _made(rules, self._row_s)
         before = self._core
+        if self._pilot is not None:
+            anew = made._replace(most=0) != self._made._replace(most=0)  # that one it moves itself
+            self._pilot.steer(self._bounds(), rules.slo_s, self._clock.now(), anew=anew)
         if made == self._made:
             before.tune(self._tuning())
         else:
@@ -300,6 +302,13 @@ class Runner:
             isolate=pure or rules.isolate == "always",
             max_waiting=rules.max_waiting,
         )
+
+    def _bounds(self) -> Mapping[str, tuple[float, float]]:
+        """What steering may move. A request that must run alone runs alone in a look, too."""
+        bounds = self._rules.bounds
+        if not self._shapes.alone:
+            return bounds
+        return {name: span for name, span in bounds.items() if name != MAX_BATCH.name}
 
     def _new_core(self) -> Core:
         return Core(self._on_end, self._made.classes, self._tuning(), _policy(self._made))

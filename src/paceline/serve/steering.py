@@ -67,6 +67,9 @@ LOOKS = 6
 COUNTED = LOOK // 2
 """Batches of a look that must have had the company it means, or it says nothing."""
 
+AWAITED = 3
+"""times that the settings of before are seen, until a move counts as refused"""
+
 SETTLING = 1
 """Intervals after a move in which what was before still goes on."""
 
@@ -101,7 +104,8 @@ class Steering:
     def __init__(self, bounds: Bounds, slo_s: float | None) -> None:
         self.bounds = bounds
         self._slo_s = math.inf if slo_s is None else slo_s
-        self._tuning = Tuning()
+        self._tuning = self._before = Tuning()
+        self._awaited = 0
         self._part: list[Interval] = []
         self._history: deque[_Past] = deque(maxlen=INTERVALS)
         self._settling = SETTLING
@@ -116,11 +120,15 @@ class Steering:
         self, now: float, interval: Interval, tuning: Tuning, learned: LatencyModel
     ) -> Move | Looks | None:
         """Measured since the last time with these settings; `learned` of the shape in `ran`."""
-        if tuning != self._tuning:  # somebody else moved it, or nobody moved it as asked
-            self._tuning = tuning
+        if tuning != self._tuning:
+            if tuning == self._before and self._awaited:
+                self._awaited -= 1
+                return None
+            self._tuning = tuning  # somebody else moved it, or nobody moved it as asked
             self._trial = None
             self._part.clear()
             self._forget()
+        self._awaited = 0
         self._part.append(interval)
         interval = joined(self._part)
         if interval.batches < LEAST_BATCHES and interval.seconds < LONGEST_S:
@@ -313,6 +321,8 @@ class Steering:
 
     def _moved(self, now: float, move: Move) -> Move:
         self._moved_s[move.knob] = now
+        self._awaited = AWAITED
+        self._before = self._tuning
         self._tuning = self._with(_Setting(move.knob, move.value))
         self._forget()
         return move
