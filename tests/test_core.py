@@ -323,8 +323,9 @@ def test_the_margin_grows_when_what_was_let_in_is_late_and_shrinks_again() -> No
     served.all_come(0.0, "a")
     slow = served.batch(0.0)
     served.all_come(0.001, "b")
+    first = core.admission.margin
     core.done(0.05, slow)
-    assert core.admission.margin == 0.0, "late by chance: more room would not have helped"
+    assert core.admission.margin == first, "late by chance: more room would not have helped"
     assert core.next(0.05) is None, "what waited behind it has expired"
     served.all_come(0.1, "c")
     behind = served.batch(0.1)
@@ -333,9 +334,9 @@ def test_the_margin_grows_when_what_was_let_in_is_late_and_shrinks_again() -> No
     core.done(0.125, behind)
     assert names(served.batch(0.125).members) == "e"
     assert served.ended[-1] == ("d", "expired")
-    assert core.admission.margin > 0.01, "let in, and there was no time left to run it"
+    assert core.admission.margin > first, "let in, and there was no time left to run it"
     core.done(0.136, core.running[0])
-    for number in range(1000):
+    for number in range(3000):
         served.all_come(1.0 + number, "a")
         core.done(1.01 + number, served.batch(1.0 + number))
     assert core.admission.margin == 0.0

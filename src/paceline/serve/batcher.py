@@ -104,7 +104,7 @@ class AtOnce:
         if rows >= cap:
             rows, reason = cap, "size reached"
         enough = model.efficient(rows)
-        if self._longest_s != NEVER:
+        if model.typical(enough) > self._longest_s:
             enough = min(enough, model.largest_within(self._longest_s, rows))
         if enough < rows:
             rows, reason = max(1, enough), "adaptive"
@@ -117,7 +117,7 @@ class AtOnce:
             return Dispatch(bucket, rows, reason)
         if not fitting and model.typical(tightest.rows) > left_s:
             return Drop(tightest)
-        fitting = max(1, fitting)
+        fitting = max(1, fitting, min(tightest.rows, rows))  # no request is cut
         fitting_s, full_s = model.typical(fitting), model.typical(rows)
         if full_s <= left_s and fitting * full_s < WORTH_A_CUT * rows * fitting_s:
             fitting = rows  # more likely than not it is in time all the same

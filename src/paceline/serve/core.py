@@ -392,7 +392,8 @@ class Core:
         row_s = self._row_s / self.tuning.executors
         if not held_rows:
             if self.idle > 0:  # at once, so nothing is left to chance but the batch itself
-                return now + self.learned(bucket).typical(newcomer.rows)
+                free_s = self.tuning.margin * (newcomer.deadline_s - newcomer.arrived_s)
+                return now + self.learned(bucket).typical(newcomer.rows) + free_s
             own_s = self.learned(bucket).at(newcomer.rows)
             return admission.finish_s(now, newcomer, self._wait_s(now, 0.0), own_s, row_s)
         if newcomer.rows <= size:
@@ -455,8 +456,9 @@ class Core:
         """How large batches of this shape will be when many wait, and how long they take: as large
         as pays, and not so long that hardly another fits into what a request may take."""
         model = self.learned(bucket)
-        size = min(model.efficient(self.cap), model.largest_within(self._longest_s, self.cap))
-        size = max(1, size)
+        size = model.efficient(self.cap)
+        if model.typical(size) > self._longest_s:
+            size = max(1, min(size, model.largest_within(self._longest_s, size)))
         planned = self._planned[bucket] = (size, model.typical(size))
         self._begun_s[bucket] = model.typical(1)
         self._row_s = max(seconds / size for size, seconds in self._planned.values())
