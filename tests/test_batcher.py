@@ -77,6 +77,18 @@ def test_the_default_gives_up_who_would_be_late_and_who_would_make_many_late() -
     assert decide(AtOnce(), patient) == Dispatch(0, 1, "deadline near"), "the others can wait"
 
 
+def test_a_request_of_several_rows_is_not_given_up_for_its_own_rows() -> None:
+    """By the quantile it would be late, in the median it would not."""
+    scattered = LatencyModel()
+    for number in range(300):
+        scattered.observe(4, (0.0025, 0.004, 0.006)[number % 3])
+    assert scattered.typical(4) < 0.005 < scattered.at(4)
+    queue = Queue(1000, 1)
+    queue.put(Waiting(NORMAL, 0, 4, 0, 0.0, 1.0, 0.005))
+    decision = AtOnce().decide(0.0, queue, lambda bucket: scattered, 16)
+    assert decision == Dispatch(0, 4, "deadline near")
+
+
 def test_the_default_runs_no_more_than_makes_more_of_an_executor() -> None:
     """No fixed cost: company only makes others wait."""
     linear = LatencyModel()

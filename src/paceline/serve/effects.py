@@ -159,7 +159,7 @@ class Situation:
         """Who is refused although executors are idle and nothing is late is refused in vain."""
         every, margin = self._every, self.tuning.margin
         late = every.answered - every.in_time
-        if margin <= low or not self.idle or not every.refused or late > LATE * every.answered:
+        if margin <= low or not every.refused or late > LATE * every.answered:
             return None
         value = max(low, margin / 2 if margin > LEAST_MARGIN else 0.0)
         predicted = min(self.offered, self.good / self.busy)
