@@ -38,7 +38,7 @@ def row_s(rows: int) -> float:
 class Place:
     """Batches of one row take 12 ms and of 16 rows 42 ms, if alone. It fills them, and answers what
     it can, `share` of it in time. What is looked at may look better than it is: `flatter` is by how
-    much. Batches scatter by 10 % to either side, times `noise`, and answers by a fifth of that."""
+    much. Batches scatter by 10 % to either side, times `noise`, what is answered by `swing`."""
 
     def __init__(self, tuning: Tuning, offered: float, seed: int = 0) -> None:
         self.tuning = tuning
@@ -48,6 +48,7 @@ class Place:
         self.flatter = 1.0
         self.share = 1.0
         self.noise = 1.0
+        self.swing = 0.02
         self.now = 0.0
         self.moves: list[tuple[float, Move]] = []
         self.looks: list[Tuning] = []
@@ -77,7 +78,8 @@ class Place:
     def interval(self) -> Interval:
         offered = self.offered * (1 + 0.4 * self._chance.uniform(-0.1, 0.1))
         can = self.rate(self.tuning)
-        answered = round(min(offered, can * (1 + 0.2 * self._scatter())))
+        can *= 1 + self._chance.uniform(-self.swing, self.swing)
+        answered = round(min(offered, can))
         busy_s = self.tuning.executors * min(1.0, offered / can)
         batches = round(busy_s / self.batch_s(self.tuning))
         looked, self.looked = tuple(self.looked), []
@@ -312,8 +314,7 @@ def test_what_can_be_seen_at_once_is_not_judged_by_the_first_moment() -> None:
 def test_a_gain_is_not_taken_back_for_the_noise_of_some_intervals() -> None:
     for seed in range(12):
         place = Place(ONE, 2 * CAN, seed)
-        place.beside = 1.67
-        place.noise = 6.0
+        place.beside, place.swing = 1.6, 0.3
         moves = place.seconds(Steering(only("executors"), SLO_S), 60)
         assert not any(each.undoes for each in moves), seed
 
