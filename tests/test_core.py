@@ -336,7 +336,7 @@ def test_the_margin_grows_when_what_was_let_in_is_late_and_shrinks_again() -> No
     assert served.ended[-1] == ("d", "expired")
     assert core.admission.margin > first, "let in, and there was no time left to run it"
     core.done(0.136, core.running[0])
-    for number in range(3000):
+    for number in range(5000):
         served.all_come(1.0 + number, "a")
         core.done(1.01 + number, served.batch(1.0 + number))
     assert core.admission.margin == 0.0

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from paceline.flow.queue import NEVER, RANKS, Waiting
 
-LATE = 0.003
+LATE = 0.0015
 """The share of batches in which somebody may be late."""
 
 MARGIN_FIRST = 0.08
@@ -22,7 +22,7 @@ MARGIN_FIRST = 0.08
 MARGIN_STEP = 0.02
 """By how much of the time a request may take the margin grows when one is late."""
 
-MARGIN_MOST = 0.25
+MARGIN_MOST = 0.4
 """Of the time that a request may take; above, more would be refused than is late."""
 
 RATE_WINDOW_S = 0.2
