@@ -16,6 +16,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from paceline.serve.digits import SAMPLE_ROW
+from paceline.serve.knobs import KNOBS
 from servers import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("chromium")]
@@ -424,7 +425,7 @@ def test_earlier_versions_come_when_asked_for(tmp_path: Path, browser: Browser) 
         expect(shown).to_have_count(21)  # those asked for stay
         press(page, "Earlier versions")
         expect(shown).to_have_count(24)
-        expect(shown.last).to_contain_text("and 2 more")
+        expect(shown.last).to_contain_text(f"and {len(KNOBS) - 3} more")
         expect(page.get_by_role("button", name="Earlier versions")).to_be_hidden()
 
 
@@ -490,10 +491,10 @@ def test_the_page_fits_and_asks_nobody_else(tmp_path: Path, browser: Browser, wi
         is_ready(page)
         assert asked
         assert all(url.startswith((server.address, "data:")) for url in asked)
-        expect(page.locator(".knob")).to_have_count(5)
+        expect(page.locator(".knob")).to_have_count(len(KNOBS))
         for opener in page.locator(".knob").all():
             opener.click()
-        expect(page.locator(".events li")).to_have_count(5)
+        expect(page.locator(".events li")).to_have_count(len(KNOBS))
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 

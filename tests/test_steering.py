@@ -441,6 +441,19 @@ def test_slow_models_are_asked_no_less_and_judged_by_longer_intervals() -> None:
     assert place.until_moved(steering).value == 2
 
 
+def test_when_all_callers_have_left_their_last_late_answers_are_no_reason() -> None:
+    place = Place(ONE, 2 * CAN)
+    place.share = 0.0
+    steering = Steering(only("executors"), SLO_S)
+    assert not place.seconds(steering, 5)
+    answered = replace(place.interval(), offered=0, refused=0)
+    found = []
+    for _ in range(60):
+        place.now += 1.0
+        found.append(steering.observe(place.now, answered, place.tuning, place.learned))
+    assert found[20:] == [None] * 40
+
+
 ways = st.tuples(st.sampled_from([0.3, 1.0, 3.0]), st.floats(1, 3), st.floats(0.5, 3))
 
 

@@ -123,6 +123,8 @@ class Situation:
     @property
     def most_gain(self) -> float:
         """By how much the best of settings could bring more."""
+        if not self.offered:
+            return 0.0
         return self.offered / self.good - 1 if self.good else math.inf
 
     @property
