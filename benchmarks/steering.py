@@ -40,14 +40,14 @@ LATENCIES = Path(__file__).parent / "data" / "latencies.json"
 SLO_S = 0.1
 MOST = 64
 RATE = 1300.0
-PHASE_S = 120.0
+PHASE_S = 90.0
 SHIFT_S = 4.7
 BATCHES = 200
 DRIFT = [step / 24 for step in range(25)]
 NEAR = 0.95
 LOADS = (0.5, 0.9, 1.3)
 QUIET = 0.95
-NOISE_S = 60.0
+NOISE_S = 30.0
 COMPARED = 10
 """Seeds of the noise that are run without steering too."""
 
@@ -313,7 +313,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    options.add_argument("--seeds", type=int, default=3, help="of each story")
+    options.add_argument("--seeds", type=int, default=2, help="of each story")
     options.add_argument("--noise", type=int, default=100, help="seeds of each world and load")
     asked = options.parse_args()
 
