@@ -2,10 +2,10 @@
 
 Asked about once a second with what was measured. As long as (nearly) all is answered in time it
 leaves everything alone. Where more is lost it has a few other settings looked at (`serve/look.py`),
-predicts what each would bring (`serve/effects.py`), and moves one knob if that is certainly more,
-and by more than GAIN. Then it measures whether the prediction came true, with respect for the
-noise: for a while it may not be able to tell. What did not come true is taken back, and that
-direction is left alone for some time, longer with each failure.
+predicts what each would bring (`serve/effects.py`), and moves one knob if that is certainly GAIN or
+more. Then it measures whether the prediction came true, with respect for the noise: for a while it
+may not be able to tell. What did not come true is taken back, and that direction is left alone for
+some time, longer with each failure.
 
 Pure. Its owner asks it, hands looks to `Core.look` and moves to the desk (the simulator: to
 `Core.tune`); that a move was refused it sees from the settings that stayed. Not for milliseconds:
@@ -61,7 +61,7 @@ LONGEST_S = 10.0
 LOOK_EVERY_S = 15.0
 """From the end of looking around to the next time."""
 
-LOOKS = 6
+LOOKS = 10
 """at one setting, where it is promising but not certain"""
 
 COUNTED = LOOK // 2
@@ -273,10 +273,9 @@ class Steering:
     # --- What is done -----------------------------------------------------------------------------
 
     def _decide(self, now: float, situation: Situation) -> Move | Looks | None:
-        good = situation.good
-        options = self._options(now, situation)
-        promising = [each for each in options if each.predicted > good * (1 + GAIN)]
-        certain = [each for each in promising if each.predicted * (1 - Z * each.doubt) > good]
+        worth = situation.good * (1 + GAIN)
+        promising = [each for each in self._options(now, situation) if each.predicted > worth]
+        certain = [each for each in promising if each.predicted * (1 - Z * each.doubt) > worth]
         if certain:
             return self._propose(now, max(certain, key=lambda each: each.predicted), situation)
         again = [_Setting(each.knob, each.value) for each in promising]
