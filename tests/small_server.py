@@ -22,7 +22,6 @@ from paceline.processes.state_dir import StateDir
 from paceline.web.control import Control
 from paceline.web.door import Door
 from paceline.web.front_routes import front_routes
-from paceline.web.inference import Inference
 from paceline.web.operations import Operation
 from paceline.web.relay import Relay
 from paceline.web.status import Status, Usage
@@ -83,10 +82,9 @@ class SmallServer(Server):
         sessions = Sessions(bytes(16), self.port)
         self._gate = Gate("127.0.0.1", KeyRing(), sessions, require_keys=True)
         relay = Relay(self._held.descriptor)
-        routes = front_routes(
-            Inference({}, board, clock), relay, self._gate, sessions, lambda: "", clock
-        )
-        self._front = Connections(Door(routes, self._gate, board, clock, Chance()), clock.wall)
+        routes = front_routes(relay, self._gate, sessions, lambda: "", clock)
+        door = Door(routes, self._gate, board, clock, Chance())
+        self._front = Connections(door, clock.wall)
         await self._front.listen(listener)
 
     async def _end(self) -> None:

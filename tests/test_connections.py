@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from paceline.serve import digits
-from paceline.terms.limits import BODY_BYTES, LOGINS
+from paceline.terms.limits import BODY_BYTES, INFER_BODY_BYTES, LOGINS
 from servers import Server
 
 ROW = json.dumps(digits.SAMPLE_ROW).encode()
@@ -187,12 +187,28 @@ def test_other_forms_of_a_request_line_are_refused(server: Server, request_line:
 @pytest.mark.parametrize("size", [2 * BODY_BYTES, 1_000_000, 20_000_000])
 def test_a_refused_upload_hears_why_and_nothing_else(server: Server, size: int) -> None:
     with Raw(server) as raw:
-        raw.say(post(b"/predict/digits", b"[" + b"1," * (size // 2) + b"1]"))
+        raw.say(post(b"/login", b"[" + b"1," * (size // 2) + b"1]"))
         answers = raw.answers(1)
         raw.socket.shutdown(socket.SHUT_WR)
         raw.rest()
     assert answers[0].startswith(b"413")
     assert raw.heard.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_an_inference_too_large_is_refused_as_soon_as_that_is_known(
+    server: Server, announced: bool
+) -> None:
+    size = INFER_BODY_BYTES + 1
+    length = b"content-length: %d\r\n" % size if announced else b"transfer-encoding: chunked\r\n"
+    with Raw(server) as raw:
+        raw.say(b"POST /predict/digits HTTP/1.1\r\nhost: localhost\r\n" + JSON + length + b"\r\n")
+        if not announced:
+            piece = b"100000\r\n" + b" " * 0x100000 + b"\r\n"
+            raw.say(*[piece] * (size // 0x100000 + 1))
+        assert raw.answers(1)[0].startswith(b"413")
+        raw.socket.shutdown(socket.SHUT_WR)
+        assert raw.rest().count(b"HTTP/1.1 ") == 1
 
 
 def test_after_a_refused_small_body_the_connection_goes_on(server: Server) -> None:

@@ -76,7 +76,7 @@ def test_a_request_keeps_its_name_and_gets_one_when_it_has_none(server: Server) 
         ("/v2/models/digits/infer", b"{}", 400, "bad_json", ""),
         ("/v2/models/nothing/infer", b"{}", 404, "unknown_model", "digits"),
         ("/nowhere", b"{}", 404, "not_found", "/predict"),
-        ("/predict/digits", b"[" + b"1," * (BODY_BYTES // 2) + b"1]", 413, "too_large", ""),
+        ("/login", b"[" + b"1," * (BODY_BYTES // 2) + b"1]", 413, "too_large", ""),
     ],
 )
 def test_bad_requests_get_useful_errors(

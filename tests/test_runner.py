@@ -19,7 +19,7 @@ from paceline.observe.board import Board, read
 from paceline.serve import runner as module
 from paceline.serve.knobs import DEFAULTS
 from paceline.serve.model import ModelSpec, Tensors, TensorSpec
-from paceline.serve.runner import WARM_RUNS, Answers, Beside, Runner
+from paceline.serve.runner import WARM_RUNS, Beside, Outcome, Ran, Runner
 from paceline.serve.tally import Tally
 from paceline.terms.errors import (
     BadInput,
@@ -70,6 +70,29 @@ class Twice:
         pass
 
 
+async def run(
+    runner: Runner, inputs: Tensors, rows: int, priority: Priority, deadline_s: float
+) -> Tensors:
+    """The outcome, awaited as a caller does who may leave."""
+    told: asyncio.Future[Tensors] = asyncio.get_running_loop().create_future()
+
+    def tell(outcome: Outcome) -> None:
+        if told.cancelled():  # its caller goes away just now
+            return
+        assert not told.done(), "told twice"
+        if isinstance(outcome, PacelineError):
+            told.set_exception(outcome)
+        else:
+            told.set_result(outcome)
+
+    waiting = runner.submit(inputs, rows, priority, deadline_s, tell)
+    try:
+        return await told
+    except asyncio.CancelledError:
+        runner.leave(waiting)
+        raise
+
+
 class Served:
     """A runner whose batches take 10 ms beside the loop, or whatever `batch_s` says."""
 
@@ -83,8 +106,8 @@ class Served:
         self.most_beside = 0
         self.runner = Runner(self.model, clock, Tally(self.board, "twice"), self._beside)
 
-    def _beside(self, work: Callable[[], Answers]) -> "asyncio.Future[Answers]":
-        async def later() -> Answers:
+    def _beside(self, work: Callable[[], Ran]) -> "asyncio.Future[Ran]":
+        async def later() -> Ran:
             self.beside += 1
             self.most_beside = max(self.beside, self.most_beside)
             await self.clock.until(self.clock.now() + self.batch_s())
@@ -101,7 +124,7 @@ class Served:
     ) -> list[float]:
         x = np.array([[value, 0.0] for value in values], np.float32)
         deadline_s = self.clock.now() + timeout_s
-        answer = await self.runner.run({"x": x}, len(x), priority, deadline_s)
+        answer = await run(self.runner, {"x": x}, len(x), priority, deadline_s)
         return [float(each) for each in answer["y"][:, 0]]
 
     def asks(self, *values: float, **how: Any) -> "asyncio.Task[list[float]]":
@@ -216,7 +239,7 @@ def test_shapes_that_differ_run_apart() -> None:
     async def story(served: Served) -> None:
         async def ask(length: int) -> None:
             x = np.ones((1, length), np.float32)
-            answer = await served.runner.run({"x": x}, 1, "normal", 30.0)
+            answer = await run(served.runner, {"x": x}, 1, "normal", 30.0)
             assert answer["y"].shape == (1, length)
 
         await asyncio.gather(*(ask(length) for length in (2, 3, 2, 3)))
@@ -337,7 +360,7 @@ def test_what_ends_the_process_is_not_swallowed(in_place: bool, watched: list[Wa
             if in_place:
                 runner.warm()
             model.error = KeyboardInterrupt()
-            await runner.run({"x": np.ones((1, 2), np.float32)}, 1, "normal", 30.0)
+            await run(runner, {"x": np.ones((1, 2), np.float32)}, 1, "normal", 30.0)
 
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(main())
@@ -474,7 +497,7 @@ def test_the_cost_of_a_batch_is_bounded_in_elements_where_lengths_are_open() -> 
     async def story(served: Served) -> None:
         served.tune(batch_cost=25)
         x = np.ones((1, 10), np.float32)
-        await asyncio.gather(*(served.runner.run({"x": x}, 1, "normal", 30.0) for _ in range(4)))
+        await asyncio.gather(*(run(served.runner, {"x": x}, 1, "normal", 30.0) for _ in range(4)))
         assert sorted(map(len, served.model.batches)) == [2, 2]
 
     told(story, spec=OPEN)
@@ -698,7 +721,7 @@ def test_a_batch_that_is_not_tiny_runs_in_a_thread_and_a_tiny_one_does_not() -> 
                 runner.warm()
                 ran_in.clear()
                 for _ in range(20):
-                    answer = await runner.run({"x": x}, 1, "normal", clock.now() + 30)
+                    answer = await run(runner, {"x": x}, 1, "normal", clock.now() + 30)
                     assert answer["y"].tolist() == [[2.0, 2.0]]
                 assert (ran_in[-1] == threading.get_ident()) == (takes_s == 0.0)
 

@@ -109,6 +109,7 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str], None]) -> None:
 def run_front() -> None:
     """The life of one front; its orders come over the link its owner left at LINK_FD."""
     from paceline.serve.onnx_model import OnnxModel
+    from paceline.serve.reading import Reader
     from paceline.web.door import Door
     from paceline.web.front import Front, Preparing, Wish
     from paceline.web.front_routes import front_routes
@@ -146,17 +147,17 @@ def run_front() -> None:
         )
         models = {digits.NAME: OnnxModel.load(digits.MODEL_PATH, digits.NAME)}
         steers = start.index == 0  # one of several: they share the load, and the settings
-        inference = Inference(models, board, clock, start.index, wish if steers else None)
+        reader = Reader(clock)
+        inference = Inference(models, board, clock, reader, start.index, wish if steers else None)
         inference.warm()
         routes = front_routes(
-            inference,
             Relay(directory_fd),
             gate,
             sessions,
             lambda: why_not_ready() or door.why_not_ready(),
             clock,
         )
-        door = Door(routes, gate, board, clock, Chance())
+        door = Door(routes, gate, board, clock, Chance(), inference.begin)
         return door, gate, inference.prepare, clock
 
     async def serve() -> None:

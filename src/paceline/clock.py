@@ -117,6 +117,9 @@ class Chance:
         """From `low` to `high`, both included."""
         return self._random.randint(low, high)
 
+    def bits(self, count: int) -> int:
+        return self._random.getrandbits(count)
+
     def choice(self, among: Sequence[T]) -> T:
         return self._random.choice(among)
 

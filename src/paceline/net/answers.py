@@ -41,6 +41,11 @@ def error_headers(error: PacelineError, body: bytes) -> Headers:
     return headers
 
 
+def rendered(headers: Headers) -> bytes:
+    """As lines, each with its end."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
 async def send_error(send: Send, error: PacelineError, request_id: str = "") -> None:
     body = error_body(error, request_id)
     headers = error_headers(error, body)

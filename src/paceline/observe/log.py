@@ -63,6 +63,11 @@ class Log:
         """An error, with the traceback of the exception being handled."""
         self._write(logging.ERROR, message, fields, with_traceback=True)
 
+    @property
+    def is_on(self) -> bool:
+        """Whether `info` would write anything: for those who would otherwise prepare it in vain."""
+        return self._logger.isEnabledFor(logging.INFO)
+
     def _write(
         self, level: int, message: str, fields: dict[str, object], with_traceback: bool = False
     ) -> None:

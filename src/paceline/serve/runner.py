@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from paceline.clock import SHORTEST_NAP_S, Clock
 from paceline.flow.queue import NEVER, Bucket, Waiting
@@ -49,13 +49,31 @@ which `./bench policies` compares them."""
 RANKS = {priority: rank for rank, priority in enumerate(PRIORITIES)}
 
 Answers = Sequence[Tensors]
-Beside = Callable[[Callable[[], Answers]], "asyncio.Future[Answers]"]
+Outcome: TypeAlias = "Tensors | PacelineError"
+Told = Callable[[Outcome], None]
+"""Hears the request's own rows of the outputs, or why there are none; once, unless it leaves."""
+Beside = Callable[[Callable[[], "Ran"]], "asyncio.Future[Ran]"]
 """Has the work done while the loop goes on."""
 
 
-class _Call(NamedTuple):
-    inputs: Tensors
-    answer: "asyncio.Future[Tensors]"
+class _Call:
+    """What a request brings, who hears of it, and which core has it."""
+
+    __slots__ = ("core", "inputs", "told")
+
+    def __init__(self, inputs: Tensors, told: Told, core: Core) -> None:
+        self.inputs = inputs
+        self.told = told
+        self.core = core
+
+
+class Ran(NamedTuple):
+    """A batch that was run: of each request its answer, and where the time went."""
+
+    answers: Answers
+    input_s: float
+    infer_s: float
+    output_s: float
 
 
 class _Made(NamedTuple):
@@ -90,6 +108,8 @@ class Runner:
         self._row_s = 0.0
         self._seen: dict[Bucket, None] = {}
         self._tried: Bucket | None = None
+        self._untried: list[int] = []
+        self._asked = False
         self._tiny_rows = 0
         """of the shape that was tried, so many are run in place"""
         self._rules = DEFAULTS
@@ -98,15 +118,16 @@ class Runner:
         self._cores = [self._core]
         """this one is the last; those before it finish what they hold"""
         self._turning = False
+        self._ended: list[tuple[Waiting, End]] = []
+        """to be told; never in the middle of what a core does, for who hears it may ask again"""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = NEVER
 
-    async def run(
-        self, inputs: Tensors, rows: int, priority: Priority, deadline_s: float
-    ) -> Tensors:
-        """The request's own rows of the outputs; or a PacelineError, which says whether it was
-        refused, given up or failed. Its deadline is a moment, and that of its objective counts
-        where it is earlier."""
+    def submit(
+        self, inputs: Tensors, rows: int, priority: Priority, deadline_s: float, told: Told
+    ) -> Waiting:
+        """Has the request run, or refuses it by a PacelineError. Its deadline is a moment, and that
+        of its objective counts where it is earlier."""
         core, now, rank = self._core, self._clock.now(), RANKS[priority]
         targets_s, deadlines_s = self._made.classes
         if self._rules.slo_s is not None:
@@ -116,13 +137,15 @@ class Runner:
             rank,
             bucket,
             rows,
-            sum(each.nbytes for each in inputs.values()),
+            sum([each.nbytes for each in inputs.values()]),
             now,
             now + targets_s[rank],
             deadline_s,
             cost=self._shapes.cost(bucket, rows),
         )
         refused = core.arrive(now, waiting)
+        if self._ended:  # they made room
+            asyncio.get_running_loop().call_soon(self._tell_ended)
         if self._pilot is not None:
             self._pilot.came()
         if refused is not None:
@@ -131,19 +154,21 @@ class Runner:
                 self._pilot.refused()
             alone_s = core.learned(bucket).at(rows)
             raise refusal(self._model.spec.name, refused, alone_s, deadline_s - now)
-        answer: asyncio.Future[Tensors] = asyncio.get_running_loop().create_future()
-        waiting.work = _Call(inputs, answer)
+        self._asked = True
+        waiting.work = _Call(inputs, told, core)
         if core.idle > 0:
             self._soon()  # whoever comes in the same turn of the loop comes along
         else:
             self._wake_at(core.wake_s)
             self._tally.look(now, core.queue)
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            if core.leave(self._clock.now(), waiting):
-                self._soon()
-            raise
+        return waiting
+
+    def leave(self, waiting: Waiting) -> None:
+        """Its caller has gone: it is not run if that has not begun, and tells nobody."""
+        call: _Call = waiting.work
+        call.told = _nobody
+        if call.core.leave(self._clock.now(), waiting):
+            self._soon()
 
     def tune(self, rules: Rules) -> None:
         """From the next batch on. What waits keeps its target and its deadline."""
@@ -165,32 +190,77 @@ class Runner:
     def warm(self) -> None:
         """Tries the model with rows of zeros, so that the first requests find it prepared, and are
         not predicted blindly. Open dimensions count one: that says little of longer ones, but the
-        runtime is warm. Ends after WARM_S, and with the first error: zeros may not suit a model."""
+        runtime is warm. It ends after WARM_S, and with the first error: zeros may not suit a model.
+        Sizes that are left are tried by `warm_on`, so that nobody waits for a slow model."""
         end_s = self._clock.now() + WARM_S
-        for size in _sizes(self._tuning().max_batch):
+        self._untried = [*_sizes(self._tuning().max_batch)]
+        while self._untried:
             for _ in range(WARM_RUNS):
-                if not self._try(size) or self._clock.now() >= end_s:
+                if not self._try(self._untried[0]):
+                    self._untried = []
                     return
+                if self._clock.now() >= end_s:
+                    break
+            self._untried.pop(0)
+            if self._clock.now() >= end_s:
+                return
+
+    def warm_on(self) -> None:
+        """Tries the sizes that `warm` had no time for, one after the other, beside the loop, and
+        only as long as nobody asks for anything: whoever does teaches as well."""
+        core = self._core
+        if not self._untried or core.running or core.queue.held or self._asked:
+            return
+        rows = self._untried.pop(0)
+        inputs = self._shapes.zeros(rows)
+        if inputs is None:
+            return
+        begun_s = self._clock.now()
+        work = partial(self._compute, [inputs])
+        self._beside(work).add_done_callback(partial(self._warmed, rows, inputs, begun_s))
+
+    def _warmed(
+        self, rows: int, inputs: Tensors, begun_s: float, ran: "asyncio.Future[Ran]"
+    ) -> None:
+        error = ran.exception()
+        if isinstance(error, PacelineError):
+            logger.warning("a model could not be tried out", rows=rows, error=str(error))
+            return
+        if error is not None:
+            raise error
+        if not self._asked:  # else it was timed beside others
+            self._learn(rows, self._shapes.bucket(inputs), self._clock.now() - begun_s)
+            self.warm_on()
+
+    @property
+    def how(self) -> str:
+        """Where batches run, as was found by trying."""
+        if self._tiny_rows:
+            return f"in place up to {self._tiny_rows} rows"
+        return "in threads"
 
     def _try(self, rows: int) -> bool:
         inputs = self._shapes.zeros(rows)
         if inputs is None:
             return False
-        before = self._clock.now()
+        before_s = self._clock.now()
         try:
             self._compute([inputs])
         except PacelineError as error:
             logger.warning("a model could not be tried out", rows=rows, error=str(error))
             return False
-        self._tried = self._shapes.bucket(inputs)
-        self._seen[self._tried] = None
-        learned = self._core.learned(self._tried)
-        learned.observe(rows, self._clock.now() - before)
+        self._learn(rows, self._shapes.bucket(inputs), self._clock.now() - before_s)
+        return True
+
+    def _learn(self, rows: int, bucket: Bucket, seconds: float) -> None:
+        self._tried = bucket
+        self._seen[bucket] = None
+        learned = self._core.learned(bucket)
+        learned.observe(rows, seconds)
         if rows == 1:
             self._row_s = learned.typical(1)
         tiny = (size for size in _sizes(ROWS) if learned.typical(size) < IN_PLACE_S)
         self._tiny_rows = max(tiny, default=0)
-        return True
 
     # --- Doing what the core says -----------------------------------------------------------------
 
@@ -203,6 +273,7 @@ class Runner:
         self._turning = False
         for core in tuple(self._cores):
             self._run_batches(core)
+        self._tell_ended()
         now = self._clock.now()
         self._tally.look(now, self._core.queue)
         if self._pilot is not None:
@@ -226,7 +297,7 @@ class Runner:
         if core is not self._core and not core.running and not core.queue.held:
             self._cores.remove(core)
 
-    def _ran_beside(self, core: Core, batch: Batch, ran: "asyncio.Future[Answers]") -> None:
+    def _ran_beside(self, core: Core, batch: Batch, ran: "asyncio.Future[Ran]") -> None:
         error = ran.exception()
         if error is None:
             self._done(core, batch, ran.result())
@@ -236,11 +307,18 @@ class Runner:
             raise error  # the end of the process, or a bug: nothing that a request could be told
         self._soon()
 
-    def _compute(self, several: Sequence[Tensors]) -> Answers:
-        """In whatever thread; of each request its answer, or ModelFailed."""
+    def _compute(self, several: Sequence[Tensors]) -> Ran:
+        """In whatever thread; or ModelFailed."""
+        clock, shapes = self._clock, self._shapes
+        begun_s = clock.now()
         try:
-            outputs = self._model.run(self._shapes.together(several))
-            return self._shapes.apart(outputs, several)
+            joined = shapes.together(several)
+            joined_s = clock.now()
+            outputs = self._model.run(joined)
+            inferred_s = clock.now()
+            answers = shapes.apart(outputs, several)
+            shapes.reuse(joined, outputs)
+            return Ran(answers, joined_s - begun_s, inferred_s - joined_s, clock.now() - inferred_s)
         except PacelineError:
             raise
         except Exception as error:
@@ -251,29 +329,39 @@ class Runner:
                 remedy="Check the values sent; if they are right, the server's log says where.",
             ) from error
 
-    def _done(self, core: Core, batch: Batch, answers: Answers) -> None:
+    def _done(self, core: Core, batch: Batch, ran: Ran) -> None:
         now = self._clock.now()
-        self._tally.ran(batch, now - batch.begun_s)
+        self._tally.ran(batch, now - batch.begun_s, ran, self._shapes)
         if batch.bucket not in self._seen:
             if len(self._seen) >= SHAPES:
                 self._seen.clear()  # those that still come are back soon
             self._seen[batch.bucket] = None
-        of = dict(zip(batch.members, answers, strict=True))
         told = core.done(now, batch)
-        for each in told:
-            if not each.work.answer.done():  # its caller goes away just now
-                each.work.answer.set_result(of[each])
         if self._pilot is not None:
-            in_time = sum(now <= each.deadline_s for each in told)
+            in_time = sum([now <= each.deadline_s for each in told])
             self._pilot.ran(batch, now - batch.begun_s, in_time, len(told))
+        if len(told) == len(batch.members):
+            for each, answer in zip(batch.members, ran.answers, strict=True):
+                each.work.told(answer)
+            return
+        of = dict(zip(batch.members, ran.answers, strict=True))
+        for each in told:
+            each.work.told(of[each])
 
     def _failed(self, core: Core, batch: Batch, error: PacelineError) -> None:
         for each in core.failed(self._clock.now(), batch):
-            _fail(each, error)
+            each.work.told(error)
 
     def _on_end(self, waiting: Waiting, end: End) -> None:
         self._tally.not_run(end)
-        _fail(waiting, given_up(end))
+        self._ended.append((waiting, end))
+
+    def _tell_ended(self) -> None:
+        """Those who end elsewhere than in a batch, once the core has finished what it was doing."""
+        while self._ended:
+            ended, self._ended = self._ended, []
+            for waiting, end in ended:
+                waiting.work.told(given_up(end))
 
     def _wake_at(self, moment_s: float) -> None:
         """One timer for all; where it is set for too early a moment, it is set again then."""
@@ -347,9 +435,8 @@ def _in_threads() -> Beside:
     return lambda work: asyncio.get_running_loop().run_in_executor(pool, work)
 
 
-def _fail(waiting: Waiting, error: PacelineError) -> None:
-    if not waiting.work.answer.done():
-        waiting.work.answer.set_exception(error)
+def _nobody(outcome: Outcome) -> None:
+    """Hears what is told to a caller who has left."""
 
 
 def _sizes(most: int) -> Iterator[int]:

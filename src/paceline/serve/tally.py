@@ -2,24 +2,37 @@
 only where one is not run. Decides nothing. Called by `runner.py`.
 """
 
+from typing import TYPE_CHECKING
+
 from paceline.flow.queue import NEVER, Queue
-from paceline.observe.board import Board
+from paceline.observe.board import Board, Counter
 from paceline.serve.batcher import REASONS
 from paceline.serve.core import Batch
+from paceline.serve.shapes import Shapes
 from paceline.terms.metric import (
     AT_RISK,
     BATCH_ROWS,
     BATCHES,
+    BUFFERS_REUSED,
+    COPIES_AVOIDED,
     MODEL_SECONDS,
     NOT_RUN,
+    PART_SECONDS,
     QUEUE_AGE,
     QUEUED,
     ROWS,
 )
 from paceline.terms.request import PRIORITIES
 
+if TYPE_CHECKING:
+    from paceline.serve.runner import Ran
+
 LOOK_S = 0.1
 """The shortest time between two looks at a queue: what is at risk is found by going through it."""
+
+PARTS = ("queue", "input", "infer", "output")
+"""Of the time of a batch: its requests together in the queue, its inputs joined, the model run, its
+outputs taken apart."""
 
 NOT_RUN_REASONS = ("late", "full", "shed", "expired")
 """The first two are told at the door; `serve/core.py` knows what each means."""
@@ -37,6 +50,12 @@ class Tally:
         self._queued = [board.gauge(QUEUED, model, each) for each in PRIORITIES]
         self._age = board.gauge(QUEUE_AGE, model, str(front))
         self._at_risk = board.gauge(AT_RISK, model)
+        self._queue_s, self._input_s, self._infer_s, self._output_s = (
+            board.counter(PART_SECONDS, model, part) for part in PARTS
+        )
+        self._copies_avoided = board.counter(COPIES_AVOIDED, model)
+        self._buffers_reused = board.counter(BUFFERS_REUSED, model)
+        self._avoided = self._reused = 0
         self._looked_s = -NEVER
         self._empty = True
 
@@ -44,9 +63,16 @@ class Tally:
         self._batches[batch.reason].add()
         self._batch_rows.record(batch.rows)
 
-    def ran(self, batch: Batch, seconds: float) -> None:
+    def ran(self, batch: Batch, seconds: float, ran: "Ran", shapes: Shapes) -> None:
         self._seconds.record(seconds)
         self._rows.add(batch.rows)
+        begun_s = batch.begun_s
+        self._queue_s.add(sum([begun_s - each.arrived_s for each in batch.members]))
+        self._input_s.add(ran.input_s)
+        self._infer_s.add(ran.infer_s)
+        self._output_s.add(ran.output_s)
+        self._avoided = _count_up(self._copies_avoided, self._avoided, shapes.copies_avoided)
+        self._reused = _count_up(self._buffers_reused, self._reused, shapes.buffers_reused)
 
     def not_run(self, why: str) -> None:
         self._not_run[why].add()
@@ -62,3 +88,9 @@ class Tally:
             gauge.set(held)
         self._age.set(0.0 if empty else now - queue.oldest())
         self._at_risk.set(queue.at_risk(now))
+
+
+def _count_up(counter: Counter, seen: int, now: int) -> int:
+    if now > seen:
+        counter.add(now - seen)
+    return now

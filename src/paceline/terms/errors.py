@@ -69,6 +69,18 @@ class TooLarge(BadRequest):
     code = "too_large"
 
 
+class HeadTooLarge(BadRequest):
+    code = "head_too_large"
+
+
+class WrongVersion(BadRequest):
+    code = "wrong_version"
+
+
+class WrongEncoding(BadRequest):
+    code = "wrong_encoding"
+
+
 class WrongContentType(BadRequest):
     code = "wrong_content_type"
 
@@ -268,6 +280,9 @@ TABLE: Mapping[str, Row] = {
     "bad_json": Row(400, EXIT_USAGE, "the body is not valid JSON, or not of the expected form"),
     "bad_input": Row(400, EXIT_USAGE, "an input has the wrong name, type, shape or values"),
     "too_large": Row(413, EXIT_USAGE, "the body is larger than the limit"),
+    "head_too_large": Row(431, EXIT_USAGE, "line and headers are larger than the limit"),
+    "wrong_version": Row(505, EXIT_USAGE, "a version of HTTP that is not spoken here"),
+    "wrong_encoding": Row(415, EXIT_USAGE, "the body is compressed in a way that is not read"),
     "wrong_content_type": Row(415, EXIT_USAGE, "the body is not declared as application/json"),
     "not_found": Row(404, EXIT_USAGE, "nothing lives at this address"),
     "unknown_model": Row(404, EXIT_USAGE, "no model has this name"),

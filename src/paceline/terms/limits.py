@@ -5,7 +5,22 @@ the name; where it has none, the name says what is counted. Whoever needs a new 
 """
 
 BODY_BYTES = 64 * 1024
-"""a request body; parsing one this large holds the event loop for less than 2 ms"""
+"""a request body, but for inference"""
+
+INFER_BODY_BYTES = 64 * 1024 * 1024
+"""the body of an inference request, as it is sent and after it is decompressed"""
+
+FOLD_BYTES = 16 * 1024
+"""the shortest answer that is compressed for a caller who takes that"""
+
+FOLD_IN_PLACE_BYTES = 32 * 1024
+"""compressed or decompressed at once; what is longer goes to a thread"""
+
+SLICE_BYTES = 16 * 1024
+"""parsed in one go, so that a caller who pipelines does not hold up the others"""
+
+RECEIVE_BYTES = 64 * 1024
+"""of a body that the application has not yet taken; no more is read until it does"""
 
 ROWS = 1024
 """rows in one inference request"""
@@ -15,6 +30,9 @@ HEAD_BYTES = 64 * 1024
 
 HEAD_S = 10.0
 """how long line and headers may take to arrive"""
+
+LINGER_S = 0.25
+"""how long a connection must have been quiet to be closed when a front leaves"""
 
 KEEP_ALIVE_S = 75.0
 """how long a connection may stay open between two requests"""
@@ -319,3 +337,66 @@ TRACE_SHAPES = 64
 
 TRACE_CV = 1000
 """the largest coefficient of variation of the time between requests, in a trace file"""
+
+PARSE_IN_PLACE_BYTES = 64 * 1024
+"""x"""
+
+ENCODE_IN_PLACE_NUMBERS = 16_384
+"""x"""
+
+TEXTS = 65536
+"""x"""
+
+READING_BODIES = 64
+"""bodies that one front's reader process holds, the one it reads included"""
+
+READING_BYTES = 512 * 1024 * 1024
+"""of memory those may take, their numbers at their longest included"""
+
+READ_SLOTS_BYTES = 64 * 1024 * 1024
+"""of memory that is kept for the next bodies while none are read"""
+
+READ_S = 10.0
+"""how long the reading of one body may take; then its process is killed and restarted"""
+
+REQUEST_ID_CHARS = 1024
+"""of the `id` a KServe V2 request may have"""
+
+BATCH_BUFFER_BYTES = 128 * 1024 * 1024
+"""of memory kept for the next batches of one model in one process"""
+
+MODELS = 32
+"""models of one server"""
+
+MODEL_NAME_CHARS = 64
+"""the name of a model"""
+
+MODEL_SOURCE_BYTES = 1024
+"""of path, or callable and folder, of one model; all must fit in one message to a front"""
+
+MODEL_TENSORS = 64
+"""inputs, and outputs, of a model written in Python"""
+
+MODEL_MEMORY_BYTES = 1024 * 1024 * 1024
+"""of one batch, and of its answer, that a front and a model process share"""
+
+MODEL_START_S = 50.0
+"""how long a model process may take to load; shorter than START_S, for the front waits for it"""
+
+MODEL_BACK_S = 2.0
+"""how long a batch waits for a model process that is being started again"""
+
+LOAD_REQUESTS = 5_000_000
+"""requests of one load test, each of which is remembered in 34 bytes; 50 with --stream"""
+
+LOAD_CONNECTIONS = 10_000
+"""connections of one load test"""
+
+LOAD_BODIES_BYTES = 256 * 1024 * 1024
+"""of all the different requests of a load test together, which are made before it begins"""
+
+LOAD_ANSWER_BYTES = 1024 * 1024
+"""of an answer that is looked at before a load test begins; what it counts later may be longer"""
+
+LOAD_GIVE_UP_S = 5.0
+"""after so long without an answer, and no connection to be had, a load test ends early"""

@@ -1,24 +1,36 @@
 """What every request to a front passes on its way in and out: identity, bounds, access, counting.
 
-An ASGI application around the routes. It names the request, holds the number in flight to its
-bound, asks the gate who calls, turns every error into an answer, and counts. When the front drains
-it refuses what is new and, at the end, ends what is unfinished. Whatever happens inside, each
-request is answered once.
+For hot requests plain functions, for all others an ASGI application around the routes. It names
+the request, holds the number in flight to its bound, asks the gate who calls, turns every error into
+an answer, and counts. When the front drains it refuses what is new and, at the end, ends what is
+unfinished. Whatever happens inside, each request is answered once.
 """
 
 import asyncio
+import re
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from paceline.access.gate import Gate
+from paceline.access.gate import Caller, Gate
+from paceline.access.keys import KeyRing
 from paceline.clock import Chance, Clock
-from paceline.net.answers import draining, error_event, send_error
+from paceline.net.answers import (
+    draining,
+    error_body,
+    error_event,
+    error_headers,
+    rendered,
+    send_error,
+)
+from paceline.net.connection import Exchange
 from paceline.observe import log
 from paceline.observe.board import Board, Counter
 from paceline.terms.errors import Overloaded, PacelineError
 from paceline.terms.limits import FLUSH_S, IN_FLIGHT
-from paceline.terms.metric import HTTP_REQUESTS, REFUSED
+from paceline.terms.metric import HTTP_REQUESTS, REFUSED, Metric
 from paceline.terms.metric import IN_FLIGHT as IN_FLIGHT_METRIC
 
 HEALTH = "/health/"
@@ -26,33 +38,109 @@ ENDLESS = "/api/events"
 """The page's stream never ends by itself, so a drain does not wait for it."""
 
 REQUEST_ID_CHARS = 64
-AREAS = ("v2", "predict", "health", "metrics", "api", "login")
+HARMLESS = re.compile(rb"[ -~]+")
+AREAS = {
+    b"": "page",
+    **{area.encode(): area for area in ("v2", "predict", "health", "metrics", "api", "login")},
+}
 
 logger = log.get(__name__)
 access_log = log.get(log.ACCESS)
 
 
-class InHand:
+class InHand(Protocol):
     """One request between its head and the end of its answer."""
 
-    __slots__ = ("cut", "endless", "id", "status", "streaming", "task")
+    endless: bool
 
-    def __init__(self, request_id: str, endless: bool) -> None:
+    def cut(self) -> None:
+        """Its time is over: it is answered 503, or its stream ends."""
+
+
+class Held:
+    """One hot request in hand: it has no task, and is answered by whoever finishes it. Made by
+    `Inference` with its head; ends once, however that comes about."""
+
+    __slots__ = ("answered", "door", "endless", "exchange", "id")
+
+    def __init__(self, door: "Door", exchange: Exchange) -> None:
+        self.answered = False
+        self.endless = False
+        self.door = door
+        self.exchange = exchange
+        self.id = door.request_id(exchange.own_headers)
+        door.enter(self)
+
+    def answer(self, status: int, headers: bytes, *parts: "bytes | bytearray | memoryview") -> bool:
+        """Whether it was the first."""
+        if self.answered:
+            return False
+        self.end(status)
+        self.exchange.answer(status, headers, *parts)
+        return True
+
+    def refuse(self, error: PacelineError) -> None:
+        if self.answered:
+            return
+        body = error_body(error, self.id.decode())
+        headers = rendered([*error_headers(error, body)[:1], *error_headers(error, body)[2:]])
+        self.door.refused(error)
+        self.answer(error.http, headers + b"x-request-id: %b\r\n" % self.id, body)
+
+    def end(self, status: int) -> None:
+        """What it held is free again. 0: it has no answer, for its caller has gone."""
+        if not self.answered:
+            self.answered = True
+            self.door.leave(self)
+            self.door.count(self.exchange.method, self.exchange.target, self.id, status)
+            self.ended(status)
+
+    def ended(self, status: int) -> None:
+        """For whoever holds more."""
+
+    def cut(self) -> None:
+        self.fail(draining())
+
+    def fail(self, error: PacelineError) -> None:
+        self.refuse(error)
+
+
+class _Task:
+    """One request that is answered by the ASGI application, in a task of its own."""
+
+    __slots__ = ("endless", "id", "is_cut", "status", "streaming", "task")
+
+    def __init__(self, request_id: bytes, endless: bool) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self.id = request_id
+        self.id = request_id.decode()
         self.task = task
         self.endless = endless
         self.status = 0
         self.streaming = False
-        self.cut = False
+        self.is_cut = False
+
+    def cut(self) -> None:
+        self.is_cut = True
+        self.task.cancel()
+
+
+Begin = Callable[[Exchange, "Door"], "Callable[[Exchange], None] | None"]
+"""Begins a hot request by its head; None where it is for the application."""
 
 
 class Door:
     def __init__(
-        self, app: ASGIApp, gate: Gate, board: Board, clock: Clock, chance: Chance
+        self,
+        app: ASGIApp,
+        gate: Gate,
+        board: Board,
+        clock: Clock,
+        chance: Chance,
+        begin: Begin | None = None,
     ) -> None:
         self._app = app
+        self._begin = begin
         self._gate = gate
         self._clock = clock
         self._chance = chance
@@ -61,25 +149,79 @@ class Door:
         self._in_hand: set[InHand] = set()
         self._in_flight = board.gauge(IN_FLIGHT_METRIC)
         self._counters: dict[tuple[str, ...], Counter] = {}
-        self.empty = asyncio.Event()
-        self.empty.set()
+        self._emptied: asyncio.Event | None = None
 
     def why_not_ready(self) -> str:
         return "as many requests are in hand as may be" if len(self._in_hand) > IN_FLIGHT else ""
 
+    def hot(self, exchange: Exchange) -> "Callable[[Exchange], None] | None":
+        """For the connection, which asks here first."""
+        return None if self._begin is None else self._begin(exchange, self)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
         path: str = scope["path"]
-        in_hand = InHand(self._request_id(scope), path == ENDLESS)
+        in_hand = _Task(self.request_id(scope["headers"]), path == ENDLESS)
         scope["state"]["request_id"] = in_hand.id
-        self._enter(in_hand)
+        self.enter(in_hand)
         try:
             log.request_id.set(in_hand.id)
             await self._answer(scope, receive, self._watched(send, in_hand), in_hand)
         finally:
-            self._leave(in_hand)
-            self._count(HTTP_REQUESTS.name, _area(path), str(in_hand.status))
-            access_log.info("request", method=scope["method"], path=path, status=in_hand.status)
+            self.leave(in_hand)
+            method: str = scope["method"]
+            self.count(method.encode(), path.encode(), in_hand.id.encode(), in_hand.status)
+
+    # --- What every request passes, hot or not ----------------------------------------------------
+
+    @property
+    def keys(self) -> KeyRing:
+        """Another one when a key comes or goes: what was found out with this holds no more."""
+        return self._gate.ring
+
+    def admit(self, method: str, path: str, headers: list[tuple[bytes, bytes]]) -> Caller:
+        return self._gate.admit(method, path, headers, self._clock.wall())
+
+    def check_open(self) -> None:
+        if self._refusing:
+            raise draining()
+        if len(self._in_hand) > IN_FLIGHT:
+            raise Overloaded(
+                "this front holds as many requests as it may",
+                value=IN_FLIGHT,
+                remedy="Send fewer at a time, or start more fronts with --fronts.",
+            )
+
+    def request_id(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """The caller's own if it is harmless in a log and a header, else a new one."""
+        for name, value in headers:
+            if name == b"x-request-id" and 0 < len(value) <= REQUEST_ID_CHARS:
+                if HARMLESS.fullmatch(value):
+                    return value
+                break
+        return b"%016x" % self._chance.bits(64)
+
+    def enter(self, in_hand: InHand) -> None:
+        self._in_hand.add(in_hand)
+        self._in_flight.set(len(self._in_hand))
+
+    def leave(self, in_hand: InHand) -> None:
+        self._in_hand.discard(in_hand)
+        self._in_flight.set(len(self._in_hand))
+        if not self._in_hand and self._emptied is not None:
+            self._emptied.set()
+
+    def refused(self, error: PacelineError) -> None:
+        self._counter(REFUSED, error.code).add()
+
+    def count(self, method: bytes, target: bytes, request_id: bytes, status: int) -> None:
+        self._counter(HTTP_REQUESTS, _area(target), str(status)).add()
+        if access_log.is_on:
+            log.request_id.set(request_id.decode())
+            path = target.partition(b"?")[0].decode()
+            access_log.info("request", method=method.decode(), path=path, status=status)
+
+    # --- The end ----------------------------------------------------------------------------------
 
     def begin_drain(self, refuse: bool) -> None:
         """What could go on for ever ends now. `refuse` what is new where the whole server stops;
@@ -87,36 +229,34 @@ class Door:
         self._refusing = refuse
         self._cut(endless_only=True)
 
+    async def empty(self) -> None:
+        """Returns when nothing is in hand."""
+        while self._in_hand:
+            self._emptied = self._emptied or asyncio.Event()
+            self._emptied.clear()
+            await self._emptied.wait()
+
     async def finish(self, within_s: float) -> None:
         """Returns when nothing is in hand, at the latest shortly after `within_s`."""
         try:
             async with asyncio.timeout(within_s):
-                await self.empty.wait()
+                await self.empty()
         except TimeoutError:
             logger.warning("unfinished requests are answered 503", requests=len(self._in_hand))
             self._cut(endless_only=False)
             with suppress(TimeoutError):  # a caller who does not read cannot be waited for
                 async with asyncio.timeout(FLUSH_S):
-                    await self.empty.wait()
+                    await self.empty()
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, in_hand: InHand) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, in_hand: _Task) -> None:
         path: str = scope["path"]
         try:
             if not path.startswith(HEALTH):
-                if self._refusing:
-                    raise draining()
-                if len(self._in_hand) > IN_FLIGHT:
-                    raise Overloaded(
-                        "this front holds as many requests as it may",
-                        value=IN_FLIGHT,
-                        remedy="Send fewer at a time, or start more fronts with --fronts.",
-                    )
-            scope["state"]["caller"] = self._gate.admit(
-                scope["method"], path, scope["headers"], self._clock.wall()
-            )
+                self.check_open()
+            scope["state"]["caller"] = self.admit(scope["method"], path, scope["headers"])
             await self._app(scope, receive, send)
         except asyncio.CancelledError:
-            if not in_hand.cut:
+            if not in_hand.is_cut:
                 raise
             in_hand.task.uncancel()  # it has one more thing to do
             await self._refuse(send, draining(), in_hand)
@@ -124,17 +264,17 @@ class Door:
             await self._refuse(send, error, in_hand)
         except Exception:  # the last resort: a bug of ours is answered, and logged whole
             logger.exception("a request failed inside Paceline")
-            await self._refuse(send, _bug(in_hand.id), in_hand)
+            await self._refuse(send, bug(in_hand.id), in_hand)
 
-    async def _refuse(self, send: Send, error: PacelineError, in_hand: InHand) -> None:
-        self._count(REFUSED.name, error.code)
+    async def _refuse(self, send: Send, error: PacelineError, in_hand: _Task) -> None:
+        self.refused(error)
         if in_hand.streaming:
             await send({"type": "http.response.body", "body": error_event(error)})
         elif not in_hand.status:
             await send_error(send, error, in_hand.id)
         # else an answer of known length is cut short: its connection closes, and the caller sees
 
-    def _watched(self, send: Send, in_hand: InHand) -> Send:
+    def _watched(self, send: Send, in_hand: _Task) -> Send:
         """Notes what is answered, and adds the headers that every answer has."""
 
         async def watched(message: Message) -> None:
@@ -149,49 +289,27 @@ class Door:
 
         return watched
 
-    def _request_id(self, scope: Scope) -> str:
-        """The caller's own if it is harmless in a log and a header, else a new one."""
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"").decode("latin-1")
-        if 0 < len(given) <= REQUEST_ID_CHARS and given.isascii() and given.isprintable():
-            return given
-        return f"{self._chance.integer(0, 2**64 - 1):016x}"
-
     def _cut(self, endless_only: bool) -> None:
         for each in list(self._in_hand):
             if each.endless or not endless_only:
-                each.cut = True
-                each.task.cancel()
+                each.cut()
 
-    def _enter(self, in_hand: InHand) -> None:
-        self._in_hand.add(in_hand)
-        self.empty.clear()
-        self._in_flight.set(len(self._in_hand))
-
-    def _leave(self, in_hand: InHand) -> None:
-        self._in_hand.discard(in_hand)
-        self._in_flight.set(len(self._in_hand))
-        if not self._in_hand:
-            self.empty.set()
-
-    def _count(self, name: str, *labels: str) -> None:
-        key = (name, *labels)
-        if key not in self._counters:
-            metric = HTTP_REQUESTS if name == HTTP_REQUESTS.name else REFUSED
-            self._counters[key] = self._board.counter(metric, *labels)
-        self._counters[key].add()
+    def _counter(self, metric: Metric, *labels: str) -> Counter:
+        key = (metric.name, *labels)
+        counter = self._counters.get(key)
+        if counter is None:
+            counter = self._counters[key] = self._board.counter(metric, *labels)
+        return counter
 
 
-def _bug(request_id: str) -> PacelineError:
+def bug(request_id: str) -> PacelineError:
     return PacelineError(
         "an unexpected error inside Paceline",
         remedy=f"The server's log has the details under request {request_id}.",
     )
 
 
-def _area(path: str) -> str:
+def _area(target: bytes) -> str:
     """The first part of the path where it is one of ours: a bounded label."""
-    first = path.removeprefix("/").partition("/")[0]
-    if first in AREAS:
-        return first
-    return "page" if path == "/" else "other"
+    first = target[1:].partition(b"?")[0].partition(b"/")[0]
+    return AREAS.get(first, "other")

@@ -101,7 +101,7 @@ class Front:
         self._preparing = preparing
         assert self._plan is not None
         preparing(self._plan)()
-        self._connections = connections = Connections(door, clock.wall)
+        self._connections = connections = Connections(door, clock.wall, door.hot)
         await connections.listen(listener)
         self._link.send(Ready())
         await self._stop.wait()
@@ -125,7 +125,7 @@ class Front:
         self._link.close()
 
     async def _finished_or_stopped(self, door: Door) -> None:
-        finished = asyncio.ensure_future(door.empty.wait())
+        finished = asyncio.ensure_future(door.empty())
         stopped = asyncio.ensure_future(self._server_stop.wait())
         try:
             await asyncio.wait((finished, stopped), return_when=asyncio.FIRST_COMPLETED)

@@ -10,10 +10,9 @@ from starlette.routing import Router
 from paceline.access.gate import Gate
 from paceline.access.sessions import Sessions
 from paceline.clock import Clock
-from paceline.terms.errors import BadJson, LimitReached, WrongKey
+from paceline.terms.errors import BadJson, LimitReached, NotFound, WrongKey
 from paceline.terms.limits import LOGIN_S, LOGINS
 from paceline.web.body import read_body
-from paceline.web.inference import Inference
 from paceline.web.routing import ANY, Endpoint, On, router
 
 
@@ -22,7 +21,6 @@ class Login(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def front_routes(
-    inference: Inference,
     relay: Endpoint,
     gate: Gate,
     sessions: Sessions,
@@ -66,11 +64,20 @@ def front_routes(
         )
         return Response(status_code=204, headers={"set-cookie": cookie})
 
+    async def hot(http: HttpRequest) -> Response:
+        """What the hot path (`inference.py`) does not know as an address, and routing would."""
+        raise NotFound(
+            "the address of a model must be written plainly",
+            value=http.scope["raw_path"].decode("latin-1"),
+            remedy="Write it without %XX where a letter can stand.",
+        )
+
     return router(
         On("GET", "/health/live", live),
         On("GET", "/health/ready", ready),
-        On("POST", "/v2/models/{model}/infer", inference.infer),
-        On("POST", "/predict/{model}", inference.predict),
+        On("POST", "/v2/models/{model}/infer", hot),
+        On("POST", "/v2/models/{model}/versions/{version}/infer", hot),
+        On("POST", "/predict/{model}", hot),
         On("POST", "/login", login),
         On("GET", "/", relay),
         On("GET", "/metrics", relay),

@@ -1,24 +1,35 @@
-"""Inference over HTTP: from a request to a model's answer and back, measured.
+"""Inference over HTTP, the hot path: from a request's head to a model's answer, measured.
 
-The codecs (`serve/v2`, `serve/predict`) know the bodies, a runner for each model (`serve/runner`)
-queues and runs; here are names, deadlines, priorities and counting.
+Plain functions called by the connection (`net/connection.py`), no task and no future a request.
+The codecs (`serve/v2`, `serve/predict`) know the bodies, `serve/reading` parses what is long
+elsewhere, a runner for each model (`serve/runner`) queues and runs; here are addresses, headers,
+deadlines, priorities, compression and counting. What every request passes is `door.py`.
+
+One request, in order: `Inference.begin` (head), `_Call.took` (body), `_submit` (decoded), the
+runner, `_told` (outputs), `Exchange.answer`.
 """
 
+import asyncio
 import difflib
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias
+from urllib.parse import unquote
 
-import msgspec
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
-
+from paceline.access.gate import Caller
 from paceline.clock import Clock
+from paceline.flow.queue import Waiting
+from paceline.net.coding import Coding, accepted, coding_of, folded, unfolded
+from paceline.net.connection import Exchange
+from paceline.observe import log
 from paceline.observe.board import Board, Counter
-from paceline.serve import predict as plain
-from paceline.serve import v2
+from paceline.serve import predict, v2
+from paceline.serve.answers import Reply
 from paceline.serve.knobs import MAX_IN_FLIGHT, Rules, rules
-from paceline.serve.model import Model, ModelSpec, Tensors
-from paceline.serve.runner import Runner
+from paceline.serve.model import Model, Tensors
+from paceline.serve.reading import Read, Reader
+from paceline.serve.runner import Outcome, Runner
 from paceline.serve.steering import Move
 from paceline.serve.tally import Tally
 from paceline.terms.errors import (
@@ -29,36 +40,79 @@ from paceline.terms.errors import (
     Unavailable,
     UnknownModel,
 )
-from paceline.terms.limits import DEADLINE_S
+from paceline.terms.limits import (
+    DEADLINE_S,
+    FOLD_BYTES,
+    FOLD_IN_PLACE_BYTES,
+    INFER_BODY_BYTES,
+    PARSE_IN_PLACE_BYTES,
+)
 from paceline.terms.metric import PLAN_VERSION, REQUEST_SECONDS, REQUESTS
 from paceline.terms.plan import InForce
-from paceline.terms.request import PRIORITIES, Priority, Request
-from paceline.web.body import read_body
+from paceline.terms.request import PRIORITIES, Priority
+from paceline.web.door import Door, Held, bug
 from paceline.web.messages import Steer
 
-TIMEOUT_HEADER = "x-timeout-ms"
-PRIORITY_HEADER = "x-priority"
-PLAN_HEADER = "x-plan-version"
+TIMEOUT_HEADER = b"x-timeout-ms"
+PRIORITY_HEADER = b"x-priority"
+LENGTH_HEADER = b"inference-header-content-length"
+ENCODING_HEADER = b"content-encoding"
+ACCEPT_HEADER = b"accept-encoding"
+
+Kind = Literal["v2", "predict"]
+Part: TypeAlias = "bytes | memoryview"
+
+V2 = re.compile(rb"/v2/models/([^/?]+)(?:/versions/([^/?]+))?/infer(?:\?.*)?")
+PREDICT = re.compile(rb"/predict/([^/?]+)(?:\?.*)?")
+
+KNOWN = 4096
+"""addresses that are remembered; beyond it all are forgotten, and found again"""
+
+JSON = b"content-type: application/json\r\n"
+BINARY = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
+
+logger = log.get(__name__)
 
 
-class Work(NamedTuple):
-    """A decoded body: what to run, and how to say the result."""
+class _Facts(NamedTuple):
+    """What the headers that stay the same on a connection say."""
 
-    request: Request
-    inputs: Tensors
-    rows: int
-    encode: Callable[[Tensors], bytes]
+    caller: Caller
+    priority: Priority | None
+    timeout_s: float | None
+    coding: Coding | None
+    accepts: Coding | None
 
 
-Decode = Callable[[bytes, ModelSpec, Request, float], Work]
-"""From body, model, request as its headers describe it, and when it began."""
+class _Memo(NamedTuple):
+    """Facts hold as long as the headers and the keys are the same."""
+
+    headers: list[tuple[bytes, bytes]]
+    keys: object
+    facts: _Facts
 
 
 class _Serving(NamedTuple):
     """How this front serves now: replaced as a whole, so that no request sees half a plan."""
 
     version: str
+    stamp: bytes
+    """the header line that names it"""
     rules: Mapping[str, Rules]
+
+
+class _Place:
+    """One model in this front."""
+
+    __slots__ = ("in_hand", "model", "name", "runner", "seconds", "spec")
+
+    def __init__(self, name: str, model: Model, runner: Runner, board: Board) -> None:
+        self.name = name
+        self.model = model
+        self.spec = model.spec
+        self.runner = runner
+        self.seconds = board.sketch(REQUEST_SECONDS, name)
+        self.in_hand = 0
 
 
 class Inference:
@@ -70,133 +124,364 @@ class Inference:
         models: Mapping[str, Model],
         board: Board,
         clock: Clock,
+        reader: Reader,
         front: int = 0,
         wish: Callable[[Steer], None] | None = None,
     ) -> None:
-        self._models = models
         self._board = board
-        self._clock = clock
-        self._serving = _Serving("0", {})
-        self._in_hand = dict.fromkeys(models, 0)
+        self.clock = clock
+        self.reader = reader
+        self.serving = _Serving("0", b"", {})
         self._plan_version = board.gauge(PLAN_VERSION, str(front))
         self._counters: dict[tuple[str, str, int], Counter] = {}
-        self._seconds = {name: board.sketch(REQUEST_SECONDS, name) for name in models}
-        self._runners = {
-            name: Runner(
-                model, clock, Tally(board, name, front), wish=wish and _wish_of(name, wish)
+        self._addresses: dict[bytes, tuple[Kind, str]] = {}
+        self._places = {
+            name: _Place(
+                name,
+                model,
+                Runner(model, clock, Tally(board, name, front), wish=wish and _wish_of(name, wish)),
+                board,
             )
             for name, model in models.items()
         }
 
     def warm(self) -> None:
         """Tries the models; nothing is served meanwhile."""
-        for runner in self._runners.values():
-            runner.warm()
+        for place in self._places.values():
+            place.runner.warm()
+
+    def warm_on(self) -> None:
+        """Tries what there was no time for, while nobody asks."""
+        for place in self._places.values():
+            place.runner.warm_on()
 
     def prepare(self, plan: InForce) -> Callable[[], None]:
         """What puts the plan in force; raises where this front cannot serve by it."""
-        serving = _Serving(str(plan.version), {name: rules(name, plan) for name in self._models})
+        serving = _Serving(
+            str(plan.version),
+            b"x-plan-version: %d\r\n" % plan.version,
+            {name: rules(name, plan) for name in self._places},
+        )
 
         def serve() -> None:
-            self._serving = serving
+            self.serving = serving
             for name, each in serving.rules.items():
-                self._runners[name].tune(each)
+                self._places[name].runner.tune(each)
             self._plan_version.set(plan.version)
 
         return serve
 
-    async def infer(self, http: HttpRequest) -> Response:
-        return await self._answer(http, _decode_v2)
+    def address(self, target: bytes) -> tuple[Kind, str] | None:
+        """What is asked of which model; None where the target is no address of inference."""
+        known = self._addresses.get(target)
+        if known is not None:
+            return known
+        found = V2.fullmatch(target)
+        kind: Kind = "v2"
+        if found is None:
+            found, kind = PREDICT.fullmatch(target), "predict"
+            if found is None:
+                return None
+        if len(self._addresses) >= KNOWN:
+            self._addresses.clear()
+        known = self._addresses[target] = (kind, unquote(found[1].decode()))
+        return known
 
-    async def predict(self, http: HttpRequest) -> Response:
-        return await self._answer(http, _decode_plain)
-
-    async def _answer(self, http: HttpRequest, decode: Decode) -> Response:
-        started = self._clock.now()
-        name = http.path_params["model"]
-        model = self._models.get(name)
-        if model is None:
-            raise _unknown_model(name, self._models)
-        version, by_model = self._serving
-        rules = by_model[name]
-        request = Request(
-            id=http.scope["state"]["request_id"],
-            model=name,
-            priority=_priority(http, rules.priority),
-            deadline_s=started + _timeout_s(http, rules.deadline_s),
-        )
+    def begin(self, exchange: Exchange, door: Door) -> "Callable[[Exchange], None] | None":
+        """A request by its head; None where it is for somebody else."""
+        address = self.address(exchange.target)
+        if address is None or exchange.method != b"POST":
+            return None
+        call = _Call(self, door, exchange, *address)
         try:
-            self._enter(name, rules)
-            try:
-                body = await read_body(http, request.deadline_s - started)
-                work = decode(body, model.spec, request, started)
-                request = work.request
-                answer = await self._run(work, rules)
-            finally:
-                self._in_hand[name] -= 1
+            call.open()
         except PacelineError as error:
-            self._count(request, error.http)
-            raise
-        self._count(request, 200)
-        self._seconds[name].record(self._clock.now() - started)
-        return Response(answer, media_type="application/json", headers={PLAN_HEADER: version})
+            call.fail(error)
+        return call.took
 
-    def _enter(self, name: str, rules: Rules) -> None:
-        """The model takes this request, or says why not."""
+    def facts(self, exchange: Exchange, door: Door) -> _Facts:
+        memo: _Memo | None = exchange.connection.memo
+        keys = door.keys
+        if memo is not None and memo.keys is keys and memo.headers == exchange.steady_headers:
+            return memo.facts
+        headers = exchange.headers
+        path = unquote(exchange.target.partition(b"?")[0].decode())
+        caller = door.admit("POST", path, headers)
+        said = dict(headers)
+        facts = _Facts(
+            caller,
+            _priority(said.get(PRIORITY_HEADER)),
+            _timeout_s(said.get(TIMEOUT_HEADER)),
+            coding_of(said.get(ENCODING_HEADER, b"")),
+            accepted(said.get(ACCEPT_HEADER, b"")),
+        )
+        if b"cookie" not in said:  # sessions end by themselves
+            exchange.connection.memo = _Memo(exchange.steady_headers, keys, facts)
+        return facts
+
+    def place(self, name: str) -> _Place:
+        try:
+            return self._places[name]
+        except KeyError:
+            raise _unknown_model(name, self._places) from None
+
+    def count(self, model: str, priority: Priority, status: int) -> None:
+        key = (model, priority, status)
+        counter = self._counters.get(key)
+        if counter is None:
+            counter = self._counters[key] = self._board.counter(
+                REQUESTS, model, priority, str(status)
+            )
+        counter.add()
+
+
+class _Call(Held):
+    """One inference request, from its head to its answer."""
+
+    __slots__ = (
+        "_inference",
+        "_kind",
+        "_model",
+        "_place",
+        "_read",
+        "_rules",
+        "_serving",
+        "_waiting",
+        "deadline_s",
+        "facts",
+        "priority",
+        "request",
+        "started_s",
+    )
+
+    def __init__(
+        self, inference: Inference, door: Door, exchange: Exchange, kind: Kind, model: str
+    ) -> None:
+        super().__init__(door, exchange)
+        self._inference = inference
+        self._kind = kind
+        self._model = model
+        self._place: _Place | None = None
+        self._read: Read | None = None
+        self._waiting: Waiting | None = None
+        self.request: v2.InferRequest | predict.PredictRequest | None = None
+        self.priority: Priority = "normal"
+        self.started_s = inference.clock.now()
+        exchange.fail = self.fail
+        exchange.gone = self.left
+        exchange.body_most = INFER_BODY_BYTES
+
+    def open(self) -> None:
+        """May it come in? By its head alone."""
+        inference = self._inference
+        self.door.check_open()
+        self.facts = inference.facts(self.exchange, self.door)
+        place = inference.place(self._model)
+        serving = self._serving = inference.serving
+        rules = self._rules = serving.rules[self._model]
+        self.priority = self.facts.priority or rules.priority
         if not rules.enabled:
             raise Unavailable(
-                f"{name} is switched off",
-                value=name,
-                remedy=f"`paceline plan set {name}.enabled true` switches it on.",
+                f"{self._model} is switched off",
+                value=self._model,
+                remedy=f"`paceline plan set {self._model}.enabled true` switches it on.",
             )
-        if self._in_hand[name] >= rules.max_in_flight:
+        if place.in_hand >= rules.max_in_flight:
             raise Overloaded(
-                f"this front holds as many requests to {name} as it may",
+                f"this front holds as many requests to {self._model} as it may",
                 value=rules.max_in_flight,
                 remedy=f"Send fewer at a time, or turn its knob {MAX_IN_FLIGHT.name} up.",
             )
-        self._in_hand[name] += 1
+        place.in_hand += 1
+        self._place = place
+        timeout_s = self.facts.timeout_s
+        self.deadline_s = self.started_s + (rules.deadline_s if timeout_s is None else timeout_s)
+        if not self.exchange.complete:
+            self.exchange.connection.within(self.deadline_s - self.started_s)
 
-    async def _run(self, work: Work, rules: Rules) -> bytes:
-        request = work.request
-        if work.rows > rules.max_rows:
+    def took(self, exchange: Exchange) -> None:
+        """The body is there."""
+        self._try(self._unfold, exchange.body)
+
+    def _try(self, step: Callable[[Any], None], given: Any) -> None:
+        """Each step that somebody else's code calls: whatever happens in it, there is an answer."""
+        try:
+            step(given)
+        except PacelineError as error:
+            self.fail(error)
+        except Exception:  # the last resort: a bug of ours is answered, and logged whole
+            logger.exception("a request failed inside Paceline", request=self.id.decode())
+            self.fail(bug(self.id.decode()))
+
+    def _unfold(self, body: "bytes | bytearray") -> None:
+        coding = self.facts.coding
+        if coding is None:
+            self._decode(body)
+        elif len(body) <= FOLD_IN_PLACE_BYTES:
+            self._decode(unfolded(body, coding, INFER_BODY_BYTES))
+        else:
+            self._beside(partial(unfolded, body, coding, INFER_BODY_BYTES), self._decode)
+
+    def _decode(self, body: "bytes | bytearray") -> None:
+        assert self._place is not None
+        spec = self._place.spec
+        kind = self._kind
+        if len(body) <= PARSE_IN_PLACE_BYTES:
+            if kind == "v2":
+                asked = v2.decode(body, spec, _header_length(self.exchange))
+                self._asked_v2(asked)
+            else:
+                plain = predict.decode(body, spec)
+                self.request = plain
+                self._submit(plain.inputs, plain.rows)
+        else:
+            length = _header_length(self.exchange) if kind == "v2" else None
+            self._inference.reader.decode(kind, body, spec, length, self._was_read)
+
+    def _was_read(self, read: Read | PacelineError) -> None:
+        if isinstance(read, PacelineError):
+            self.fail(read)
+        elif self.answered:  # given up meanwhile
+            read.release()
+        else:
+            self._read = read
+            self._try(self._asked, read.request)
+
+    def _asked(self, request: v2.InferRequest | predict.PredictRequest) -> None:
+        if isinstance(request, v2.InferRequest):
+            self._asked_v2(request)
+        else:
+            self.request = request
+            self._submit(request.inputs, request.rows)
+
+    def _asked_v2(self, asked: v2.InferRequest) -> None:
+        self.request = asked
+        if asked.timeout_s is not None:
+            self.deadline_s = min(self.deadline_s, self.started_s + asked.timeout_s)
+        if asked.priority is not None:
+            self.priority = asked.priority
+        self._submit(asked.inputs, asked.rows)
+
+    def _submit(self, inputs: Tensors, rows: int) -> None:
+        assert self._place is not None
+        if rows > self._rules.max_rows:
             raise BadInput(
-                f"a request to {request.model} may bring {rules.max_rows} rows",
-                value=work.rows,
+                f"a request to {self._model} may bring {self._rules.max_rows} rows",
+                value=rows,
                 remedy="Send several requests, or turn its knob max_rows up.",
             )
-        outputs = await self._runners[request.model].run(
-            work.inputs, work.rows, request.priority, request.deadline_s
+        self._waiting = self._place.runner.submit(
+            inputs, rows, self.priority, self.deadline_s, self._told
         )
-        return work.encode(outputs)
 
-    def _count(self, request: Request, status: int) -> None:
-        key = (request.model, request.priority, status)
-        if key not in self._counters:
-            self._counters[key] = self._board.counter(
-                REQUESTS, request.model, request.priority, str(status)
-            )
-        self._counters[key].add()
+    def _told(self, outcome: Outcome) -> None:
+        self._waiting = None
+        if isinstance(outcome, PacelineError):
+            self.fail(outcome)
+        else:
+            self._try(self._encode, outcome)
+
+    def _encode(self, outputs: Tensors) -> None:
+        place, request = self._place, self.request
+        assert place is not None
+        assert request is not None
+        if isinstance(request, v2.InferRequest):
+            reply = v2.encode(place.spec, request, outputs)
+        else:
+            reply = predict.encode(place.spec, request, outputs)
+        if reply.rest is None:
+            self._fold(reply, reply.parts)
+        else:
+            self._collect((reply, [*reply.parts], reply.rest))
+
+    def _collect(self, so_far: "tuple[Reply, list[Part], Iterator[bytes]]") -> None:
+        """A long answer is written piece by piece, and others get their turn in between."""
+        if self.answered:
+            return
+        reply, parts, rest = so_far
+        piece = next(rest, None)
+        if piece is None:
+            self._fold(reply, parts)
+            return
+        parts.append(piece)
+        asyncio.get_running_loop().call_soon(self._try, self._collect, so_far)
+
+    def _fold(self, reply: Reply, parts: "Sequence[Part]") -> None:
+        coding = self.facts.accepts
+        size = 0 if coding is None else sum(map(len, parts))
+        if coding is None or size < FOLD_BYTES:
+            self._answer(reply, parts, b"")
+            return
+        line = b"content-encoding: %b\r\n" % coding.encode()
+        if size <= FOLD_IN_PLACE_BYTES:
+            self._answer(reply, [folded(parts, coding)], line)
+        else:
+            work = partial(folded, parts, coding)
+            self._beside(work, lambda whole: self._answer(reply, [whole], line))
+
+    def _answer(self, reply: Reply, parts: "Sequence[Part]", coding: bytes) -> None:
+        place = self._place
+        assert place is not None
+        length = reply.header_length
+        headers = b"%b%b%bx-request-id: %b\r\n" % (
+            JSON if length is None else BINARY % length,
+            coding,
+            self._serving.stamp,
+            self.id,
+        )
+        if self.answer(200, headers, *parts):
+            place.seconds.record(self._inference.clock.now() - self.started_s)
+
+    def _beside(self, work: Callable[[], bytes], then: Callable[[bytes], None]) -> None:
+        """What takes long and lets others work meanwhile, in a thread."""
+        future = asyncio.get_running_loop().run_in_executor(None, work)
+
+        def done(ran: "asyncio.Future[bytes]") -> None:
+            if self.answered:
+                ran.exception()  # nobody wants to know
+            else:
+                then(ran.result())
+
+        future.add_done_callback(lambda ran: self._try(done, ran))
+
+    def left(self) -> None:
+        """Its caller has gone; what waits is not run."""
+        self._stop_waiting()
+        self.end(0)
+
+    def fail(self, error: PacelineError) -> None:
+        self._stop_waiting()
+        self.refuse(error)
+
+    def _stop_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and self._place is not None:
+            self._place.runner.leave(waiting)
+
+    def ended(self, status: int) -> None:
+        place = self._place
+        if place is not None:
+            place.in_hand -= 1
+            if status:
+                self._inference.count(self._model, self.priority, status)
+        if self._read is not None:
+            self._read.release()
 
 
-def _decode_v2(body: bytes, spec: ModelSpec, request: Request, started: float) -> Work:
-    asked = v2.decode(body, spec)
-    deadline_s = request.deadline_s
-    if asked.timeout_s is not None:
-        deadline_s = min(deadline_s, started + asked.timeout_s)
-    priority = asked.priority or request.priority
-    request = msgspec.structs.replace(request, priority=priority, deadline_s=deadline_s)
-    return Work(request, asked.inputs, asked.rows, lambda outputs: v2.encode(spec, asked, outputs))
+def _header_length(exchange: Exchange) -> int | None:
+    for name, value in exchange.own_headers:
+        if name == LENGTH_HEADER:
+            if not value.isdigit():
+                raise BadRequest(
+                    "Inference-Header-Content-Length is not a number of bytes",
+                    value=value[:40].decode("latin-1"),
+                    remedy="Send the length of the JSON in bytes, or leave the header away.",
+                )
+            return int(value)
+    return None
 
 
-def _decode_plain(body: bytes, spec: ModelSpec, request: Request, started: float) -> Work:
-    asked = plain.decode(body, spec)
-    return Work(
-        request, asked.inputs, asked.rows, lambda outputs: plain.encode(spec, asked, outputs)
-    )
-
-
-def _unknown_model(name: str, models: Mapping[str, Model]) -> UnknownModel:
+def _unknown_model(name: str, models: Mapping[str, object]) -> UnknownModel:
     near = difflib.get_close_matches(name, models, n=1)
     hint = f"Did you mean {near[0]}? " if near else ""
     return UnknownModel(
@@ -204,31 +489,33 @@ def _unknown_model(name: str, models: Mapping[str, Model]) -> UnknownModel:
     )
 
 
-def _priority(http: HttpRequest, otherwise: Priority) -> Priority:
-    given = http.headers.get(PRIORITY_HEADER, otherwise)
+def _priority(given: bytes | None) -> Priority | None:
+    if given is None:
+        return None
+    text = given.decode("latin-1")
     for priority in PRIORITIES:
-        if given == priority:
+        if text == priority:
             return priority
     raise BadRequest(
-        f"{PRIORITY_HEADER} names no priority",
-        value=given,
+        f"{PRIORITY_HEADER.decode()} names no priority",
+        value=text,
         remedy=f"Use one of {', '.join(PRIORITIES)}, or leave the header away.",
     )
 
 
-def _timeout_s(http: HttpRequest, otherwise_s: float) -> float:
-    given = http.headers.get(TIMEOUT_HEADER)
+def _timeout_s(given: bytes | None) -> float | None:
     if given is None:
-        return otherwise_s
+        return None
+    text = given.decode("latin-1")
     try:
-        timeout_ms = float(given)
+        timeout_ms = float(text)
     except ValueError:
         timeout_ms = -1.0
     if not 0 < timeout_ms < float("inf"):
         raise BadRequest(
-            f"{TIMEOUT_HEADER} is not a positive number of milliseconds",
-            value=given,
-            remedy=f"Send for example {TIMEOUT_HEADER}: 250, or leave the header away.",
+            f"{TIMEOUT_HEADER.decode()} is not a positive number of milliseconds",
+            value=text,
+            remedy=f"Send for example {TIMEOUT_HEADER.decode()}: 250, or leave the header away.",
         )
     return min(timeout_ms / 1e3, DEADLINE_S)
 

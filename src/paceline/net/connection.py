@@ -1,0 +1,635 @@
+"""One accepted connection: bytes to requests, answers to bytes, HTTP/1.1 by httptools (llhttp).
+
+One request is in hand at a time. What a caller sends beyond it is held in small bounds, and the
+rest waits in the kernel, so pipelining costs no memory and answers cannot overtake each other.
+`hot` is asked first, a plain function: it is called with the head, what it returns with the whole
+body, and it answers whenever it likes. What it declines goes to the ASGI application (`asgi.py`).
+Whatever cannot be understood is answered once, and ends the connection.
+
+Not a server: who listens and stops is `server.py`. No routes, no JSON but of errors.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+import httptools
+
+from paceline.net.answers import error_body, error_headers, rendered
+from paceline.net.asgi import AsgiCall
+from paceline.terms.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    HeadTooLarge,
+    PacelineError,
+    TooLarge,
+    WrongVersion,
+)
+from paceline.terms.limits import (
+    BODY_BYTES,
+    DISCARD_BYTES,
+    DISCARD_S,
+    HEAD_BYTES,
+    HEAD_S,
+    KEEP_ALIVE_S,
+    SEND_S,
+    SLICE_BYTES,
+)
+
+FOREVER = float("inf")
+REASONS = {status.value: status.phrase for status in HTTPStatus}
+STATUS_LINES = {
+    status: f"HTTP/1.1 {status} {phrase}\r\n".encode() for status, phrase in REASONS.items()
+}
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+VARYING = frozenset(
+    b"content-length inference-header-content-length x-request-id traceparent tracestate".split()
+)
+"""Headers that say something of one request; what the others say holds until they change."""
+
+Hot = Callable[["Exchange"], "Callable[[Exchange], None] | None"]
+"""Asked with the head; what it returns is called with the body. None: not mine. It may also answer
+at once, or set the bounds of the body: `body_most`, `until_s`."""
+
+
+class Exchange:
+    """One request and its answer."""
+
+    __slots__ = (
+        "answered",
+        "begun",
+        "body",
+        "body_most",
+        "chunked",
+        "complete",
+        "connection",
+        "expects",
+        "fail",
+        "gone",
+        "head_bytes",
+        "keeps_alive",
+        "length",
+        "listener",
+        "method",
+        "own_headers",
+        "received",
+        "steady_headers",
+        "stream",
+        "target",
+        "version",
+    )
+
+    def __init__(self, connection: "Connection") -> None:
+        self.connection = connection
+        self.method = b""
+        self.target = b""
+        self.version = ""
+        self.steady_headers: list[tuple[bytes, bytes]] = []
+        self.own_headers: list[tuple[bytes, bytes]] = []
+        """the first mostly those of the request before, the second VARYING; names in lower case"""
+        self.length = 0
+        """of the body as it was announced; 0 also where it comes in chunks"""
+        self.chunked = False
+        self.expects = False
+        self.keeps_alive = True
+        self.head_bytes = 0
+        self.received = 0
+        """bytes of the body"""
+        self.body: bytes | bytearray = b""
+        self.body_most = BODY_BYTES
+        self.complete = False
+        """the whole body is there"""
+        self.begun = False
+        self.answered = False
+        self.listener: Callable[[Exchange], None] | None = None
+        """hears the whole body; then, nobody"""
+        self.stream: AsgiCall | None = None
+        """hears each piece of the body instead"""
+        self.fail: Callable[[PacelineError], None] | None = None
+        """what answers if the body is too long, too late or broken; by default the connection"""
+        self.gone: Callable[[], None] | None = None
+        """hears that the caller has left before the answer"""
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return self.steady_headers + self.own_headers
+
+    def answer(self, status: int, headers: bytes, *parts: "bytes | bytearray | memoryview") -> None:
+        """The whole answer; `headers` are lines, each with its end. Once; a caller who has left
+        misses it."""
+        self.connection.answer(self, status, headers, parts)
+
+
+class Connection(asyncio.Protocol):
+    """From accept to close."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self._loop = server.loop
+        self._hot: Hot | None = server.hot
+        self.transport: asyncio.Transport
+        self.memo: Any = None
+        """for whoever answers: what it found out about the headers of this connection"""
+        self._parser = httptools.HttpRequestParser(self)
+        self._reading: Exchange | None = None
+        """its head or body still arrives"""
+        self._in_head = False
+        self._head_fed = 0
+        self._ready: deque[Exchange] = deque()
+        """complete, not begun"""
+        self._current: Exchange | None = None
+        self._held = b""
+        self._paused = False
+        self._write_paused = False
+        self._broken: PacelineError | None = None
+        self._eof = False
+        self._advancing = False
+        self._leaving = False
+        self._closing = False
+        self._lost = False
+        self._served = 0
+        self._discard_bytes: int | None = None
+        self._until_s = FOREVER
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = FOREVER
+        self.quiet_since_s = 0.0
+
+    # --- What the loop tells ----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self.quiet_since_s = self._loop.time()
+        self.within(HEAD_S)
+
+    def data_received(self, data: bytes) -> None:
+        if self._discard_bytes is not None:
+            self._discard_bytes -= len(data)
+            if self._discard_bytes < 0:
+                self.transport.abort()
+            return
+        if self._closing:
+            return
+        current = self._current
+        if self._held or (current is not None and current is not self._reading):
+            self._held += data
+            self._pause()
+            return
+        if len(data) <= SLICE_BYTES or self._reads_plainly():
+            self._feed(data)
+        else:
+            self._held = data
+        self._advance()
+
+    def eof_received(self) -> bool:
+        if self._discard_bytes is not None:
+            return False
+        self._eof = True
+        self._advance()
+        return not self._closing  # whoever has no more to say may still listen
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lost = self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._server.lost(self)
+        self._ready.clear()
+        self._held = b""
+        exchange, self._current, self._reading = self._current, None, None
+        if exchange is not None and not exchange.answered:
+            exchange.answered = True
+            if exchange.stream is not None:
+                exchange.stream.left()
+            elif exchange.gone is not None:
+                exchange.gone()
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+        self.within(SEND_S)
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        if self._current is None:
+            self.within(KEEP_ALIVE_S)
+            self._advance()
+        else:
+            self.within(FOREVER)
+            if self._current.stream is not None:
+                self._current.stream.writable()
+
+    # --- What the server tells --------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """No request after the one in hand, or after the first if none has come yet."""
+        self._leaving = True
+
+    @property
+    def between_requests(self) -> bool:
+        """Nothing is in hand, and nothing has begun to arrive."""
+        return self._current is None and self._reading is None and not self._held
+
+    @property
+    def never_asked(self) -> bool:
+        return self._served == 0
+
+    # --- What the parser tells --------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._reading = Exchange(self)
+        self._in_head = True
+        self._head_fed = 0
+
+    def on_url(self, url: bytes) -> None:
+        if self._reading is not None:
+            self._reading.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        exchange = self._reading
+        if exchange is None or not self._in_head:
+            if exchange is not None:
+                exchange.head_bytes += len(name) + len(value)  # a trailer: dropped, but counted
+            return
+        name = name.lower()
+        exchange.head_bytes += len(name) + len(value)
+        if name == b"content-length":
+            exchange.length = int(value)
+        elif name == b"transfer-encoding":
+            exchange.chunked = True
+            if value.lower() != b"chunked":
+                self._broken = _not_http("a transfer encoding other than chunked")
+        elif name == b"expect" and value.lower() == b"100-continue":
+            exchange.expects = True
+        if name in VARYING:
+            exchange.own_headers.append((name, value))
+        else:
+            exchange.steady_headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        exchange = self._reading
+        if exchange is None:
+            return
+        self._in_head = False
+        exchange.method = self._parser.get_method()
+        exchange.version = self._parser.get_http_version()
+        exchange.keeps_alive = self._parser.should_keep_alive() and exchange.version == "1.1"
+        if exchange.version not in ("1.0", "1.1"):
+            self._broken = WrongVersion(
+                "a version of HTTP other than 1.0 and 1.1",
+                value=exchange.version,
+                remedy="Send HTTP/1.1.",
+            )
+        elif exchange.target[:1] != b"/" and exchange.target != b"*":
+            self._broken = _not_http("the target is not a path")
+        elif not exchange.target.isascii():
+            self._broken = _not_http("the target has bytes that must be written as %XX")
+        elif exchange.chunked and (exchange.version == "1.0" or self._parser.should_upgrade()):
+            self._broken = _not_http("chunks in HTTP/1.0, or with an upgrade")
+
+    def on_body(self, piece: bytes) -> None:
+        exchange = self._reading
+        if exchange is None or self._broken is not None:
+            return
+        exchange.received += len(piece)
+        if exchange.stream is not None:
+            exchange.stream.piece(piece)
+        elif not exchange.body:
+            exchange.body = piece
+        else:
+            if isinstance(exchange.body, bytes):
+                exchange.body = bytearray(exchange.body)
+            exchange.body += piece
+
+    def on_message_complete(self) -> None:
+        exchange = self._reading
+        if exchange is None or exchange.received < exchange.length:
+            return  # an upgrade is declined: the parser skips the body, which comes all the same
+        self._reading = None
+        if self._broken is not None:
+            return
+        exchange.complete = True
+        if exchange.begun:
+            self._whole(exchange)
+        else:
+            self._ready.append(exchange)
+
+    # --- From bytes to requests -------------------------------------------------------------------
+
+    def _reads_plainly(self) -> bool:
+        """Of a body of known length, what is still to come: it needs no parser."""
+        exchange = self._reading
+        return exchange is not None and not self._in_head and exchange.length > 0
+
+    def _feed(self, data: bytes) -> None:
+        if self._reads_plainly():
+            data = self._take(data)
+            if not data:
+                return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offered:  # declined by answering
+            self._parser = httptools.HttpRequestParser(self)
+            self._held = data[offered.args[0] :] + self._held
+        except httptools.HttpParserError as error:
+            if self._broken is None:
+                self._broken = _not_http(str(error.__context__ or error))
+        if self._in_head:
+            self._head_fed += len(data)
+        exchange = self._reading
+        if exchange is not None and max(exchange.head_bytes, self._head_fed) > HEAD_BYTES:
+            self._broken = HeadTooLarge(
+                "the head of the request is larger than this server reads",
+                value=f"over {HEAD_BYTES} bytes",
+                remedy="Send fewer or shorter headers, and what is long in the body.",
+            )
+        if exchange is not None and exchange.begun and self._broken is None:
+            self._check_body(exchange)
+
+    def _take(self, data: bytes) -> bytes:
+        """Into the body without the parser; what belongs to the next request is returned."""
+        exchange = self._reading
+        assert exchange is not None
+        missing = exchange.length - exchange.received
+        self.on_body(data if len(data) <= missing else data[:missing])
+        if len(data) < missing:
+            self._check_body(exchange)
+            return b""
+        self._parser = httptools.HttpRequestParser(self)
+        self.on_message_complete()
+        return data[missing:]
+
+    def _check_body(self, exchange: Exchange) -> None:
+        if exchange.stream is None and not exchange.answered:
+            known = exchange.length if exchange.length else len(exchange.body)
+            if known > exchange.body_most:
+                self._fail(exchange, too_large(exchange.body_most))
+
+    def _advance(self) -> None:
+        """Begins what can be begun, until a request is in hand or more bytes are needed."""
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            while not self._closing and not self._write_paused:
+                current = self._current
+                if current is None:
+                    if self._ready:
+                        self._begin(self._ready.popleft())
+                        continue
+                    if self._reading is not None and not self._in_head and self._broken is None:
+                        self._begin(self._reading)
+                        continue
+                if self._broken is not None:
+                    if current is None or current is self._reading:
+                        self._break()
+                    return
+                if current is not None and current is not self._reading:
+                    return
+                if self._held:
+                    data, self._held = self._held[:SLICE_BYTES], self._held[SLICE_BYTES:]
+                    self._feed(data)
+                    continue
+                if self._eof:
+                    self._end_of_input()
+                    return
+                break
+        finally:
+            self._advancing = False
+        if not self._closing and not self._write_paused:
+            self._await_more()
+
+    def _await_more(self) -> None:
+        current = self._current
+        if current is None:
+            if self._reading is not None:
+                if self._until_s > self._loop.time() + HEAD_S:
+                    self.within(HEAD_S)
+            elif self._leaving and self._served:
+                self._close()
+                return
+        elif current.stream is not None and current.stream.full:
+            return
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+
+    def _begin(self, exchange: Exchange) -> None:
+        self._current = exchange
+        exchange.begun = True
+        self._until_s = FOREVER
+        hot = self._hot
+        listener = None if hot is None else hot(exchange)
+        if exchange.answered:
+            return
+        if listener is None:
+            exchange.stream = AsgiCall(self, exchange, self._server)
+            if exchange.body:
+                exchange.stream.piece(bytes(exchange.body))
+            if exchange.complete:
+                exchange.stream.end()
+            exchange.stream.start()
+            return
+        if exchange.complete:
+            if len(exchange.body) > exchange.body_most:
+                self._fail(exchange, too_large(exchange.body_most))
+                return
+            listener(exchange)
+            return
+        exchange.listener = listener
+        self._check_body(exchange)
+        if exchange.expects and not exchange.answered:
+            self.transport.write(CONTINUE)
+
+    def _whole(self, exchange: Exchange) -> None:
+        if exchange.stream is not None:
+            exchange.stream.end()
+        elif exchange.listener is not None and not exchange.answered:
+            if len(exchange.body) > exchange.body_most:
+                self._fail(exchange, too_large(exchange.body_most))
+                return
+            self._until_s = FOREVER
+            exchange.listener(exchange)
+
+    def _end_of_input(self) -> None:
+        if self._current is not None or self._reading is not None:
+            self._broken = _not_http("the connection ended in the middle of a request")
+            self._break()
+        else:
+            self._close()
+
+    def _fail(self, exchange: Exchange, error: PacelineError) -> None:
+        if exchange.fail is not None:
+            exchange.fail(error)
+        else:
+            self._refuse(exchange, error)
+
+    def _break(self) -> None:
+        """What cannot be understood ends the connection, after one answer that says so."""
+        assert self._broken is not None
+        exchange = self._current or self._reading or Exchange(self)
+        if exchange.stream is not None:
+            exchange.stream.broken(self._broken)
+            return
+        exchange.complete = False
+        self._current = exchange
+        self._fail(exchange, self._broken)
+
+    def _refuse(self, exchange: Exchange, error: PacelineError) -> None:
+        exchange.complete = False
+        body = error_body(error)
+        self._current = exchange
+        self.answer(exchange, error.http, rendered(error_headers(error, body)[:-1]), (body,))
+
+    # --- From answers to bytes --------------------------------------------------------------------
+
+    def answer(
+        self,
+        exchange: Exchange,
+        status: int,
+        headers: bytes,
+        parts: "tuple[bytes | bytearray | memoryview, ...]",
+    ) -> None:
+        if exchange.answered:
+            return
+        exchange.answered = True
+        if self._lost:
+            return
+        size = 0
+        for part in parts:
+            size += len(part)
+        goes_on = exchange.keeps_alive and exchange.complete and not self._leaving
+        head = b"%b%b%bcontent-length: %d\r\n%b" % (
+            STATUS_LINES[status],
+            self._server.stamp(),
+            headers,
+            size,
+            b"\r\n" if goes_on else b"connection: close\r\n\r\n",
+        )
+        if exchange.method == b"HEAD":
+            self.transport.write(head)
+        elif size <= SLICE_BYTES:
+            self.transport.write(b"".join((head, *parts)))
+        else:
+            self.transport.writelines((head, *parts))
+        self.finished(exchange, goes_on)
+
+    def finished(self, exchange: Exchange, goes_on: bool) -> None:
+        """The answer is on its way. Unless it goes on, the connection ends with it."""
+        self._served += 1
+        self._current = None
+        if self._lost:
+            return
+        if not goes_on:
+            if not exchange.complete and not self._eof:
+                self._discard_rest()
+            else:
+                self._close()
+            return
+        if not self._write_paused:
+            self.quiet_since_s = now = self._loop.time()
+            self._until_s = now + KEEP_ALIVE_S
+        if self._held or self._ready or self._leaving or self._eof or self._paused or self._reading:
+            self._advance()
+
+    def more_room(self) -> None:
+        """The application has taken what had arrived."""
+        self._advance()
+
+    def _discard_rest(self) -> None:
+        """Closing over unread bytes resets the connection, and the answer could be lost with it."""
+        self._closing = True
+        self._held = b""
+        self._ready.clear()
+        self._reading = None
+        self.transport.write_eof()
+        self._discard_bytes = DISCARD_BYTES
+        self.within(DISCARD_S)
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+
+    def _close(self) -> None:
+        self._closing = True
+        self.transport.close()
+        self.within(SEND_S)
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    # --- Time -------------------------------------------------------------------------------------
+
+    def within(self, seconds: float) -> None:
+        """From now on; what it means depends on what is awaited. The timer is only ever set for an
+        earlier moment, so that a request costs none."""
+        if self._lost:
+            return
+        self._until_s = self._loop.time() + seconds
+        if self._until_s < self._timer_s:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_s = self._until_s
+            self._timer = self._loop.call_at(self._until_s, self._ring)
+
+    def _ring(self) -> None:
+        now = self._loop.time()
+        self._timer, self._timer_s = None, FOREVER
+        if self._until_s > now + 0.001:
+            self._timer_s = min(self._until_s, now + KEEP_ALIVE_S)
+            self._timer = self._loop.call_at(self._timer_s, self._ring)
+            return
+        exchange = self._current
+        if self._closing or self._write_paused or exchange is None:
+            if self._discard_bytes is not None or self._write_paused or self._closing:
+                self.transport.abort()
+            else:
+                self._close()  # silent for too long
+        elif exchange.stream is None and not exchange.complete:
+            self._fail(exchange, too_late())
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def hold_back(self) -> None:
+        """The application has not yet taken what arrived."""
+        self._pause()
+
+    def say_continue(self) -> None:
+        if not self._lost:
+            self.transport.write(CONTINUE)
+
+    @property
+    def can_write(self) -> bool:
+        return not self._write_paused
+
+    @property
+    def lost_caller(self) -> bool:
+        return self._lost
+
+    @property
+    def leaving(self) -> bool:
+        return self._leaving
+
+
+def _not_http(why: str) -> BadRequest:
+    return BadRequest(
+        f"the request is not valid HTTP/1.1: {why}",
+        remedy="Send it with an HTTP client; in a head or a chunk every byte counts.",
+    )
+
+
+def too_large(most: int) -> TooLarge:
+    return TooLarge(
+        "the body is larger than this server reads",
+        value=f"over {most} bytes",
+        remedy="Send fewer rows in one request.",
+    )
+
+
+def too_late() -> DeadlineExceeded:
+    return DeadlineExceeded(
+        "the request's deadline passed before it could be answered",
+        remedy="Send the whole body at once, or a longer x-timeout-ms.",
+    )
