@@ -82,7 +82,7 @@ class SmallServer(Server):
         sessions = Sessions(bytes(16), self.port)
         self._gate = Gate("127.0.0.1", KeyRing(), sessions, require_keys=True)
         relay = Relay(self._held.descriptor)
-        routes = front_routes(relay, self._gate, sessions, lambda: "", clock)
+        routes = front_routes((), relay, self._gate, sessions, lambda: "", clock)
         door = Door(routes, self._gate, board, clock, Chance())
         self._front = Connections(door, clock.wall)
         await self._front.listen(listener)

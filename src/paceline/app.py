@@ -116,6 +116,7 @@ def run_front() -> None:
     from paceline.web.inference import Inference
     from paceline.web.messages import Start
     from paceline.web.relay import Relay
+    from paceline.web.v2_front import v2_routes
 
     clock = RealClock()
 
@@ -150,11 +151,16 @@ def run_front() -> None:
         reader = Reader(clock)
         inference = Inference(models, board, clock, reader, start.index, wish if steers else None)
         inference.warm()
+
+        def not_ready() -> str:
+            return why_not_ready() or door.why_not_ready()
+
         routes = front_routes(
+            v2_routes(inference, not_ready),
             Relay(directory_fd),
             gate,
             sessions,
-            lambda: why_not_ready() or door.why_not_ready(),
+            not_ready,
             clock,
         )
         door = Door(routes, gate, board, clock, Chance(), inference.begin)

@@ -34,6 +34,8 @@ READ_METHODS = frozenset({"GET", "HEAD"})
 
 HEALTH = frozenset({"/health/live", "/health/ready"})
 LOGIN = "/login"
+REPOSITORY = "/v2/repository/"
+"""Whoever may infer may read the list there, but not load and unload."""
 
 FORWARDED = frozenset(
     b"forwarded via x-real-ip x-forwarded-for x-forwarded-host x-forwarded-proto".split()
@@ -44,6 +46,9 @@ ONCE = frozenset(
     b"host origin content-type authorization x-api-key sec-fetch-site x-forwarded-proto".split()
 )
 """Headers the gate believes, which therefore may come only once."""
+
+OWN_TYPES = frozenset((b"application/json", b"application/octet-stream"))
+"""Neither can a foreign page send without asking first; the second is that of binary tensors."""
 
 _OCTET = rb"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 LOOPBACK_HOST = re.compile(
@@ -227,7 +232,7 @@ def _check_sender(seen: dict[bytes, bytes], host: bytes) -> None:
     if content_type is None:
         if origin is None:
             return  # a program, such as tritonclient; browsers always send one of the two
-    elif content_type.partition(b";")[0].strip().lower() == b"application/json":
+    elif content_type.partition(b";")[0].strip().lower() in OWN_TYPES:
         return
     raise WrongContentType(
         "the body is not declared as application/json",
@@ -253,6 +258,8 @@ def _open_to_anyone(method: str, path: str) -> bool:
 
 
 def _client_may(method: str, path: str) -> bool:
+    if path.startswith(REPOSITORY) and method not in READ_METHODS:
+        return path == REPOSITORY + "index"
     if ".." in path:  # routing compares text, but whoever is behind a relay might resolve it
         return False
     if path == "/v2" or path.startswith(("/v2/", "/predict/")):

@@ -47,6 +47,8 @@ class ModelSpec(msgspec.Struct, frozen=True):
     doc: str = ""
     padding: Mapping[str, float] = {}
     pure: bool = False
+    platform: str = "python"
+    """what runs it, by the name KServe V2 has for that"""
 
     @property
     def has_rows(self) -> bool:

@@ -124,6 +124,7 @@ def _spec(session: Any, name: str, *, pure: bool) -> ModelSpec:
         doc=about.description,
         padding={} if said is None else _padding(said, inputs, name),
         pure=pure,
+        platform="onnxruntime_onnx",
     )
 
 

@@ -331,7 +331,7 @@ class Runner:
 
     def _done(self, core: Core, batch: Batch, ran: Ran) -> None:
         now = self._clock.now()
-        self._tally.ran(batch, now - batch.begun_s, ran, self._shapes)
+        self._tally.ran(batch, now - batch.begun_s, ran, self._shapes, self._clock.wall())
         if batch.bucket not in self._seen:
             if len(self._seen) >= SHAPES:
                 self._seen.clear()  # those that still come are back soon

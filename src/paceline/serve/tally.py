@@ -15,12 +15,14 @@ from paceline.terms.metric import (
     BATCHES,
     BUFFERS_REUSED,
     COPIES_AVOIDED,
+    LAST_RUN,
     MODEL_SECONDS,
     NOT_RUN,
     PART_SECONDS,
     QUEUE_AGE,
     QUEUED,
     ROWS,
+    RUN,
 )
 from paceline.terms.request import PRIORITIES
 
@@ -53,6 +55,8 @@ class Tally:
         self._queue_s, self._input_s, self._infer_s, self._output_s = (
             board.counter(PART_SECONDS, model, part) for part in PARTS
         )
+        self._run = board.counter(RUN, model)
+        self._last = board.gauge(LAST_RUN, model, str(front))
         self._copies_avoided = board.counter(COPIES_AVOIDED, model)
         self._buffers_reused = board.counter(BUFFERS_REUSED, model)
         self._avoided = self._reused = 0
@@ -63,9 +67,11 @@ class Tally:
         self._batches[batch.reason].add()
         self._batch_rows.record(batch.rows)
 
-    def ran(self, batch: Batch, seconds: float, ran: "Ran", shapes: Shapes) -> None:
+    def ran(self, batch: Batch, seconds: float, ran: "Ran", shapes: Shapes, wall: float) -> None:
         self._seconds.record(seconds)
         self._rows.add(batch.rows)
+        self._run.add(len(batch.members))
+        self._last.set(wall)
         begun_s = batch.begun_s
         self._queue_s.add(sum([begun_s - each.arrived_s for each in batch.members]))
         self._input_s.add(ran.input_s)

@@ -221,6 +221,10 @@ class ModelFailed(PacelineError):
     code = "model_failed"
 
 
+class NotOffered(PacelineError):
+    code = "not_offered"
+
+
 class MissingExtra(PacelineError):
     code = "missing_extra"
 
@@ -320,6 +324,7 @@ TABLE: Mapping[str, Row] = {
     "bad_setting": Row(400, EXIT_START, "a setting has a value it cannot have"),
     "bad_model": Row(503, EXIT_START, "the model file cannot be loaded"),
     "model_failed": Row(500, EXIT_START, "the model failed on this input, or answered NaN"),
+    "not_offered": Row(501, EXIT_USAGE, "a part of a protocol that this server does not have"),
     "missing_extra": Row(501, EXIT_EXTRA, "an optional part is not installed"),
     "limit_reached": Row(429, EXIT_USAGE, "a named bound is reached"),
     "misuse": Row(400, EXIT_USAGE, "the command was used in a way it does not support"),

@@ -72,6 +72,34 @@ PART_SECONDS = Metric(
     "Time by part: requests in the queue, inputs joined, the model run, outputs taken apart.",
     ("model", "part"),
 )
+RUN = Metric(
+    "paceline_run_requests_total",
+    "counter",
+    "requests",
+    "Requests that went into a batch; once for each time one is run again.",
+    ("model",),
+)
+LAST_RUN = Metric(
+    "paceline_last_run_timestamp_seconds",
+    "gauge",
+    "seconds",
+    "When the last batch ended, as Unix time.",
+    ("model", "front"),
+)
+FAILED_SECONDS = Metric(
+    "paceline_failed_seconds_total",
+    "counter",
+    "seconds",
+    "Time from the head of requests to the end of their answers, where that was an error.",
+    ("model",),
+)
+MODEL_INFO = Metric(
+    "paceline_model_info",
+    "gauge",
+    "fronts",
+    "How many fronts serve the model, and which version of it.",
+    ("model", "version"),
+)
 NOT_RUN = Metric(
     "paceline_not_run_total",
     "counter",
@@ -192,6 +220,10 @@ METRICS: tuple[Metric, ...] = (
     COPIES_AVOIDED,
     BUFFERS_REUSED,
     PART_SECONDS,
+    RUN,
+    LAST_RUN,
+    FAILED_SECONDS,
+    MODEL_INFO,
     NOT_RUN,
     QUEUED,
     QUEUE_AGE,

@@ -64,7 +64,8 @@ DECLARED: tuple[AnyDeclaration, ...] = (STATUS, EVENTS, SHUTDOWN, DOCUMENT)
 
 class Control:
     """`measure` and `status` look at the host now, `keys` are those in force; `stop` and
-    `reload_keys` do what their names say. `operations` are what others answer under `/api/`."""
+    `reload_keys` do what their names say. `operations` are what others answer under `/api/`,
+    `others` what they answer elsewhere."""
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class Control:
         reload_keys: Callable[[], None],
         keys: Callable[[], Iterable[Key]] = tuple,
         operations: Sequence[Operation] = (),
+        others: Sequence[On] = (),
     ) -> None:
         self._measure = measure
         self._status = status
@@ -86,6 +88,7 @@ class Control:
             DOCUMENT.answered_by(self._answer_document),
             *operations,
         )
+        self._others = others
         self._page = (files("paceline.web") / "page.html").read_bytes()
         self._ticks: set[asyncio.Event] = set()
         self._ending = False
@@ -97,6 +100,7 @@ class Control:
                 On("GET", "/metrics", self._answer_metrics),
                 On(EVENTS.method, EVENTS.path, self._answer_events),
                 On("POST", "/local/reload-keys", self._answer_reload_keys),
+                *self._others,
                 *(
                     On(each.declared.method, each.declared.path, self._endpoint(each))
                     for each in self._operations

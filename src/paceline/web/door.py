@@ -1,15 +1,16 @@
 """What every request to a front passes on its way in and out: identity, bounds, access, counting.
 
 For hot requests plain functions, for all others an ASGI application around the routes. It names
-the request, holds the number in flight to its bound, asks the gate who calls, turns every error into
-an answer, and counts. When the front drains it refuses what is new and, at the end, ends what is
-unfinished. Whatever happens inside, each request is answered once.
+the request, holds the number in flight to its bound, asks the gate who calls, turns every error
+into an answer, and counts. When the front drains it refuses what is new and, at the end, ends what
+is unfinished. Whatever happens inside, each request is answered once.
 """
 
 import asyncio
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,7 +26,7 @@ from paceline.net.answers import (
     rendered,
     send_error,
 )
-from paceline.net.connection import Exchange
+from paceline.net.connection import Exchange, Hot
 from paceline.observe import log
 from paceline.observe.board import Board, Counter
 from paceline.terms.errors import Overloaded, PacelineError
@@ -38,6 +39,9 @@ ENDLESS = "/api/events"
 """The page's stream never ends by itself, so a drain does not wait for it."""
 
 REQUEST_ID_CHARS = 64
+TARGETS = 1024
+"""of which the counters are remembered; beyond it all are forgotten, and found again"""
+
 HARMLESS = re.compile(rb"[ -~]+")
 AREAS = {
     b"": "page",
@@ -125,8 +129,10 @@ class _Task:
         self.task.cancel()
 
 
-Begin = Callable[[Exchange, "Door"], "Callable[[Exchange], None] | None"]
-"""Begins a hot request by its head; None where it is for the application."""
+class Begin(Protocol):
+    """Begins a hot request by its head; None where it is for the application."""
+
+    def __call__(self, exchange: Exchange, door: "Door") -> "Callable[[Exchange], None] | None": ...
 
 
 class Door:
@@ -140,7 +146,8 @@ class Door:
         begin: Begin | None = None,
     ) -> None:
         self._app = app
-        self._begin = begin
+        self.hot: Hot | None = None if begin is None else partial(begin, door=self)
+        """for the connection, which asks here before it asks the application"""
         self._gate = gate
         self._clock = clock
         self._chance = chance
@@ -149,14 +156,11 @@ class Door:
         self._in_hand: set[InHand] = set()
         self._in_flight = board.gauge(IN_FLIGHT_METRIC)
         self._counters: dict[tuple[str, ...], Counter] = {}
+        self._answered: dict[tuple[bytes, int], Counter] = {}
         self._emptied: asyncio.Event | None = None
 
     def why_not_ready(self) -> str:
         return "as many requests are in hand as may be" if len(self._in_hand) > IN_FLIGHT else ""
-
-    def hot(self, exchange: Exchange) -> "Callable[[Exchange], None] | None":
-        """For the connection, which asks here first."""
-        return None if self._begin is None else self._begin(exchange, self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
@@ -215,7 +219,13 @@ class Door:
         self._counter(REFUSED, error.code).add()
 
     def count(self, method: bytes, target: bytes, request_id: bytes, status: int) -> None:
-        self._counter(HTTP_REQUESTS, _area(target), str(status)).add()
+        counter = self._answered.get((target, status))
+        if counter is None:
+            if len(self._answered) >= TARGETS:
+                self._answered.clear()
+            counter = self._counter(HTTP_REQUESTS, _area(target), str(status))
+            self._answered[target, status] = counter
+        counter.add()
         if access_log.is_on:
             log.request_id.set(request_id.decode())
             path = target.partition(b"?")[0].decode()

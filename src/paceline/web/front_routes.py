@@ -1,6 +1,6 @@
 """What a front answers itself (inference, health, login) and what it relays to the owner."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 from starlette.requests import Request as HttpRequest
@@ -21,6 +21,7 @@ class Login(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def front_routes(
+    v2: Sequence[On],
     relay: Endpoint,
     gate: Gate,
     sessions: Sessions,
@@ -79,6 +80,11 @@ def front_routes(
         On("POST", "/v2/models/{model}/versions/{version}/infer", hot),
         On("POST", "/predict/{model}", hot),
         On("POST", "/login", login),
+        On("GET", "/v2/models/stats", relay),
+        On("GET", "/v2/models/{model}/stats", relay),
+        On("GET", "/v2/models/{model}/versions/{version}/stats", relay),
+        On("POST", "/v2/repository/models/{model}/{load}", relay),
+        *v2,
         On("GET", "/", relay),
         On("GET", "/metrics", relay),
         On(ANY, "/api/{rest:path}", relay),

@@ -27,7 +27,7 @@ from paceline.observe.board import Board, Counter
 from paceline.serve import predict, v2
 from paceline.serve.answers import Reply
 from paceline.serve.knobs import MAX_IN_FLIGHT, Rules, rules
-from paceline.serve.model import Model, Tensors
+from paceline.serve.model import Model, ModelSpec, Tensors
 from paceline.serve.reading import Read, Reader
 from paceline.serve.runner import Outcome, Runner
 from paceline.serve.steering import Move
@@ -47,7 +47,13 @@ from paceline.terms.limits import (
     INFER_BODY_BYTES,
     PARSE_IN_PLACE_BYTES,
 )
-from paceline.terms.metric import PLAN_VERSION, REQUEST_SECONDS, REQUESTS
+from paceline.terms.metric import (
+    FAILED_SECONDS,
+    MODEL_INFO,
+    PLAN_VERSION,
+    REQUEST_SECONDS,
+    REQUESTS,
+)
 from paceline.terms.plan import InForce
 from paceline.terms.request import PRIORITIES, Priority
 from paceline.web.door import Door, Held, bug
@@ -72,6 +78,10 @@ JSON = b"content-type: application/json\r\n"
 BINARY = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
 
 logger = log.get(__name__)
+
+
+_Address = tuple[Kind, str, str | None]
+"""The form of the body, the model, and its version where one is asked for."""
 
 
 class _Facts(NamedTuple):
@@ -104,7 +114,7 @@ class _Serving(NamedTuple):
 class _Place:
     """One model in this front."""
 
-    __slots__ = ("in_hand", "model", "name", "runner", "seconds", "spec")
+    __slots__ = ("failed_s", "in_hand", "model", "name", "runner", "seconds", "spec")
 
     def __init__(self, name: str, model: Model, runner: Runner, board: Board) -> None:
         self.name = name
@@ -112,7 +122,9 @@ class _Place:
         self.spec = model.spec
         self.runner = runner
         self.seconds = board.sketch(REQUEST_SECONDS, name)
+        self.failed_s = board.counter(FAILED_SECONDS, name)
         self.in_hand = 0
+        board.gauge(MODEL_INFO, name, model.spec.version).set(1)
 
 
 class Inference:
@@ -134,7 +146,7 @@ class Inference:
         self.serving = _Serving("0", b"", {})
         self._plan_version = board.gauge(PLAN_VERSION, str(front))
         self._counters: dict[tuple[str, str, int], Counter] = {}
-        self._addresses: dict[bytes, tuple[Kind, str]] = {}
+        self._addresses: dict[bytes, _Address] = {}
         self._places = {
             name: _Place(
                 name,
@@ -171,20 +183,23 @@ class Inference:
 
         return serve
 
-    def address(self, target: bytes) -> tuple[Kind, str] | None:
+    def address(self, target: bytes) -> _Address | None:
         """What is asked of which model; None where the target is no address of inference."""
         known = self._addresses.get(target)
         if known is not None:
             return known
+        version: str | None = None
         found = V2.fullmatch(target)
         kind: Kind = "v2"
-        if found is None:
+        if found is not None:
+            version = None if found[2] is None else unquote(found[2].decode())
+        else:
             found, kind = PREDICT.fullmatch(target), "predict"
             if found is None:
                 return None
         if len(self._addresses) >= KNOWN:
             self._addresses.clear()
-        known = self._addresses[target] = (kind, unquote(found[1].decode()))
+        known = self._addresses[target] = (kind, unquote(found[1].decode()), version)
         return known
 
     def begin(self, exchange: Exchange, door: Door) -> "Callable[[Exchange], None] | None":
@@ -192,7 +207,7 @@ class Inference:
         address = self.address(exchange.target)
         if address is None or exchange.method != b"POST":
             return None
-        call = _Call(self, door, exchange, *address)
+        call = _Call(self, door, exchange, address)
         try:
             call.open()
         except PacelineError as error:
@@ -219,11 +234,24 @@ class Inference:
             exchange.connection.memo = _Memo(exchange.steady_headers, keys, facts)
         return facts
 
-    def place(self, name: str) -> _Place:
-        try:
-            return self._places[name]
-        except KeyError:
-            raise _unknown_model(name, self._places) from None
+    def place(self, name: str, version: str | None) -> _Place:
+        place = self._places.get(name)
+        if place is None:
+            raise _unknown_model(name, self._places)
+        if version is not None and version != place.spec.version:
+            raise UnknownModel(
+                f"{name} has no such version",
+                value=version,
+                remedy=f"Its version is {place.spec.version}; or name none.",
+            )
+        return place
+
+    @property
+    def specs(self) -> Sequence[ModelSpec]:
+        return [place.spec for place in self._places.values()]
+
+    def spec(self, name: str, version: str | None) -> ModelSpec:
+        return self.place(name, version).spec
 
     def count(self, model: str, priority: Priority, status: int) -> None:
         key = (model, priority, status)
@@ -246,6 +274,7 @@ class _Call(Held):
         "_read",
         "_rules",
         "_serving",
+        "_version",
         "_waiting",
         "deadline_s",
         "facts",
@@ -255,12 +284,11 @@ class _Call(Held):
     )
 
     def __init__(
-        self, inference: Inference, door: Door, exchange: Exchange, kind: Kind, model: str
+        self, inference: Inference, door: Door, exchange: Exchange, address: _Address
     ) -> None:
         super().__init__(door, exchange)
         self._inference = inference
-        self._kind = kind
-        self._model = model
+        self._kind, self._model, self._version = address
         self._place: _Place | None = None
         self._read: Read | None = None
         self._waiting: Waiting | None = None
@@ -276,7 +304,7 @@ class _Call(Held):
         inference = self._inference
         self.door.check_open()
         self.facts = inference.facts(self.exchange, self.door)
-        place = inference.place(self._model)
+        place = inference.place(self._model, self._version)
         serving = self._serving = inference.serving
         rules = self._rules = serving.rules[self._model]
         self.priority = self.facts.priority or rules.priority
@@ -464,6 +492,8 @@ class _Call(Held):
             place.in_hand -= 1
             if status:
                 self._inference.count(self._model, self.priority, status)
+            if status != 200:
+                place.failed_s.add(self._inference.clock.now() - self.started_s)
         if self._read is not None:
             self._read.release()
 

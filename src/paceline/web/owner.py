@@ -43,6 +43,7 @@ from paceline.web.settings_api import SettingsInForce, wanted
 from paceline.web.status import Status, answered, of_models, refused, total, usage
 from paceline.web.steered import Steered
 from paceline.web.upkeep import Upkeep
+from paceline.web.v2_owner import Repository
 
 logger = log.get(__name__)
 
@@ -110,6 +111,7 @@ class Owner:
             self._reload_keys,
             lambda: self._keys,
             (*plan_api.operations(self._desk), *self._settings.operations()),
+            Repository(self._desk, self._measure, lambda: self._keys).routes(),
         )
         self._terminal = Terminal()
 
