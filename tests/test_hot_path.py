@@ -1,6 +1,6 @@
 """Inference as it comes over a connection: pieces, compression, leavers, deadlines, versions.
 
-Raw bytes against a real server, for what clients hide. What `tritonclient` sends is in its own file.
+Raw bytes against a real server, for what clients hide; `test_tritonclient.py` has a real client.
 """
 
 import gzip

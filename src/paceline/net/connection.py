@@ -274,7 +274,9 @@ class Connection(asyncio.Protocol):
         exchange.method = self._parser.get_method()
         exchange.version = self._parser.get_http_version()
         exchange.keeps_alive = self._parser.should_keep_alive() and exchange.version == "1.1"
-        if exchange.version not in ("1.0", "1.1"):
+        if exchange.head_bytes > HEAD_BYTES:
+            self._broken = _head_too_large()
+        elif exchange.version not in ("1.0", "1.1"):
             self._broken = WrongVersion(
                 "a version of HTTP other than 1.0 and 1.1",
                 value=exchange.version,
@@ -338,11 +340,7 @@ class Connection(asyncio.Protocol):
             self._head_fed += len(data)
         exchange = self._reading
         if exchange is not None and max(exchange.head_bytes, self._head_fed) > HEAD_BYTES:
-            self._broken = HeadTooLarge(
-                "the head of the request is larger than this server reads",
-                value=f"over {HEAD_BYTES} bytes",
-                remedy="Send fewer or shorter headers, and what is long in the body.",
-            )
+            self._broken = _head_too_large()
         if exchange is not None and exchange.begun and self._broken is None:
             self._check_body(exchange)
 
@@ -617,6 +615,14 @@ def _not_http(why: str) -> BadRequest:
     return BadRequest(
         f"the request is not valid HTTP/1.1: {why}",
         remedy="Send it with an HTTP client; in a head or a chunk every byte counts.",
+    )
+
+
+def _head_too_large() -> HeadTooLarge:
+    return HeadTooLarge(
+        "the head of the request is larger than this server reads",
+        value=f"over {HEAD_BYTES} bytes",
+        remedy="Send fewer or shorter headers, and what is long in the body.",
     )
 
 
