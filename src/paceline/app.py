@@ -9,9 +9,10 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -34,26 +35,32 @@ from paceline.processes import notify
 from paceline.processes.child import LINK_FD
 from paceline.processes.state_dir import Holder, StateDir
 from paceline.serve import digits
-from paceline.serve.knobs import catalogue
+from paceline.serve.knobs import catalogue, executors
 from paceline.terms.errors import CannotStart, NoKey, PortTaken
 from paceline.terms.limits import CONNECTION_BACKLOG
-from paceline.terms.plan import Catalogue, changed
+from paceline.terms.plan import Address, Catalogue, Knob, changed
+
+if TYPE_CHECKING:
+    from paceline.web.fronts import Takes
 
 KEY_FILE = "keys.json"
-MODELS = (digits.NAME,)
+SHIPPED = {digits.NAME: digits.MODEL_PATH}
 
 
 def key_file(settings: Server) -> KeyFile:
     return KeyFile(Path(settings.state) / KEY_FILE)
 
 
-def run_owner(loaded: Loaded, on_ready: Callable[[str], None]) -> None:
-    """Serves until it is told to stop. `on_ready` gets the address, once requests are answered."""
+def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
+    """Serves until it is told to stop. `on_ready` gets the address and what the models take, once
+    requests are answered."""
     from paceline.web.owner import Owner
-    from paceline.web.probe import ended_cpu_s, probe
+    from paceline.web.probe import ModelCpu, ended_cpu_s, probe
 
     settings = loaded.settings.server
-    before_s = ended_cpu_s()
+    for model in loaded.models:
+        model.check()  # what a front would find, told before anything begins
+    before_s, of_models = ended_cpu_s(), ModelCpu()
     clock = RealClock()
     log.setup(
         settings.log_format,
@@ -77,10 +84,10 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str], None]) -> None:
         held.note(Holder(os.getpid(), address))
         journal = Journal(SqliteStore.open(held.path), clock)
 
-        def ready() -> None:
+        def ready(takes: "Takes") -> None:
             notify.ready()
             try:
-                on_ready(address)
+                on_ready(address, takes)
             except OSError as error:  # nobody reads it; that is no reason not to serve
                 log.get(__name__).warning("standard output cannot be written", error=str(error))
 
@@ -88,13 +95,13 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str], None]) -> None:
             owner = Owner(
                 loaded,
                 journal,
-                catalogue(MODELS),
+                _knobs(loaded),
                 held,
                 listener,
                 address,
                 keys,
-                MODELS,
-                lambda pids: probe(pids, before_s),
+                loaded.models,
+                lambda pids: probe(pids, before_s, of_models),
                 clock,
                 new_secret(),
                 ready,
@@ -108,12 +115,12 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str], None]) -> None:
 
 def run_front() -> None:
     """The life of one front; its orders come over the link its owner left at LINK_FD."""
-    from paceline.serve.onnx_model import OnnxModel
+    from paceline.serve.loading import load_all, takes
     from paceline.web.door import Door
     from paceline.web.front import Front, Preparing, Wish
     from paceline.web.front_routes import front_routes
     from paceline.web.inference import Inference
-    from paceline.web.messages import Start
+    from paceline.web.messages import Serves, Start
     from paceline.web.relay import Relay
 
     clock = RealClock()
@@ -144,7 +151,8 @@ def run_front() -> None:
             require_keys=settings.require_keys,
             insecure=settings.insecure,
         )
-        models = {digits.NAME: OnnxModel.load(digits.MODEL_PATH, digits.NAME)}
+        models = load_all(start.models, SHIPPED)
+        wish(Serves(takes(models)))
         steers = start.index == 0  # one of several: they share the load, and the settings
         inference = Inference(models, board, clock, start.index, wish if steers else None)
         inference.warm()
@@ -174,11 +182,12 @@ async def desk_without_owner(loaded: Loaded, *, writes: bool) -> AsyncIterator[D
     from paceline.web.settings_api import wanted
 
     state = Path(loaded.settings.server.state)
-    clock, knobs = RealClock(), catalogue(MODELS)
+    clock = RealClock()
     if not writes:
         journal = Journal(SqliteReader(state), clock)
         lines = journal.state.plan.lines
-        known = {address: knob for address, knob in knobs.items() if address in lines}
+        every = {**catalogue(_served(lines)), **_knobs(loaded)}
+        known = {address: knob for address, knob in every.items() if address in lines}
         desk = Desk(journal, known, Nobody(), clock)
         desk.pins = wanted(loaded).pins
         yield desk
@@ -193,6 +202,8 @@ async def desk_without_owner(loaded: Loaded, *, writes: bool) -> AsyncIterator[D
         kept = opened() if (state / FILE).exists() else None  # who is refused makes none
         pending = Pending(kept)
         journal = Journal(pending, clock)
+        models = _served(journal.state.plan.lines)  # without settings, those of its last server
+        knobs = catalogue(models) if models and not loaded.file else _knobs(loaded)
         try:
             desk = Desk(journal, knobs, Nobody(), clock)
             settings = wanted(loaded) if loaded.file else _as_it_is(journal.state, knobs)
@@ -201,6 +212,21 @@ async def desk_without_owner(loaded: Loaded, *, writes: bool) -> AsyncIterator[D
         finally:
             await journal.close()
         pending.write_to(kept or opened())
+
+
+def _knobs(loaded: Loaded) -> Catalogue:
+    """Of what is served. ONNX files are computed on all cores; a callable of Python is called by
+    one process, and the shipped example needs no second core."""
+    of_front = executors(loaded.source.cores, loaded.settings.server.fronts)
+    knobs: dict[Address, Knob] = {}
+    for model in loaded.models:
+        knobs |= catalogue([model.name], of_front if model.path else 1)
+    return knobs
+
+
+def _served(lines: Iterable[Address]) -> list[str]:
+    """The models that a Plan has lines of."""
+    return [*dict.fromkeys(address.rpartition(".")[0] for address in lines)]
 
 
 def _as_it_is(state: State, knobs: Catalogue) -> Wanted:

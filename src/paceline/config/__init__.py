@@ -79,6 +79,13 @@ AT_RELOAD = frozenset({"drain_s", "log_level", "access_log", "reload_on_save"})
 
 
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    path: Annotated[
+        str, Meta(description="The model's ONNX file, as seen from the folder of this one.")
+    ] = ""
+    python: Annotated[
+        str,
+        Meta(description='A callable of Python instead: "my_model.py:predict", "module:name".'),
+    ] = ""
     goal: Annotated[
         tuple[str, ...],
         Meta(description='What must hold, such as "p95_ms <= 30", and one number to minimize.'),
@@ -92,6 +99,10 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: Annotated[Server, Meta(description="How it serves, whatever it serves.")] = Server()
     models: Annotated[dict[str, ModelSettings], Meta(description="What holds for one model.")] = {}
+
+
+MODEL_AT_START = frozenset({"path", "python"})
+"""What of a model a running server cannot change."""
 
 
 def default_fronts(cores: float) -> int:

@@ -4,21 +4,27 @@ A body is one row, a list of rows, or an object of them by input name; the answe
 form. Pure: no I/O, no model, no clock. Called by `web/` for `POST /predict/MODEL`.
 """
 
+from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import msgspec
 from numpy.typing import NDArray
 
+from paceline.serve.answers import Reply, dumps, is_large, pieces, plain, small_reply
+from paceline.serve.binary import check_texts
 from paceline.serve.model import ModelSpec, Tensors, TensorSpec
 from paceline.serve.tensors import (
     array_of,
-    check_datatypes,
-    check_finite,
+    check_json_input,
+    check_json_output,
     check_names,
     check_rows,
     check_shape,
     depth_of,
+    fast_lists,
     parse,
+    read_array,
     shape_of,
     values_of,
 )
@@ -33,20 +39,18 @@ class PredictRequest(msgspec.Struct, frozen=True):
     one_row: bool
 
 
-class _Answer(msgspec.Struct, frozen=True):
-    model: str
-    outputs: dict[str, Any]
-
-
-def decode(body: bytes, spec: ModelSpec) -> PredictRequest:
+def decode(body: bytes | bytearray | memoryview, spec: ModelSpec) -> PredictRequest:
     form = _form(spec)
-    check_datatypes(spec, [tensor.name for tensor in spec.outputs])
+    for tensor in spec.inputs:
+        check_json_input(tensor)
+    for tensor in spec.outputs:
+        check_json_output(tensor)
     raw = parse(body, msgspec.Raw, remedy=form)
     given = _by_name(raw, spec, form)
     inputs: dict[str, NDArray[Any]] = {}
     single: set[bool] = set()
     for tensor in spec.inputs:
-        inputs[tensor.name], one_row = _array(given[tensor.name], tensor, form)
+        inputs[tensor.name], one_row = _array(bytes(given[tensor.name]), tensor, form)
         single.add(one_row)
     rows = check_rows(inputs, spec)
     if len(single) > 1:
@@ -54,17 +58,30 @@ def decode(body: bytes, spec: ModelSpec) -> PredictRequest:
     return PredictRequest(inputs, rows, one_row=single == {True})
 
 
-def encode(spec: ModelSpec, request: PredictRequest, outputs: Tensors) -> bytes:
+def encode(spec: ModelSpec, request: PredictRequest, outputs: Tensors) -> Reply:
     """The answer to `request`; `outputs` are its own rows, without those of its batch-mates."""
     chosen = {tensor.name: outputs[tensor.name] for tensor in spec.outputs}
-    check_finite(chosen, spec.name)
-    plain = {
-        tensor.name: chosen[tensor.name].tolist()[0]
-        if request.one_row and tensor.has_rows
-        else chosen[tensor.name].tolist()
-        for tensor in spec.outputs
+    if request.one_row:
+        chosen = {
+            tensor.name: chosen[tensor.name][0, ...] if tensor.has_rows else chosen[tensor.name]
+            for tensor in spec.outputs
+        }
+    if is_large(chosen.values()):
+        return Reply((), rest=_in_pieces(spec.name, chosen))
+    form = {
+        "model": spec.name,
+        "outputs": {name: plain(array) for name, array in chosen.items()},
     }
-    return msgspec.json.encode(_Answer(spec.name, plain))
+    return small_reply(form, chosen, chosen, spec.name)
+
+
+def _in_pieces(model: str, chosen: Tensors) -> Iterator[bytes]:
+    before = dumps({"model": model})[:-1] + b',"outputs":{'
+    for name, array in chosen.items():
+        yield before + dumps(name) + b":"
+        yield from pieces(array, name, model)
+        before = b","
+    yield b"}}"
 
 
 def _by_name(raw: msgspec.Raw, spec: ModelSpec, form: str) -> dict[str, msgspec.Raw]:
@@ -77,7 +94,7 @@ def _by_name(raw: msgspec.Raw, spec: ModelSpec, form: str) -> dict[str, msgspec.
     return {spec.inputs[0].name: raw}
 
 
-def _array(raw: msgspec.Raw, tensor: TensorSpec, form: str) -> tuple[NDArray[Any], bool]:
+def _array(raw: bytes, tensor: TensorSpec, form: str) -> tuple[NDArray[Any], bool]:
     """The input as an array with rows, and whether it was one row without."""
     rank = len(tensor.shape)
     depth = depth_of(raw)
@@ -85,15 +102,19 @@ def _array(raw: msgspec.Raw, tensor: TensorSpec, form: str) -> tuple[NDArray[Any
     if depth != rank and not one_row:
         raise BadInput(
             f"input `{tensor.name}`: " + (f"{depth} nested lists" if depth else "not a list"),
-            value=bytes(raw)[:40].decode("utf-8", "replace"),
+            value=raw[:40].decode("utf-8", "replace"),
             remedy=form,
         )
-    values = values_of(raw, tensor, depth)
+    lists = fast_lists(raw) if depth else None
+    values = lists if lists is not None else values_of(raw, tensor, depth)
     shape = shape_of(values, depth)
-    if one_row:
-        values, shape = [values], (1, *shape)
-    check_shape(shape, tensor, remedy=form)
-    return array_of(values, tensor, shape, rank), one_row
+    whole = (1, *shape) if one_row else shape
+    check_shape(whole, tensor, remedy=form)
+    if tensor.datatype == "BYTES":
+        check_texts(prod(whole), tensor.name)
+    if lists is not None:
+        return read_array(raw, tensor, shape, depth, lists).reshape(whole), one_row
+    return array_of(values, tensor, shape, depth).reshape(whole), one_row
 
 
 def _form(spec: ModelSpec) -> str:

@@ -6,7 +6,9 @@ are few shapes to learn, and what a batch costs is the sum of what its requests 
 cut back to each request's own length by the names of their dimensions. A model of which rows cannot
 be told apart, because an input or an output has none, runs each request alone.
 
-Pure but for numpy. Called by `runner.py`; which requests run together is decided in `core.py`.
+A request that runs alone runs where its tensors lie, on the body it came in; others are copied
+once, into memory that a batch before has used. Pure but for numpy and that memory. Called by
+`runner.py`; which requests run together is decided in `core.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,8 +18,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from paceline.serve.buffers import SMALLEST_BYTES, Buffers
 from paceline.serve.model import ANY_LENGTH, ModelSpec, Tensors, TensorSpec
-from paceline.serve.tensors import DTYPES
+from paceline.serve.tensors import RAW_DTYPES
 from paceline.terms.errors import ModelFailed
 
 SHORTEST = 8
@@ -28,9 +31,12 @@ Bucket: TypeAlias = "tuple[tuple[str, tuple[int, ...]], ...]"
 
 
 class Shapes:
-    """Of one model. `alone`: its requests cannot share a run."""
+    """Of one model. `alone`: its requests cannot share a run. `copies_avoided` counts requests that
+    were run where they lay."""
 
     def __init__(self, spec: ModelSpec) -> None:
+        self.copies_avoided = 0
+        self._buffers = Buffers()
         self.alone = not all(each.has_rows for each in (*spec.inputs, *spec.outputs))
         self._spec = spec
         padded = () if self.alone else [t for t in spec.inputs if t.name in spec.padding]
@@ -62,13 +68,22 @@ class Shapes:
         return rows * max(prod(bucket[place][1]) for place in self._open)
 
     def together(self, several: Sequence[Tensors]) -> Tensors:
-        """One batch of requests from one bucket."""
-        if len(several) == 1 and not self._rounded:
+        """One batch of requests from one bucket; its memory goes back with `reuse`."""
+        if len(several) == 1 and not self._rounded and _is_fit(several[0]):
+            self.copies_avoided += 1  # by one thread at a time but for a moment: a count, no more
             return several[0]
         return {
             each.name: self._joined(each.name, [inputs[each.name] for inputs in several])
             for each in self._spec.inputs
         }
+
+    def reuse(self, batch: Tensors, outputs: Tensors) -> None:
+        """What `together` made, once it has run; where `outputs` lie in it it stays with them."""
+        self._buffers.give(batch, outputs)
+
+    @property
+    def buffers_reused(self) -> int:
+        return self._buffers.reused
 
     def apart(self, outputs: Tensors, several: Sequence[Tensors]) -> list[Tensors]:
         """Of each of the requests its own rows; views on the whole."""
@@ -94,19 +109,24 @@ class Shapes:
     def zeros(self, rows: int) -> "Tensors | None":
         """A request of so many rows, to try the model with; open dimensions have one element. None
         where the model takes what has no zero here."""
-        if any(each.datatype not in DTYPES for each in self._spec.inputs):
+        if any(each.datatype not in RAW_DTYPES for each in self._spec.inputs):
             return None
         return {
-            each.name: np.zeros(_closed(each, rows), DTYPES[each.datatype])
+            each.name: np.zeros(_closed(each, rows), RAW_DTYPES[each.datatype])
             for each in self._spec.inputs
         }
 
     def _joined(self, name: str, arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
         axes = self._rounded.get(name)
         if axes is None:
-            return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+            if sum([array.nbytes for array in arrays]) < SMALLEST_BYTES:
+                return np.concatenate(arrays)
+            shape = (sum(map(len, arrays)), *arrays[0].shape[1:])
+            joined = self._buffers.take(shape, arrays[0].dtype)
+            return np.concatenate(arrays, out=joined)
         shape = (sum(map(len, arrays)), *_rounded(arrays[0].shape, axes)[1:])
-        whole = np.full(shape, self._spec.padding[name], arrays[0].dtype)
+        whole = self._buffers.take(shape, arrays[0].dtype)
+        whole.fill(self._spec.padding[name])
         at = 0
         for array in arrays:
             whole[(slice(at, at + len(array)), *map(slice, array.shape[1:]))] = array
@@ -121,6 +141,11 @@ class Shapes:
         for axis, (source, source_axis) in axes.items():
             own[axis] = slice(inputs[source].shape[source_axis])
         return array[tuple(own)]
+
+
+def _is_fit(inputs: Tensors) -> bool:
+    """Whether a runtime may read them where they lie; a tensor in a body begins anywhere."""
+    return all([array.flags.aligned for array in inputs.values()])
 
 
 def _is_open(tensor: TensorSpec) -> bool:

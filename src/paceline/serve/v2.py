@@ -1,34 +1,49 @@
-"""KServe V2 (the Open Inference Protocol) in JSON: a body to an InferRequest, outputs to a body.
+"""KServe V2 (the Open Inference Protocol): a body to an InferRequest, outputs to a body.
 
-Pure: no I/O, no model, no clock. Not the binary tensor extension, which is refused by name. Called
-by `web/` around whatever runs the model. What it accepts is told in docs/design/v2.md.
+JSON, raw tensors after it (the binary extension), and both mixed. Pure: no I/O, no model, no clock.
+Called by `web/` around whatever runs the model, and by `reader.py` for large bodies. What it
+accepts is told in docs/design/v2.md, how in docs/design/tensors.md.
 """
 
+from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Annotated, Any
 
 import msgspec
 from numpy.typing import NDArray
 
+from paceline.serve.answers import Reply, dumps, pieces, plain, small_reply
+from paceline.serve.binary import (
+    LENGTH,
+    check_raw_output,
+    check_texts,
+    raw_array,
+    raw_bytes,
+    shape_of_raw,
+)
 from paceline.serve.model import ModelSpec, Tensors, TensorSpec
 from paceline.serve.tensors import (
-    array_of,
-    check_datatypes,
-    check_finite,
+    JSON_OUTPUTS,
+    check_json_input,
+    check_json_output,
     check_names,
     check_rows,
     check_shape,
     depth_of,
     nearest,
-    parse,
-    values_of,
+    parse_with,
+    read_array,
 )
-from paceline.terms.errors import BadInput, BadJson
+from paceline.terms.errors import BadInput, BadJson, BadRequest
+from paceline.terms.limits import ENCODE_IN_PLACE_NUMBERS, REQUEST_ID_CHARS
 from paceline.terms.request import Priority
 
 FORM = (
     'Send {"inputs": [{"name": ..., "datatype": "FP32", "shape": [1, ...], "data": [...]}]}; '
     "see docs/reference/http.md."
 )
+TAKES = "The model takes {tensor}; -1 is any length, first the number of rows."
+HEADER = "Inference-Header-Content-Length"
 MOST_US = 2**63 - 1
 
 PRIORITY_OF_LEVEL: tuple[Priority, ...] = ("normal", "critical", "high", "normal", "low")
@@ -36,18 +51,20 @@ PRIORITY_OF_LEVEL: tuple[Priority, ...] = ("normal", "critical", "high", "normal
 
 
 class InferRequest(msgspec.Struct, frozen=True):
-    """What a client asked, checked. `wanted` are the outputs to answer, in order."""
+    """What a client asked, checked. `wanted` are the outputs to answer, in order, and `binary`
+    says of each whether as raw bytes."""
 
     id: str
     inputs: dict[str, NDArray[Any]]
     rows: int
     wanted: tuple[str, ...]
+    binary: tuple[bool, ...]
     priority: Priority | None
     timeout_s: float | None
 
 
 class _InputParameters(msgspec.Struct, frozen=True):
-    binary_data_size: int | None = None
+    binary_data_size: Annotated[int, msgspec.Meta(ge=0, le=MOST_US)] | None = None
     shared_memory_region: str | None = None
 
 
@@ -60,6 +77,7 @@ class _Input(msgspec.Struct, frozen=True):
 
 
 class _OutputParameters(msgspec.Struct, frozen=True):
+    binary_data: bool | None = None
     classification: int = 0
     shared_memory_region: str | None = None
 
@@ -72,71 +90,191 @@ class _Output(msgspec.Struct, frozen=True):
 class _Parameters(msgspec.Struct, frozen=True):
     priority: Priority | Annotated[int, msgspec.Meta(ge=0, le=MOST_US)] = 0
     timeout: Annotated[int, msgspec.Meta(ge=0, le=MOST_US)] = 0
+    binary_data_output: bool = False
 
 
 class _Body(msgspec.Struct, frozen=True):
     inputs: list[_Input]
-    id: str = ""
+    id: Annotated[str, msgspec.Meta(max_length=REQUEST_ID_CHARS)] = ""
     outputs: list[_Output] = []
     parameters: _Parameters = _Parameters()
 
 
-class _Answered(msgspec.Struct, frozen=True):
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    data: list[Any]
+_decode = msgspec.json.Decoder(_Body).decode
 
 
-class _Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    model_name: str
-    model_version: str
-    outputs: list[_Answered]
-    id: str = ""
-
-
-def decode(body: bytes, spec: ModelSpec) -> InferRequest:
+def decode(
+    body: bytes | bytearray | memoryview, spec: ModelSpec, header_length: int | None = None
+) -> InferRequest:
+    """`header_length` is what the header HEADER says: how much of the body is JSON. None where it
+    is absent, 0 where the body is one input's bytes and nothing else. Raw tensors become views on
+    the body, which must stay as it is until they have been used."""
+    if header_length == 0:
+        return _bare(memoryview(body), spec)
+    tail = memoryview(b"")
+    if header_length is not None:
+        if header_length > len(body):
+            raise BadRequest(
+                f"{HEADER} says more than the body's {len(body)} bytes",
+                value=header_length,
+                remedy="It is the length of the JSON before the raw tensors.",
+            )
+        whole = memoryview(body)
+        body, tail = whole[:header_length], whole[header_length:]
     try:
-        asked = parse(body, _Body, remedy=FORM)
+        asked = parse_with(_decode, body, remedy=FORM)
     except BadJson:
-        if b'"binary_data_size"' in body:  # raw bytes follow the JSON, as tritonclient sends them
-            raise _binary("the body") from None
+        if header_length is None and b'"binary_data_size"' in bytes(body):
+            raise _no_header("the body") from None
         raise
-    wanted = _wanted(asked.outputs, spec)
-    check_datatypes(spec, wanted)
-    takes = f"The model takes {', '.join(map(str, spec.inputs))}."
-    check_names([given.name for given in asked.inputs], spec, remedy=takes)
-    given = {each.name: each for each in asked.inputs}
-    inputs = {tensor.name: _array(given[tensor.name], tensor) for tensor in spec.inputs}
+    outputs, parameters = asked.outputs, asked.parameters
+    wanted, binary = _wanted(outputs, spec, parameters.binary_data_output)
+    inputs: dict[str, NDArray[Any]] = {}
+    for given, tensor in zip(asked.inputs, _meant(asked.inputs, spec), strict=True):
+        size = given.parameters.binary_data_size
+        if size is None:
+            inputs[given.name] = _from_json(given, tensor)
+            continue
+        if header_length is None:
+            raise _no_header(f"input `{given.name}`")
+        inputs[given.name] = _from_tail(given, tensor, tail, size)
+        tail = tail[size:]
+    if tail:
+        raise BadInput(
+            f"{len(tail)} bytes are left after the tensors of the body",
+            remedy=f"Make {HEADER} and each `binary_data_size` agree with what is sent.",
+        )
     return InferRequest(
-        id=asked.id,
-        inputs=inputs,
-        rows=check_rows(inputs, spec),
-        wanted=wanted,
-        priority=_priority(asked.parameters.priority),
-        timeout_s=asked.parameters.timeout / 1e6 or None,
+        asked.id,
+        inputs,
+        check_rows(inputs, spec),
+        wanted,
+        binary,
+        _priority(parameters.priority),
+        parameters.timeout / 1e6 or None,
     )
 
 
-def encode(spec: ModelSpec, request: InferRequest, outputs: Tensors) -> bytes:
+def encode(spec: ModelSpec, request: InferRequest, outputs: Tensors) -> Reply:
     """The answer to `request`; `outputs` are its own rows, without those of its batch-mates."""
-    chosen = {name: outputs[name] for name in request.wanted}
-    check_finite(chosen, spec.name)
-    datatypes = {tensor.name: tensor.datatype for tensor in spec.outputs}
-    answered = [
-        _Answered(name, datatypes[name], array.shape, array.ravel().tolist())
-        for name, array in chosen.items()
-    ]
-    return msgspec.json.encode(_Answer(spec.name, spec.version, answered, request.id))
+    form: dict[str, Any] = {"model_name": spec.name, "model_version": spec.version}
+    if request.id:
+        form["id"] = request.id
+    wanted = request.wanted
+    if True in request.binary:
+        return _with_tail(form, request, outputs, _datatypes(spec), spec.name)
+    described: list[dict[str, Any]] = []
+    size = 0
+    for tensor in spec.outputs:
+        name = tensor.name
+        if name in wanted:
+            array = outputs[name]
+            size += array.size
+            described.append(
+                {
+                    "name": name,
+                    "datatype": tensor.datatype,
+                    "shape": array.shape,
+                    "data": plain(array.ravel()),
+                }
+            )
+    if size > ENCODE_IN_PLACE_NUMBERS:
+        return Reply((), rest=_in_pieces(form, request, outputs, _datatypes(spec), spec.name))
+    if len(wanted) > 1:
+        described.sort(key=lambda one: wanted.index(one["name"]))
+    form["outputs"] = described
+    return small_reply(form, outputs, wanted, spec.name)
 
 
-def _array(given: _Input, tensor: TensorSpec) -> NDArray[Any]:
-    if given.parameters.binary_data_size is not None:
-        raise _binary(f"input `{tensor.name}`")
+def _datatypes(spec: ModelSpec) -> dict[str, str]:
+    return {tensor.name: tensor.datatype for tensor in spec.outputs}
+
+
+def _with_tail(
+    form: dict[str, Any],
+    request: InferRequest,
+    outputs: Tensors,
+    datatypes: dict[str, str],
+    model: str,
+) -> Reply:
+    """The JSON is short unless somebody wants large outputs both ways; that is his to wait for."""
+    tail: list[bytes | memoryview] = []
+    described, as_json = [], []
+    for name, binary in zip(request.wanted, request.binary, strict=True):
+        array = outputs[name]
+        one: dict[str, Any] = {"name": name, "datatype": datatypes[name], "shape": array.shape}
+        if binary:
+            raw = raw_bytes(array, datatypes[name])
+            one["parameters"] = {"binary_data_size": len(raw)}
+            tail.append(raw)
+        else:
+            one["data"] = plain(array.ravel())
+            as_json.append(name)
+        described.append(one)
+    form["outputs"] = described
+    (head,) = small_reply(form, outputs, as_json, model).parts
+    return Reply((head, *tail), len(head))
+
+
+def _in_pieces(
+    form: dict[str, Any],
+    request: InferRequest,
+    outputs: Tensors,
+    datatypes: dict[str, str],
+    model: str,
+) -> Iterator[bytes]:
+    before = dumps(form)[:-1] + b',"outputs":['
+    for name in request.wanted:
+        array = outputs[name]
+        about = {"name": name, "datatype": datatypes[name], "shape": array.shape}
+        yield before + dumps(about)[:-1] + b',"data":'
+        yield from pieces(array.ravel(), name, model)
+        before = b"},"
+    yield b"}]}"
+
+
+def _meant(given: list[_Input], spec: ModelSpec) -> Sequence[TensorSpec]:
+    """Of each input the tensor with its name."""
+    if len(given) == 1 == len(spec.inputs) and given[0].name == spec.inputs[0].name:
+        return spec.inputs
+    takes = f"The model takes {', '.join(map(str, spec.inputs))}."
+    check_names([each.name for each in given], spec, remedy=takes)
+    by_name = {tensor.name: tensor for tensor in spec.inputs}
+    return [by_name[each.name] for each in given]
+
+
+def _from_json(given: _Input, tensor: TensorSpec) -> NDArray[Any]:
+    _check_described(given, tensor)
+    check_json_input(tensor)
+    text = bytes(given.data)
+    if not text:
+        raise BadInput(f"input `{tensor.name}` has no `data`", remedy=FORM)
+    if tensor.datatype == "BYTES":
+        check_texts(prod(given.shape), tensor.name)
+    # V2 data is flat, or nested as its shape says. One value may stand for a shape of [].
+    depth = len(given.shape) if depth_of(text) > 1 else 1
+    return read_array(text, tensor, given.shape, depth)
+
+
+def _from_tail(given: _Input, tensor: TensorSpec, tail: memoryview, size: int) -> NDArray[Any]:
+    _check_described(given, tensor)
+    if memoryview(given.data):
+        raise BadInput(
+            f"input `{tensor.name}` has `data` and `binary_data_size`", remedy="Send one of both."
+        )
+    if size > len(tail):
+        raise BadInput(
+            f"input `{tensor.name}`: {size} bytes should follow the JSON, {len(tail)} are left",
+            remedy=f"Make {HEADER} and each `binary_data_size` agree with what is sent.",
+        )
+    return raw_array(tail[:size], tensor, given.shape)
+
+
+def _check_described(given: _Input, tensor: TensorSpec) -> None:
     if given.parameters.shared_memory_region is not None:
         raise BadInput(
             f"input `{tensor.name}` is in shared memory, which is not supported",
-            remedy="Send `data` as JSON.",
+            remedy="Send `data` as JSON, or raw bytes after it.",
         )
     if given.datatype != tensor.datatype:
         raise BadInput(
@@ -145,40 +283,71 @@ def _array(given: _Input, tensor: TensorSpec) -> NDArray[Any]:
             remedy=f"Set its datatype to {tensor.datatype}"
             + ("; whole numbers are fine." if tensor.datatype.startswith("FP") else "."),
         )
-    takes = f"The model takes {tensor}; -1 is any length, first the number of rows."
-    check_shape(given.shape, tensor, remedy=takes)
-    if not bytes(given.data):
-        raise BadInput(f"input `{tensor.name}` has no `data`", remedy=FORM)
-    # V2 data is flat, or nested as its shape says. One value may stand for a shape of [].
-    depth = len(given.shape) if depth_of(given.data) > 1 else 1
-    return array_of(values_of(given.data, tensor, depth), tensor, given.shape, depth)
+    check_shape(given.shape, tensor, remedy=TAKES)
 
 
-def _binary(what: str) -> BadInput:
+def _bare(body: memoryview, spec: ModelSpec) -> InferRequest:
+    if len(spec.inputs) != 1:
+        raise BadInput(
+            f"a body of raw bytes alone is one input, and the model `{spec.name}` has "
+            f"{len(spec.inputs)}",
+            remedy=f"Send a KServe V2 header before them, and its length as {HEADER}.",
+        )
+    (tensor,) = spec.inputs
+    shape = shape_of_raw(len(body), tensor)
+    check_shape(shape, tensor, remedy=TAKES)
+    if tensor.datatype == "BYTES":
+        body = memoryview(LENGTH.pack(len(body)) + body)
+    inputs = {tensor.name: raw_array(body, tensor, shape)}
+    wanted, binary = _wanted([], spec, binary=True)
+    return InferRequest("", inputs, check_rows(inputs, spec), wanted, binary, None, None)
+
+
+def _no_header(what: str) -> BadInput:
     return BadInput(
-        f"{what} holds binary data, and only JSON is supported yet",
-        remedy="Send `data` as JSON; with tritonclient: "
-        "set_data_from_numpy(array, binary_data=False).",
+        f"{what} has raw tensors after its JSON, and no header {HEADER}",
+        remedy="Send the length of the JSON in it.",
     )
 
 
-def _wanted(asked: list[_Output], spec: ModelSpec) -> tuple[str, ...]:
-    known = [tensor.name for tensor in spec.outputs]
+def _wanted(
+    asked: list[_Output], spec: ModelSpec, binary: bool
+) -> tuple[tuple[str, ...], tuple[bool, ...]]:
+    """The outputs, and of each whether as raw bytes. Asked for twice is answered once."""
+    if not asked:
+        names = []
+        for tensor in spec.outputs:
+            if binary or tensor.datatype not in JSON_OUTPUTS:
+                _check_output(tensor, binary)
+            names.append(tensor.name)
+        return tuple(names), (binary,) * len(names)
+    known = {tensor.name: tensor for tensor in spec.outputs}
+    chosen: dict[str, bool] = {}
     for output in asked:
         if output.name not in known:
             raise BadInput(
                 f"the model `{spec.name}` has no such output",
                 value=output.name,
-                remedy=nearest(output.name, known)
+                remedy=nearest(output.name, list(known))
                 + f"The model answers {', '.join(map(str, spec.outputs))}.",
             )
-        if output.parameters.classification or output.parameters.shared_memory_region:
+        said = output.parameters
+        if said.classification or said.shared_memory_region:
             raise BadInput(
                 f"output `{output.name}`: classification and shared memory are not supported",
                 remedy="Ask for the plain tensor.",
             )
-    # Asked for twice is answered once.
-    return tuple(dict.fromkeys(output.name for output in asked)) or tuple(known)
+        chosen.setdefault(output.name, binary if said.binary_data is None else said.binary_data)
+    for name, as_bytes in chosen.items():
+        _check_output(known[name], as_bytes)
+    return tuple(chosen), tuple(chosen.values())
+
+
+def _check_output(tensor: TensorSpec, binary: bool) -> None:
+    if binary:
+        check_raw_output(tensor)
+    else:
+        check_json_output(tensor)
 
 
 def _priority(level: Priority | int) -> Priority | None:

@@ -69,6 +69,14 @@ class TooLarge(BadRequest):
     code = "too_large"
 
 
+class HeadTooLarge(BadRequest):
+    code = "head_too_large"
+
+
+class WrongVersion(BadRequest):
+    code = "wrong_version"
+
+
 class WrongContentType(BadRequest):
     code = "wrong_content_type"
 
@@ -221,6 +229,14 @@ class Misuse(PacelineError):
     code = "misuse"
 
 
+class Unreachable(PacelineError):
+    code = "unreachable"
+
+
+class NotMeasured(PacelineError):
+    code = "not_measured"
+
+
 def from_fields(fields: Mapping[str, str]) -> PacelineError:
     """What `as_fields` told in another process; under a code not known here, its words alone."""
     known = (each for each in _tree(PacelineError) if each.code == fields["code"])
@@ -268,6 +284,8 @@ TABLE: Mapping[str, Row] = {
     "bad_json": Row(400, EXIT_USAGE, "the body is not valid JSON, or not of the expected form"),
     "bad_input": Row(400, EXIT_USAGE, "an input has the wrong name, type, shape or values"),
     "too_large": Row(413, EXIT_USAGE, "the body is larger than the limit"),
+    "head_too_large": Row(431, EXIT_USAGE, "line and headers are larger than the limit"),
+    "wrong_version": Row(505, EXIT_USAGE, "a version of HTTP that is not spoken here"),
     "wrong_content_type": Row(415, EXIT_USAGE, "the body is not declared as application/json"),
     "not_found": Row(404, EXIT_USAGE, "nothing lives at this address"),
     "unknown_model": Row(404, EXIT_USAGE, "no model has this name"),
@@ -308,4 +326,6 @@ TABLE: Mapping[str, Row] = {
     "missing_extra": Row(501, EXIT_EXTRA, "an optional part is not installed"),
     "limit_reached": Row(429, EXIT_USAGE, "a named bound is reached"),
     "misuse": Row(400, EXIT_USAGE, "the command was used in a way it does not support"),
+    "unreachable": Row(502, EXIT_UNREACHABLE, "nothing that can be used answers at the address"),
+    "not_measured": Row(409, EXIT_USAGE, "the load generator itself was too late to measure"),
 }

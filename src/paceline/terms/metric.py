@@ -51,6 +51,20 @@ BATCHES = Metric(
     ("model", "reason"),
 )
 BATCH_ROWS = Metric("paceline_batch_rows", "sketch", "rows", "Rows of a batch.", ("model",))
+COPIES_AVOIDED = Metric(
+    "paceline_tensor_copies_avoided_total",
+    "counter",
+    "requests",
+    "Requests whose tensors a model ran on where they lay, without a copy into a batch.",
+    ("model",),
+)
+BUFFERS_REUSED = Metric(
+    "paceline_batch_buffers_reused_total",
+    "counter",
+    "buffers",
+    "Tensors of batches that were joined in memory of a batch before.",
+    ("model",),
+)
 NOT_RUN = Metric(
     "paceline_not_run_total",
     "counter",
@@ -168,6 +182,8 @@ METRICS: tuple[Metric, ...] = (
     ROWS,
     BATCHES,
     BATCH_ROWS,
+    COPIES_AVOIDED,
+    BUFFERS_REUSED,
     NOT_RUN,
     QUEUED,
     QUEUE_AGE,

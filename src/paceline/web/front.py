@@ -24,6 +24,7 @@ from paceline.web.messages import (
     Adopted,
     Apply,
     Drain,
+    Failed,
     KeysChanged,
     Leaving,
     Obeyed,
@@ -31,6 +32,7 @@ from paceline.web.messages import (
     Pong,
     Prepare,
     Ready,
+    Serves,
     SettingsChanged,
     Start,
     Steer,
@@ -43,8 +45,8 @@ logger = log.get(__name__)
 Preparing = Callable[[InForce], Callable[[], None]]
 """Makes of a plan what puts it in force at once; raises where it cannot be served by."""
 
-Wish = Callable[[Steer], None]
-"""Tells the owner what steering would move."""
+Wish = Callable[[Steer | Serves], None]
+"""Tells the owner what steering would move, and what is served."""
 
 Build = Callable[[Start, int, int, Callable[[], str], Wish], tuple[Door, Gate, Preparing, Clock]]
 """Makes the parts of a front from its orders, the memory of its board, the state directory, what
@@ -81,7 +83,15 @@ class Front:
         await asyncio.wait((orders, stop), return_when=asyncio.FIRST_COMPLETED)
         if orders.done():
             start, (listener_fd, board_fd, directory_fd) = orders.result()
-            parts = self._build(start, board_fd, directory_fd, self._why_not_ready, self._link.send)
+            try:
+                parts = self._build(
+                    start, board_fd, directory_fd, self._why_not_ready, self._link.send
+                )
+            except PacelineError as error:
+                self._stop.set()
+                self._link.send(Failed(error.as_fields()))
+                await self._server_stop.wait()  # the owner has read it, and ends the link
+                return
             await self._serve(start, socket.socket(fileno=listener_fd), *parts)
 
     async def _serve(
