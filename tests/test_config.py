@@ -23,11 +23,14 @@ from paceline.config import (
     default_fronts,
     lines,
     needs_restart,
+    served,
 )
 from paceline.config.fields import Names, leaves, toml, variable
 from paceline.config.source import Source
-from paceline.serve.knobs import KNOBS, catalogue
-from paceline.terms.errors import EXIT_START, EXIT_USAGE, BadSetting
+from paceline.serve.knobs import KNOBS, catalogue, executors
+from paceline.serve.model_source import ModelSource
+from paceline.terms.errors import EXIT_START, EXIT_USAGE, BadSetting, LimitReached
+from paceline.terms.limits import MODELS as LIMIT_OF_MODELS
 from paceline.terms.limits import SETTINGS_BYTES, SETTINGS_FAULTS
 from paceline.terms.plan import Boolean, Choice, Knob, LogRange, Range, Value
 from servers import Server as Running
@@ -60,7 +63,7 @@ def source(file: Path | None, environ: Mapping[str, str] | None = None, **flags:
         file=file,
         environ=environ or {},
         flags=flags,
-        catalogue=catalogue(MODELS),
+        catalogue=catalogue,
         models=MODELS,
         cores=CORES,
     )
@@ -449,6 +452,84 @@ def test_what_needs_a_restart_is_named() -> None:
     assert needs_restart(old, live) == ()
     assert needs_restart(old, msgspec.structs.replace(live, state="x", port=1)) == ("port", "state")
     assert set(Server.__struct_fields__) >= AT_RELOAD
+
+
+# --- Which models ---------------------------------------------------------------------------------
+
+
+def test_the_models_are_those_the_file_names_seen_from_its_folder(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "[models.a]\npath = 'sub/a.onnx'\n[models.b]\npython = 'b.py:C.call'\n"
+        "[models.c]\npath = '/abs.onnx'\n[models.d]\npython = 'package.module:f'\n",
+    )
+    a, b, c, d = source(path).load().models
+    assert a == ModelSource("a", f"{tmp_path}/sub/a.onnx")
+    assert b == ModelSource("b", "", f"{tmp_path}/b.py:C.call", (str(tmp_path),))
+    assert c.path == "/abs.onnx"
+    assert (d.python, d.folders) == ("package.module:f", (str(tmp_path),))
+
+
+def test_shipped_models_are_served_where_none_or_they_are_named(tmp_path: Path) -> None:
+    def names(content: str) -> list[str]:
+        return [each.name for each in source(written(tmp_path, content)).load().models]
+
+    assert names("") == names("[models]") == ["digits"]
+    assert names("[models.digits.pins]\nmax_rows = 3") == ["digits"]
+    assert names("[models.m]\npath = 'm.onnx'") == ["m"]
+    assert names("[models.m]\npath = 'm.onnx'\n[models.digits]") == ["m", "digits"]
+
+
+def test_pins_goals_and_variables_are_of_the_models_that_are_named(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, "[models.m]\npath = 'm.onnx'\ngoal = ['p99_ms <= 5']\npins.max_rows = 3"
+    )
+    loaded = source(path, {"PACELINE_MODELS__M__PATH": "other.onnx"}).load()
+    assert loaded.pins["m.max_rows"].value == 3
+    assert [str(each) for each in loaded.goals["m"].goal.limits] == ["p99_ms <= 5"]
+    assert loaded.models[0].path == f"{tmp_path}/other.onnx"
+    with pytest.raises(BadSetting, match="no such setting"):
+        source(path, {"PACELINE_MODELS__DIGITS__GOAL": "[]"}).load()
+
+
+def test_a_file_with_more_models_than_there_may_be_is_refused(tmp_path: Path) -> None:
+    content = "".join(f"[models.m{i}]\npath = 'm.onnx'\n" for i in range(LIMIT_OF_MODELS + 1))
+    with pytest.raises(LimitReached, match="another server"):
+        source(written(tmp_path, content)).load()
+
+
+def test_another_file_of_a_model_waits_for_a_restart(tmp_path: Path) -> None:
+    def models(content: str) -> tuple[ModelSource, ...]:
+        return source(written(tmp_path, content)).load().models
+
+    before = models("[models.a]\npath = 'a'\n[models.b]\npath = 'b'\n")
+    after = models("[models.a]\npath = 'c'\n[models.b]\npath = 'b'\n[models.d]\npath = 'd'\n")
+    assert served.needs_restart(before, before) == ()
+    assert served.needs_restart(before, after) == ("models.a", "models.d")
+
+
+def test_one_model_of_a_command_needs_no_file_and_reads_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, "broken")
+    monkeypatch.chdir(tmp_path)
+    only = served.Only(ModelSource("m", "/m.onnx"), "MODEL", ("p99_ms <= 30",), "--slo")
+    loaded = msgspec.structs.replace(source(None, port=1), only=only).load()
+    assert (loaded.file, loaded.models) == (None, (only.model,))
+    assert loaded.settings.server.port == 1
+    assert loaded.settings.models["m"].path == "/m.onnx"
+    assert str(loaded.goals["m"].origin) == "--slo"
+    assert str(loaded.origins["models.m.path"]) == "MODEL"
+
+
+def test_each_front_gets_the_cores_there_are_for_it() -> None:
+    assert [executors(cores, fronts) for cores, fronts in ((2, 1), (2, 2), (1.5, 3), (16, 3))] == [
+        2,
+        1,
+        1,
+        5,
+    ]
+    assert catalogue(["m"], 5)["m.executors"].default == 5
 
 
 # --- Properties -----------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ the port a page names is always free. Of the fenced blocks these are run:
 - `python`: run by the development environment; a block directly below shows what it prints.
 
 `...` stands for any text; without it JSON is compared as JSON, and floats may differ a little.
-`paceline up` goes on behind the page until `<!-- Ctrl-C -->`, which presses it, or
-`<!-- stopped -->`, which waits for its end; either must exit 0. Only `<!-- not run: REASON -->`
+`paceline up` and `paceline serve` go on behind the page until `<!-- Ctrl-C -->`, which presses it,
+or `<!-- stopped -->`, which waits for its end; either must exit 0. Only `<!-- not run: REASON -->`
 right above keeps a block from running. The other tests hold index and tables to the tree.
 """
 
@@ -75,7 +75,9 @@ class Step(NamedTuple):
 
     def script(self, index: int) -> str:
         mark = f"printf '\\n@@ {index}\\n'\n(exit $status)\n"
-        command = re.sub(r"^(\./)?paceline up\b", r"up \g<0>", self.command, flags=re.MULTILINE)
+        command = re.sub(
+            r"^(\./)?paceline (up|serve)\b", r"up \g<0>", self.command, flags=re.MULTILINE
+        )
         if self.may_fail:
             return f"{mark}{command}\nstatus=$?\n"
         return f"status=0\n{mark}set -e\n{command}\nset +e\n"

@@ -185,3 +185,9 @@ def test_what_is_not_read_as_onnx_is_not_called_pure(tmp_path: Path) -> None:
     for content in (b"\x3a\xff", b"\x0f\x01", b"\x3a\x05\x0a\x03\x22\x01\xff"):
         path.write_bytes(content)
         assert draws_lots(path)
+
+
+def test_a_file_without_a_version_is_the_first_whatever_the_runtime_says(tmp_path: Path) -> None:
+    for version, said in ((0, "1"), (2**63 - 1, "1"), (7, "7")):
+        spec = OnnxModel.load(saved(tmp_path / "m.onnx", adder(), version=version), "m").spec
+        assert spec.version == said

@@ -83,7 +83,7 @@ def test_a_wish_becomes_an_adjustment_whose_story_is_told(tmp_path: Path) -> Non
         file=None,
         environ={"PACELINE_SERVER__STATE": str(state)},
         flags={},
-        catalogue=catalogue([digits.NAME]),
+        catalogue=catalogue,
         models=[digits.NAME],
         cores=2,
     ).load()

@@ -300,7 +300,7 @@ def test_a_front_that_refuses_too_late_does_not_go_on_by_the_old_plan(tmp_path: 
     environ = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     with Server(tmp_path / "state", environ=environ) as server:
         front = server.fronts[0]
-        with suppress(http.client.HTTPException):  # of the front it came through, if that dies first
+        with suppress(http.client.HTTPException):  # it came through that front
             assert changed(server, 13) == 2
         until("its end", lambda: front not in server.fronts)
         assert served_by(server) == 2

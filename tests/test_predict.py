@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from paceline.serve import predict
 from paceline.serve.model import ModelSpec, Tensors, TensorSpec
 from paceline.terms.errors import BadInput, BadJson, ModelFailed, PacelineError, TooLarge
-from paceline.terms.limits import ROWS
+from paceline.terms.limits import ENCODE_IN_PLACE_NUMBERS, ROWS, TEXTS
 
 SPEC = ModelSpec(
     name="digits",
@@ -36,7 +36,7 @@ def answer(content: Any, spec: ModelSpec = SPEC) -> Any:
         "probabilities": np.stack([label, label], axis=1).astype(np.float32),
         "kind": np.array([f"k{i}" for i in label], dtype=object),
     }
-    return json.loads(predict.encode(spec, request, outputs))
+    return json.loads(predict.encode(spec, request, outputs).whole())
 
 
 def refused(content: bytes, spec: ModelSpec = SPEC) -> PacelineError:
@@ -84,7 +84,7 @@ def test_a_model_without_rows_takes_and_gives_its_whole_tensor() -> None:
     )
     request = predict.decode(b"[[1, 2]]", fixed)
     assert not request.one_row
-    assert b'"y":[9.0]' in predict.encode(fixed, request, {"y": np.array([9.0])})
+    assert b'"y":[9.0]' in predict.encode(fixed, request, {"y": np.array([9.0])}).whole()
     scalar = ModelSpec("scalar", "1", (TensorSpec("x", "FP32", ()),), fixed.outputs)
     assert predict.decode(b"5", scalar).inputs["x"].tolist() == 5
 
@@ -153,6 +153,38 @@ def test_an_answer_without_json_form_is_an_error() -> None:
     outputs = {"label": np.zeros(1, int), "probabilities": np.full((1, 2), math.nan)}
     with pytest.raises(ModelFailed, match="probabilities"):
         predict.encode(SPEC, request, outputs)
+
+
+def test_text_is_text() -> None:
+    spec = ModelSpec("t", "1", (TensorSpec("x", "BYTES", (-1, 2)),), SPEC.outputs)
+    assert predict.decode(b'["a", "b"]', spec).inputs["x"].tolist() == [["a", "b"]]
+    assert "text" in refused(b"[1, 2]", spec).remedy
+    wide = ModelSpec("t", "1", (TensorSpec("x", "BYTES", (-1, -1)),), SPEC.outputs)
+    assert isinstance(refused(json.dumps(["a"] * (TEXTS + 1)).encode(), wide), TooLarge)
+
+
+def test_half_floats_have_no_json_form() -> None:
+    spec = ModelSpec("t", "1", (TensorSpec("x", "FP16", (-1, 2)),), SPEC.outputs)
+    assert "FP16 cannot be sent as JSON" in refused(b"[1, 2]", spec).cause
+
+
+@pytest.mark.parametrize("one_row", [True, False])
+def test_a_large_answer_is_written_in_pieces_that_are_the_same_as_one(one_row: bool) -> None:
+    outputs: Tensors = {
+        "label": np.arange(2)[: 2 - one_row],
+        "probabilities": np.random.default_rng(1)
+        .random((2 - one_row, 3, 2 * ENCODE_IN_PLACE_NUMBERS + 1))
+        .astype(np.float32),
+    }
+    request = predict.decode(b"[1, 2, 3]" if one_row else b"[[1, 2, 3], [4, 5, 6]]", SPEC)
+    reply = predict.encode(SPEC, request, outputs)
+    assert reply.rest is not None
+    pieces = list(reply.rest)
+    assert max(piece.count(b",") for piece in pieces) <= ENCODE_IN_PLACE_NUMBERS
+    told = json.loads(b"".join(pieces))["outputs"]
+    for name, array in outputs.items():
+        expected = array[0] if one_row else array
+        assert np.array_equal(np.array(told[name], array.dtype), expected)
 
 
 JSON = st.recursive(

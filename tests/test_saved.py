@@ -163,7 +163,7 @@ def test_settings_are_loaded_beside_the_loop_one_after_another(tmp_path: Path) -
         source = SlowSource()
         models = ("digits",)
         loaded = Source(
-            file=None, environ={}, flags={}, catalogue=catalogue(models), models=models, cores=1.0
+            file=None, environ={}, flags={}, catalogue=catalogue, models=models, cores=1.0
         ).load()
         source.loaded = msgspec.structs.replace(loaded, source=cast("Source", source))
         in_force = SettingsInForce(source.loaded, cast("Desk", AnyDesk()), lambda server: None)

@@ -1,5 +1,6 @@
 """Requests joined to a batch and its outputs parted again, with padding and without."""
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from paceline.serve.buffers import SMALLEST_BYTES, Buffers
 from paceline.serve.model import ModelSpec, Tensors, TensorSpec
 from paceline.serve.shapes import Shapes
 from paceline.terms.errors import ModelFailed
@@ -70,6 +72,104 @@ def test_a_lone_request_is_not_copied() -> None:
     alone, answer = plain(2), {"y": np.ones((2, 3)), "m": np.arange(2)}
     assert shapes.together([alone]) is alone
     assert shapes.apart(answer, [alone])[0] is answer
+
+
+def test_a_lone_request_is_copied_where_a_runtime_could_not_read_it() -> None:
+    shapes = Shapes(PLAIN)
+    odd = np.frombuffer(b"?" + np.arange(6, dtype=np.float32).tobytes(), np.float32, offset=1)
+    batch = shapes.together([{"x": odd.reshape(2, 3), "n": np.arange(2)}])
+    assert batch["x"].flags.aligned
+    assert batch["x"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert shapes.copies_avoided == 0
+    shapes.together([plain(1)])
+    assert shapes.copies_avoided == 1
+    shapes.together([plain(1), plain(1)])
+    assert shapes.copies_avoided == 1
+
+
+def large(rows: int, value: float = 0.0) -> dict[str, NDArray[Any]]:
+    return {"x": np.full((rows, 3), value, np.float32), "n": np.arange(rows)}
+
+
+LARGE = SMALLEST_BYTES // 12
+
+
+def test_a_large_batch_lies_in_the_memory_of_the_one_before_it() -> None:
+    shapes = Shapes(PLAIN)
+    first = shapes.together([large(LARGE), large(2)])
+    where = first["x"].ctypes.data
+    assert where % 64 == 0
+    shapes.reuse(first, {"y": np.zeros(3)})
+    assert shapes.buffers_reused == 0
+    second = shapes.together([large(LARGE, 1.0), large(3, 2.0)])
+    assert second["x"].ctypes.data == where
+    assert second["x"][:, 0].tolist() == [1.0] * LARGE + [2.0] * 3
+    assert shapes.buffers_reused == 1
+
+
+def test_padding_is_written_over_what_was_there_before() -> None:
+    shapes = Shapes(TEXT)
+    rows = SMALLEST_BYTES // 8 // 16 + 1
+    for word in (1, 2):
+        several = [text(rows, 9, word), text(1, 16, word)]
+        batch = shapes.together(several)
+        assert (batch["ids"][:rows, 9:] == 7).all()
+        assert (batch["ids"][:rows, :9] == word).all()
+        assert (batch["mask"][:rows, 9:] == 0).all()
+        shapes.reuse(batch, {})
+    assert shapes.buffers_reused == 2
+
+
+def test_memory_that_an_answer_lies_in_is_not_used_again() -> None:
+    shapes = Shapes(PLAIN)
+    several = [large(LARGE, 1.0), large(2, 1.0)]
+    batch = shapes.together(several)
+    outputs = {"y": batch["x"], "m": batch["n"]}
+    parts = shapes.apart(outputs, several)
+    shapes.reuse(batch, outputs)
+    shapes.together([large(LARGE, 2.0), large(2, 2.0)])
+    assert (parts[0]["y"] == 1.0).all()
+    assert shapes.buffers_reused == 0
+
+
+def test_batches_at_work_at_once_have_memory_of_their_own() -> None:
+    shapes = Shapes(PLAIN)
+    several = [large(LARGE), large(2)]
+    one, two = shapes.together(several), shapes.together(several)
+    assert not np.shares_memory(one["x"], two["x"])
+    shapes.reuse(one, {})
+    shapes.reuse(two, {})
+    assert np.shares_memory(shapes.together(several)["x"], two["x"])
+
+
+def test_memory_is_kept_up_to_a_bound_and_small_arrays_not_at_all() -> None:
+    buffers = Buffers(most_bytes=4 * SMALLEST_BYTES)
+    taken = [buffers.take((SMALLEST_BYTES,), np.uint8) for _ in range(6)]
+    for array in taken:
+        buffers.give({"x": array}, {})
+    small = buffers.take((4, 4), np.float32)
+    buffers.give({"x": small, "foreign": np.zeros(SMALLEST_BYTES)}, {})
+    assert buffers.reused == 0
+    again = [buffers.take((SMALLEST_BYTES,), np.uint8) for _ in range(6)]
+    assert buffers.reused == 4
+    assert len({array.ctypes.data for array in again}) == 6
+
+
+def test_a_batch_that_is_dropped_frees_its_memory() -> None:
+    buffers = Buffers()
+    array = buffers.take((SMALLEST_BYTES,), np.uint8)
+    gone = weakref.ref(array)
+    del array
+    assert gone() is None
+    assert not buffers._ours
+
+
+def test_text_is_joined_as_it_is() -> None:
+    spec = ModelSpec("w", "1", (TensorSpec("x", "BYTES", (-1,)),), PLAIN.outputs)
+    words = [{"x": np.array(["a"], object)}, {"x": np.array(["b", "c"], object)}]
+    batch = Shapes(spec).together(words)
+    assert batch["x"].tolist() == ["a", "b", "c"]
+    Shapes(spec).reuse(batch, {"y": np.zeros(3)})
 
 
 def test_only_what_differs_behind_the_rows_or_in_its_type_goes_apart() -> None:

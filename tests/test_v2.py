@@ -1,4 +1,4 @@
-"""The KServe V2 JSON codec: what it accepts, what it refuses and with which words."""
+"""The KServe V2 codec, JSON and raw: what it accepts, what it refuses and with which words."""
 
 import json
 import math
@@ -11,9 +11,16 @@ from hypothesis import strategies as st
 
 from paceline.serve import v2
 from paceline.serve.model import ModelSpec, TensorSpec
-from paceline.serve.tensors import DTYPES
-from paceline.terms.errors import BadInput, BadJson, ModelFailed, PacelineError, TooLarge
-from paceline.terms.limits import ROWS
+from paceline.serve.tensors import DTYPES, RAW_DTYPES
+from paceline.terms.errors import (
+    BadInput,
+    BadJson,
+    BadRequest,
+    ModelFailed,
+    PacelineError,
+    TooLarge,
+)
+from paceline.terms.limits import ENCODE_IN_PLACE_NUMBERS, ROWS, TEXTS
 
 SPEC = ModelSpec(
     name="pair",
@@ -84,14 +91,16 @@ def test_parameters_nobody_knows_are_ignored() -> None:
 
 def test_outputs_come_in_the_order_asked_for() -> None:
     request = v2.decode(body(outputs=[{"name": "label"}, {"name": "y"}]), SPEC)
-    answer = json.loads(v2.encode(SPEC, request, {"y": np.zeros(1), "label": np.ones(1, int)}))
+    answer = json.loads(
+        v2.encode(SPEC, request, {"y": np.zeros(1), "label": np.ones(1, int)}).whole()
+    )
     assert [output["name"] for output in answer["outputs"]] == ["label", "y"]
 
 
 def test_an_answer_names_model_version_and_request() -> None:
     request = v2.decode(body(id="r-1"), SPEC)
     outputs = {"y": np.array([0.5], np.float32), "label": np.array([3])}
-    assert json.loads(v2.encode(SPEC, request, outputs)) == {
+    assert json.loads(v2.encode(SPEC, request, outputs).whole()) == {
         "model_name": "pair",
         "model_version": "7",
         "id": "r-1",
@@ -104,7 +113,7 @@ def test_an_answer_names_model_version_and_request() -> None:
 
 def test_no_id_is_made_up() -> None:
     answer = v2.encode(SPEC, v2.decode(body(), SPEC), {"y": np.zeros(1), "label": np.zeros(1, int)})
-    assert "id" not in json.loads(answer)
+    assert "id" not in json.loads(answer.whole())
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -139,9 +148,10 @@ def test_an_output_nobody_wants_may_hold_nan() -> None:
         ([tensor(shape=[2, 2], data=[[1, 2]])], "`x` has 1 elements, expected 2"),
         ([tensor(shape=[2, 2], data=[[1, 2], 3])], "expected `array`, got `int`"),
         ([tensor(data=[[[1, 2]]])], "got `array`"),
-        ([tensor(data=[1, 1e39])], "too large for FP32 (value: 1e+39)"),
+        ([tensor(data=[1, 1e39])], "the number at `x[1]` is too large for FP32 (value: 1e+39)"),
+        ([tensor(data=[[1, 1e39]])], "the number at `x[0][1]` is too large for FP32"),
         ([tensor(data=[1, -1e39])], "(value: -1e+39)"),
-        ([tensor(parameters={"binary_data_size": 8})], "binary_data=False"),
+        ([tensor(parameters={"binary_data_size": 8})], "no header Inference-Header"),
         ([tensor(parameters={"shared_memory_region": "r"})], "in shared memory"),
         ([{key: tensor()[key] for key in ("name", "datatype", "shape")}], "has no `data`"),
     ],
@@ -155,9 +165,8 @@ def test_a_wrong_input_is_named_with_what_was_expected(
 
 
 def test_raw_bytes_after_the_json_are_told_apart_from_broken_json() -> None:
-    header = body({"name": "x", "datatype": "FP32", "shape": [1, 2],
-                   "parameters": {"binary_data_size": 8}})  # fmt: skip
-    assert "binary_data=False" in refused(header + b"\0\0\0\0\0\0\0\0").remedy
+    sent, _ = mixed((raw(), b"\0\0\0\0\0\0\0\0"))
+    assert "Inference-Header-Content-Length" in refused(sent).cause
 
 
 def test_a_missing_input_is_named() -> None:
@@ -215,15 +224,295 @@ def test_booleans_are_true_and_false_only() -> None:
     assert "true or false" in refused(body(flags | {"data": [1, 0]}), takes("BOOL")).remedy
 
 
-@pytest.mark.parametrize("datatype", ["FP16", "BF16", "BYTES"])
+@pytest.mark.parametrize("datatype", ["FP16", "BF16"])
 def test_inputs_without_json_form_are_refused(datatype: str) -> None:
-    assert "cannot be sent as JSON" in refused(body(), takes(datatype)).cause
+    half = tensor(datatype=datatype, shape=[2])
+    assert "cannot be sent as JSON" in refused(body(half), takes(datatype)).cause
 
 
 def test_an_output_without_json_form_is_refused_before_the_model_runs() -> None:
     half = ModelSpec("half", "1", SPEC.inputs, (TensorSpec("y", "FP16", (-1,)), *SPEC.outputs[1:]))
     assert "output `y`: FP16" in refused(body(), half).cause
     assert v2.decode(body(outputs=[{"name": "label"}]), half).wanted == ("label",)
+    binary = body(outputs=[{"name": "y", "parameters": {"binary_data": True}}])
+    assert v2.decode(binary, half).binary == (True,)
+
+
+def test_text_is_text() -> None:
+    words = tensor(datatype="BYTES", shape=[2, 1], data=["a", "\u00e4 [1]"])
+    array = v2.decode(body(words), takes("BYTES", (-1, 1))).inputs["x"]
+    assert array.tolist() == [["a"], ["\u00e4 [1]"]]
+    nested = words | {"data": [["a"], ["\u00e4 [1]"]]}
+    assert v2.decode(body(nested), takes("BYTES", (-1, 1))).inputs["x"].tolist() == array.tolist()
+    assert "text" in refused(body(words | {"data": ["a", 1]}), takes("BYTES", (-1, 1))).remedy
+    many = words | {"shape": [1, TEXTS + 1], "data": "not even texts"}
+    assert isinstance(refused(body(many), takes("BYTES", (-1, -1))), TooLarge)
+
+
+# --- Raw tensors ----------------------------------------------------------------------------------
+
+PAIR = np.array([[1, 2.5]], np.float32)
+
+
+def raw(array: Any = PAIR, **changed: Any) -> dict[str, Any]:
+    """How an input describes what follows the JSON."""
+    said = {"name": "x", "datatype": "FP32", "shape": list(array.shape)}
+    return said | {"parameters": {"binary_data_size": array.nbytes}} | changed
+
+
+def mixed(*inputs: tuple[dict[str, Any], bytes], **rest: Any) -> tuple[bytes, int]:
+    """A body, and what its header says."""
+    header = body(*[described for described, _ in inputs], **rest)
+    return header + b"".join(tail for _, tail in inputs), len(header)
+
+
+def refused_raw(sent: tuple[bytes, int], spec: ModelSpec = SPEC) -> str:
+    with pytest.raises(PacelineError) as caught:
+        v2.decode(*(sent[0], spec, sent[1]))
+    assert caught.value.remedy
+    return caught.value.cause
+
+
+@pytest.mark.parametrize("datatype", sorted(RAW_DTYPES))
+def test_raw_numbers_are_views_on_the_body(datatype: str) -> None:
+    array = np.array([[0, 1, 1]]).astype(RAW_DTYPES[datatype])
+    content, header = mixed((raw(array, datatype=datatype), array.tobytes()))
+    request = v2.decode(content, takes(datatype, (-1, 3)), header)
+    read = request.inputs["x"]
+    assert read.dtype == RAW_DTYPES[datatype]
+    assert read.tolist() == array.tolist()
+    assert np.shares_memory(read, np.frombuffer(content, np.uint8))
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_a_body_is_any_kind_of_bytes(kind: Any) -> None:
+    content, header = mixed((raw(), PAIR.tobytes()))
+    assert v2.decode(kind(content), SPEC, header).inputs["x"].tolist() == PAIR.tolist()
+    assert v2.decode(kind(body()), SPEC).rows == 1
+
+
+def test_raw_and_json_inputs_come_in_one_body() -> None:
+    tensors = [TensorSpec(name, "FP32", (-1, 2)) for name in "abc"]
+    spec = ModelSpec("three", "1", tuple(tensors), SPEC.outputs)
+    content, header = mixed(
+        (raw(name="c"), PAIR.tobytes()),
+        (tensor(name="b"), b""),
+        (raw(name="a"), (PAIR * 2).tobytes()),
+    )
+    request = v2.decode(content, spec, header)
+    assert {name: array.tolist() for name, array in request.inputs.items()} == {
+        "a": [[2, 5]],
+        "b": [[1, 2.5]],
+        "c": [[1, 2.5]],
+    }
+
+
+def test_a_raw_number_may_be_nan_as_its_sender_says() -> None:
+    content, header = mixed((raw(), np.full((1, 2), np.nan, np.float32).tobytes()))
+    assert np.isnan(v2.decode(content, SPEC, header).inputs["x"]).all()
+
+
+@pytest.mark.parametrize(
+    ("described", "tail", "says"),
+    [
+        (raw(), PAIR.tobytes()[:7], "8 bytes should follow the JSON, 7 are left"),
+        (raw(), PAIR.tobytes() + b"?", "1 bytes are left after the tensors"),
+        (raw(parameters={"binary_data_size": 7}), PAIR.tobytes()[:7], "is 8 bytes, 7 came"),
+        (raw(shape=[2, 2]), PAIR.tobytes(), "is 16 bytes, 8 came"),
+        (raw(datatype="FP64"), PAIR.tobytes(), "expected datatype FP32"),
+        (raw(data=[1, 2]), PAIR.tobytes(), "has `data` and `binary_data_size`"),
+        (raw(parameters={"binary_data_size": -1}), b"", "expected form"),
+        (tensor(), b"\0\0", "2 bytes are left"),
+    ],
+)
+def test_raw_bytes_must_be_as_many_as_were_said(
+    described: dict[str, Any], tail: bytes, says: str
+) -> None:
+    assert says in refused_raw(mixed((described, tail)))
+
+
+def test_a_header_cannot_be_longer_than_the_body() -> None:
+    with pytest.raises(BadRequest, match="more than the body's"):
+        v2.decode(body(), SPEC, 10_000)
+
+
+def test_a_raw_boolean_is_a_byte_of_0_or_1() -> None:
+    flags = np.array([True, False])
+    described = raw(flags, datatype="BOOL")
+    assert "at 1 is neither" in refused_raw(mixed((described, b"\1\2")), takes("BOOL"))
+
+
+def test_bfloat16_is_refused_with_its_reason() -> None:
+    described = raw(np.zeros((1, 2), np.uint16), datatype="BF16")
+    assert "BF16 cannot be given" in refused_raw(
+        mixed((described, b"1234")), takes("BF16", (-1, 2))
+    )
+    spec = ModelSpec("m", "1", SPEC.inputs, (TensorSpec("y", "BF16", (-1,)),))
+    sent = body(parameters={"binary_data_output": True})
+    assert "BF16 cannot be answered" in refused(sent, spec).cause
+
+
+def words(*texts: bytes) -> bytes:
+    return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("tail", "says"),
+    [
+        (words(b"a", b"\xc3\xa4"), None),
+        (words(b"a"), "need more than its 5 bytes"),
+        (words(b"a", b"b", b""), "4 bytes are left after 2 texts"),
+        (words(b"a") + b"\5\0\0\0b", "the text 1 should have 5 bytes, 1 are"),
+        (words(b"a", b"\xff"), "text at `x[1][0]` is not UTF-8"),
+        (b"\xff\xff\xff\xff", "the text 0 should have 4294967295 bytes"),
+    ],
+)
+def test_raw_text_has_its_length_in_front(tail: bytes, says: str | None) -> None:
+    described = raw(np.zeros((2, 1)), datatype="BYTES", parameters={"binary_data_size": len(tail)})
+    sent, spec = mixed((described, tail)), takes("BYTES", (-1, 1))
+    if says is None:
+        assert v2.decode(sent[0], spec, sent[1]).inputs["x"].tolist() == [["a"], ["\u00e4"]]
+    else:
+        assert says in refused_raw(sent, spec)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "becomes"),
+    [
+        ((-1, 3), 24, (2, 3)),
+        ((2, 3), 24, (2, 3)),
+        ((-1, -1), 24, (1, 6)),
+        ((-1,), 4, (1,)),
+        ((-1, 3), 20, "20 came"),
+        ((-1, 3), 0, "holds no values"),
+        ((2, 2), 24, "24 came"),
+        ((-1, -1, -1), 24, "cannot be told"),
+    ],
+)
+def test_a_body_of_one_inputs_bytes_alone_has_the_shape_that_fits(
+    shape: tuple[int, ...], size: int, becomes: tuple[int, ...] | str
+) -> None:
+    content, spec = np.arange(size // 4, dtype=np.float32).tobytes(), takes("FP32", shape)
+    if isinstance(becomes, str):
+        assert becomes in refused_raw((content, 0), spec)
+        return
+    request = v2.decode(content, spec, 0)
+    assert request.inputs["x"].shape == becomes
+    assert request.inputs["x"].ravel().tolist() == list(range(size // 4))
+    assert request.binary == (True,)
+
+
+def test_a_body_of_text_alone_is_one_text() -> None:
+    request = v2.decode("\u00e4 b".encode(), takes("BYTES", (-1, 1)), 0)
+    assert request.inputs["x"].tolist() == [["\u00e4 b"]]
+
+
+def test_a_body_of_bytes_alone_is_for_models_of_one_input() -> None:
+    two = ModelSpec("two", "1", (*SPEC.inputs, TensorSpec("b", "FP32", (-1,))), SPEC.outputs)
+    assert "has 2" in refused_raw((b"12345678", 0), two)
+
+
+@pytest.mark.parametrize(
+    ("rest", "binary"),
+    [
+        ({}, (False, False)),
+        ({"parameters": {"binary_data_output": True}}, (True, True)),
+        ({"outputs": [{"name": "y"}, {"name": "label"}]}, (False, False)),
+        (
+            {"outputs": [{"name": "y", "parameters": {"binary_data": True}}, {"name": "label"}]},
+            (True, False),
+        ),
+        (
+            {
+                "outputs": [{"name": "y"}, {"name": "label", "parameters": {"binary_data": False}}],
+                "parameters": {"binary_data_output": True},
+            },
+            (True, False),
+        ),
+    ],
+)
+def test_each_output_is_answered_in_the_form_asked_for(
+    rest: dict[str, Any], binary: tuple[bool, ...]
+) -> None:
+    request = v2.decode(body(id="a", **rest), SPEC)
+    assert request.binary == binary
+    outputs = {"y": np.array([0.5], np.float32), "label": np.array([3])}
+    reply = v2.encode(SPEC, request, outputs)
+    whole = reply.whole()
+    told = json.loads(whole[: reply.header_length])
+    assert told["id"] == "a"
+    tail = memoryview(whole)[reply.header_length or len(whole) :]
+    for said, as_bytes in zip(told["outputs"], binary, strict=True):
+        array = outputs[said["name"]]
+        assert said["shape"] == [1]
+        if not as_bytes:
+            assert said["data"] == array.tolist()
+            continue
+        assert "data" not in said
+        size = said["parameters"]["binary_data_size"]
+        assert bytes(tail[:size]) == array.tobytes()
+        tail = tail[size:]
+    assert not tail
+    assert (reply.header_length is not None) == any(binary)
+
+
+def test_raw_answers_have_the_declared_type_and_may_hold_nan() -> None:
+    request = v2.decode(body(parameters={"binary_data_output": True}), SPEC)
+    outputs = {"y": np.array([math.nan]), "label": np.zeros(1, np.int32)}
+    reply = v2.encode(SPEC, request, outputs)
+    assert [len(part) for part in reply.parts[1:]] == [4, 8]
+    assert np.isnan(np.frombuffer(reply.parts[1], np.float32)[0])
+
+
+def test_texts_are_answered_raw_as_they_are_sent() -> None:
+    spec = ModelSpec("t", "1", SPEC.inputs, (TensorSpec("y", "BYTES", (-1,)),))
+    request = v2.decode(body(parameters={"binary_data_output": True}), spec)
+    reply = v2.encode(spec, request, {"y": np.array(["a", "\u00e4"], object)})
+    assert bytes(reply.parts[1]) == words(b"a", b"\xc3\xa4")
+    as_json = v2.encode(spec, v2.decode(body(), spec), {"y": np.array(["null"], object)})
+    assert json.loads(as_json.whole())["outputs"][0]["data"] == ["null"]
+
+
+@given(st.binary(max_size=200), st.integers(0, 250))
+def test_any_bytes_with_any_header_are_a_request_or_a_typed_error(
+    content: bytes, header: int
+) -> None:
+    try:
+        request = v2.decode(content, SPEC, header)
+    except PacelineError:
+        return
+    assert header == 0
+    assert request.inputs["x"].nbytes == len(content)
+
+
+# --- Large answers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(3, 20_000), (60_000, 1), (1, 60_000)])
+def test_a_large_answer_is_written_in_pieces_that_are_the_same_as_one(
+    shape: tuple[int, ...],
+) -> None:
+    spec = ModelSpec("l", "1", SPEC.inputs, (TensorSpec("y", "FP32", (-1, -1)), *SPEC.outputs[1:]))
+    request = v2.decode(body(id="r"), spec)
+    y = np.random.default_rng(1).random(shape).astype(np.float32)
+    reply = v2.encode(spec, request, {"y": y, "label": np.array([3])})
+    assert not reply.parts
+    assert reply.rest is not None
+    pieces = list(reply.rest)
+    assert max(piece.count(b",") for piece in pieces) <= ENCODE_IN_PLACE_NUMBERS
+    told = json.loads(b"".join(pieces))
+    assert told["id"] == "r"
+    assert told["outputs"][0]["shape"] == list(shape)
+    assert np.array_equal(np.array(told["outputs"][0]["data"], np.float32), y.ravel())
+    assert told["outputs"][1] == {"name": "label", "datatype": "INT64", "shape": [1], "data": [3]}
+
+
+def test_a_large_answer_without_json_form_is_an_error() -> None:
+    y = np.zeros(3 * ENCODE_IN_PLACE_NUMBERS, np.float32)
+    y[-1] = math.nan
+    reply = v2.encode(SPEC, v2.decode(body(), SPEC), {"y": y, "label": np.zeros(1, int)})
+    with pytest.raises(ModelFailed, match="output `y`"):
+        reply.whole()
 
 
 @pytest.mark.parametrize(
@@ -262,7 +551,9 @@ JSON = st.recursive(
 SHAPE = st.lists(st.integers(-1, 3), max_size=4)
 
 
-@given(datatype=st.sampled_from([*DTYPES, "FP16", "x"]), shape=SHAPE, data=JSON, open=SHAPE)
+@given(
+    datatype=st.sampled_from([*DTYPES, "BYTES", "FP16", "x"]), shape=SHAPE, data=JSON, open=SHAPE
+)
 def test_any_tensor_is_an_array_of_its_shape_or_a_typed_error(
     datatype: str, shape: list[int], data: Any, open: list[int]
 ) -> None:
@@ -272,7 +563,7 @@ def test_any_tensor_is_an_array_of_its_shape_or_a_typed_error(
     except PacelineError:
         return
     assert list(request.inputs["x"].shape) == shape
-    assert request.inputs["x"].dtype == DTYPES[datatype]
+    assert request.inputs["x"].dtype == DTYPES.get(datatype, object)
 
 
 @given(st.lists(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2,

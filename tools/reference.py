@@ -16,7 +16,7 @@ import msgspec
 import typer
 
 from paceline.cli.main import command_line
-from paceline.config import AT_RELOAD
+from paceline.config import AT_RELOAD, MODEL_AT_START
 from paceline.config.fields import leaves, toml, variable
 from paceline.config.source import flag
 from paceline.serve.knobs import catalogue
@@ -97,7 +97,8 @@ def settings() -> str:
     for names, leaf in leaves(catalogue(["MODEL"]), ["MODEL"]).items():
         of_server = names[0] == "server"
         option = f"`{flag(leaf.name)}`" if of_server else ""
-        when = "reload" if leaf.name in AT_RELOAD or not of_server else "start"
+        at_reload = AT_RELOAD if of_server else {leaf.name} - MODEL_AT_START
+        when = "reload" if leaf.name in at_reload else "start"
         rows.append(
             (
                 f"`{'.'.join(names)}`",

@@ -8,6 +8,11 @@ def main() -> None:
         from paceline.app import run_front
 
         run_front()
+    elif sys.argv[1:2] == ["_model"]:
+        from paceline.processes.child import LINK_FD
+        from paceline.serve.model_host import run_model
+
+        run_model(LINK_FD)
     else:
         try:
             from paceline.cli.main import run

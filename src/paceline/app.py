@@ -9,9 +9,11 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import AsyncIterator, Callable
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -21,7 +23,7 @@ from paceline.access.keys import KeyFile, KeyRing
 from paceline.access.sessions import Sessions, new_secret
 from paceline.changes.decide import FilePin, to_catalogue
 from paceline.changes.desk import Desk, Nobody, Wanted
-from paceline.clock import Chance, Clock, RealClock
+from paceline.clock import Chance, RealClock
 from paceline.config import Server
 from paceline.config.source import Loaded
 from paceline.journal.fold import State
@@ -34,26 +36,33 @@ from paceline.processes import notify
 from paceline.processes.child import LINK_FD
 from paceline.processes.state_dir import Holder, StateDir
 from paceline.serve import digits
-from paceline.serve.knobs import catalogue
+from paceline.serve.knobs import catalogue, executors
 from paceline.terms.errors import CannotStart, NoKey, PortTaken
 from paceline.terms.limits import CONNECTION_BACKLOG
-from paceline.terms.plan import Catalogue, changed
+from paceline.terms.plan import Address, Catalogue, Knob, changed
+
+if TYPE_CHECKING:
+    from paceline.web.fronts import Takes
 
 KEY_FILE = "keys.json"
-MODELS = (digits.NAME,)
+SHIPPED = {digits.NAME: digits.MODEL_PATH}
 
 
 def key_file(settings: Server) -> KeyFile:
     return KeyFile(Path(settings.state) / KEY_FILE)
 
 
-def run_owner(loaded: Loaded, on_ready: Callable[[str], None]) -> None:
-    """Serves until it is told to stop. `on_ready` gets the address, once requests are answered."""
+def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
+    """Serves until it is told to stop. `on_ready` gets the address and what the models take, once
+    requests are answered."""
     from paceline.web.owner import Owner
-    from paceline.web.probe import ended_cpu_s, probe
+    from paceline.web.probe import ModelCpu, ended_cpu_s, probe
 
     settings = loaded.settings.server
-    before_s = ended_cpu_s()
+    tls_of(settings)
+    for model in loaded.models:
+        model.check()  # what a front would find, told before anything begins
+    before_s, of_models = ended_cpu_s(), ModelCpu()
     clock = RealClock()
     log.setup(
         settings.log_format,
@@ -73,14 +82,14 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str], None]) -> None:
             log.get(__name__).warning(
                 "open to everybody who reaches this address, without a key", host=settings.host
             )
-        address = _address(settings.host, listener)
+        address = _address(settings, listener)
         held.note(Holder(os.getpid(), address))
         journal = Journal(SqliteStore.open(held.path), clock)
 
-        def ready() -> None:
+        def ready(takes: "Takes") -> None:
             notify.ready()
             try:
-                on_ready(address)
+                on_ready(address, takes)
             except OSError as error:  # nobody reads it; that is no reason not to serve
                 log.get(__name__).warning("standard output cannot be written", error=str(error))
 
@@ -88,13 +97,13 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str], None]) -> None:
             owner = Owner(
                 loaded,
                 journal,
-                catalogue(MODELS),
+                _knobs(loaded),
                 held,
                 listener,
                 address,
                 keys,
-                MODELS,
-                lambda pids: probe(pids, before_s),
+                loaded.models,
+                lambda pids: probe(pids, before_s, of_models),
                 clock,
                 new_secret(),
                 ready,
@@ -108,13 +117,13 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str], None]) -> None:
 
 def run_front() -> None:
     """The life of one front; its orders come over the link its owner left at LINK_FD."""
-    from paceline.serve.onnx_model import OnnxModel
+    from paceline.serve.loading import load_all, takes
     from paceline.serve.reading import Reader
     from paceline.web.door import Door
-    from paceline.web.front import Front, Preparing, Wish
+    from paceline.web.front import Front, Parts, Wish
     from paceline.web.front_routes import front_routes
     from paceline.web.inference import Inference
-    from paceline.web.messages import Start
+    from paceline.web.messages import Serves, Start
     from paceline.web.relay import Relay
     from paceline.web.v2_front import v2_routes
 
@@ -126,7 +135,7 @@ def run_front() -> None:
         directory_fd: int,
         why_not_ready: Callable[[], str],
         wish: Wish,
-    ) -> tuple[Door, Gate, Preparing, Clock]:
+    ) -> Parts:
         settings = start.settings
         log.setup(
             settings.log_format,
@@ -145,8 +154,10 @@ def run_front() -> None:
             sessions,
             require_keys=settings.require_keys,
             insecure=settings.insecure,
+            tls=bool(settings.tls_cert),
         )
-        models = {digits.NAME: OnnxModel.load(digits.MODEL_PATH, digits.NAME)}
+        models = load_all(start.models, SHIPPED)
+        wish(Serves(takes(models)))
         steers = start.index == 0  # one of several: they share the load, and the settings
         reader = Reader(clock)
         inference = Inference(models, board, clock, reader, start.index, wish if steers else None)
@@ -164,7 +175,7 @@ def run_front() -> None:
             clock,
         )
         door = Door(routes, gate, board, clock, Chance(), inference.begin)
-        return door, gate, inference.prepare, clock
+        return Parts(door, gate, inference, clock, tls_of(settings))
 
     async def serve() -> None:
         await Front(socket.socket(fileno=LINK_FD), build).run()
@@ -181,11 +192,12 @@ async def desk_without_owner(loaded: Loaded, *, writes: bool) -> AsyncIterator[D
     from paceline.web.settings_api import wanted
 
     state = Path(loaded.settings.server.state)
-    clock, knobs = RealClock(), catalogue(MODELS)
+    clock = RealClock()
     if not writes:
         journal = Journal(SqliteReader(state), clock)
         lines = journal.state.plan.lines
-        known = {address: knob for address, knob in knobs.items() if address in lines}
+        every = {**catalogue(_served(lines)), **_knobs(loaded)}
+        known = {address: knob for address, knob in every.items() if address in lines}
         desk = Desk(journal, known, Nobody(), clock)
         desk.pins = wanted(loaded).pins
         yield desk
@@ -200,6 +212,8 @@ async def desk_without_owner(loaded: Loaded, *, writes: bool) -> AsyncIterator[D
         kept = opened() if (state / FILE).exists() else None  # who is refused makes none
         pending = Pending(kept)
         journal = Journal(pending, clock)
+        models = _served(journal.state.plan.lines)  # without settings, those of its last server
+        knobs = catalogue(models) if models and not loaded.file else _knobs(loaded)
         try:
             desk = Desk(journal, knobs, Nobody(), clock)
             settings = wanted(loaded) if loaded.file else _as_it_is(journal.state, knobs)
@@ -208,6 +222,21 @@ async def desk_without_owner(loaded: Loaded, *, writes: bool) -> AsyncIterator[D
         finally:
             await journal.close()
         pending.write_to(kept or opened())
+
+
+def _knobs(loaded: Loaded) -> Catalogue:
+    """Of what is served. ONNX files are computed on all cores; a callable of Python is called by
+    one process, and the shipped example needs no second core."""
+    of_front = executors(loaded.source.cores, loaded.settings.server.fronts)
+    knobs: dict[Address, Knob] = {}
+    for model in loaded.models:
+        knobs |= catalogue([model.name], of_front if model.path else 1)
+    return knobs
+
+
+def _served(lines: Iterable[Address]) -> list[str]:
+    """The models that a Plan has lines of."""
+    return [*dict.fromkeys(address.rpartition(".")[0] for address in lines)]
 
 
 def _as_it_is(state: State, knobs: Catalogue) -> Wanted:
@@ -282,10 +311,29 @@ def _port_taken(port: int) -> PortTaken:
     )
 
 
-def _address(host: str, listener: socket.socket) -> str:
+def _address(settings: Server, listener: socket.socket) -> str:
     port = listener.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"
+
+
+def tls_of(settings: Server) -> ssl.SSLContext | None:
+    """What https needs; None for http. Read when a front starts, so a restart takes a new
+    certificate."""
+    if not settings.tls_cert:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except OSError as error:  # ssl.SSLError is one
+        raise CannotStart(
+            f"the certificate cannot be used: {error.strerror or error}",
+            value=f"{settings.tls_cert}, {settings.tls_key}",
+            remedy="Name a certificate with its chain and its private key, both PEM.",
+        ) from error
+    return context
 
 
 def _raise_file_limit() -> None:

@@ -90,10 +90,12 @@ class Gate:
         *,
         require_keys: bool = False,
         insecure: bool = False,
+        tls: bool = False,
     ) -> None:
         self.ring = ring
         self._sessions = sessions
         self._loopback = is_loopback(bound_host)
+        self._proto = b"https" if tls else None
         self._needs_key = require_keys or not (self._loopback or insecure)
 
     @property
@@ -110,7 +112,7 @@ class Gate:
         host = self._check_host(seen)
         changes = method not in SAFE_METHODS
         if changes:
-            _check_sender(seen, host)
+            _check_sender(seen, host, self._proto)
         caller = self._identify(seen, changes, method, path, wall)
         if caller.role == "client" and not _client_may(method, path):
             raise NotAllowed(
@@ -216,10 +218,10 @@ def _read(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return seen
 
 
-def _check_sender(seen: dict[bytes, bytes], host: bytes) -> None:
+def _check_sender(seen: dict[bytes, bytes], host: bytes, proto: bytes | None) -> None:
     """Refuse what a page of another origin may have sent."""
     origin = seen.get(b"origin")
-    own = _own_origin(seen.get(b"x-forwarded-proto"), host)
+    own = _own_origin(proto or seen.get(b"x-forwarded-proto"), host)
     site = seen.get(b"sec-fetch-site", b"none")
     if (origin is not None and origin != own) or site not in (b"same-origin", b"none"):
         raise ForeignOrigin(

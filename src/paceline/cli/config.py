@@ -19,6 +19,7 @@ from paceline.terms.errors import DiskFull, Misuse
 from paceline.terms.plan import Catalogue
 
 if TYPE_CHECKING:
+    from paceline.config.served import Only
     from paceline.config.source import Loaded, Source
 
 CONFIG_HELP = "The settings file; by default ./paceline.toml, if there is one."
@@ -40,9 +41,12 @@ Config = Annotated[Path | None, typer.Option("--config", help="The same as FILE.
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
-def settings_source(file: Path | None, flags: Mapping[str, object]) -> "Source":
-    """Where this process gets its settings; `flags` are fields of `Server`, None is not given."""
-    from paceline.app import MODELS
+def settings_source(
+    file: Path | None, flags: Mapping[str, object], only: "Only | None" = None
+) -> "Source":
+    """Where this process gets its settings; `flags` are fields of `Server`, None is not given.
+    `only` is the model that is served without a file."""
+    from paceline.app import SHIPPED
     from paceline.config.source import Source
     from paceline.observe.probes import container
     from paceline.serve.knobs import catalogue
@@ -51,9 +55,10 @@ def settings_source(file: Path | None, flags: Mapping[str, object]) -> "Source":
         file=file,
         environ=dict(os.environ),
         flags=flags,
-        catalogue=catalogue(MODELS),
-        models=MODELS,
+        catalogue=catalogue,
+        models=tuple(SHIPPED),
         cores=container().cores,
+        only=only,
     )
 
 
@@ -105,11 +110,11 @@ def init(file: NewFile = None, config: Config = None, as_json: Json = False) -> 
 
     Example: paceline config init
     """
-    from paceline.app import MODELS
+    from paceline.app import SHIPPED
     from paceline.serve.knobs import catalogue
 
     path = _one(file, config) or Path(DEFAULT_FILE)
-    _write(path, "\n".join(_lines(catalogue(MODELS), MODELS)) + "\n")
+    _write(path, "\n".join(_lines(catalogue(SHIPPED), tuple(SHIPPED))) + "\n")
     if as_json:
         print(msgspec.json.encode({"file": str(path)}).decode())
     else:

@@ -12,6 +12,8 @@ import typer.main
 
 from paceline.cli import config, demo, journal, key, plan
 from paceline.cli.doctor import doctor
+from paceline.cli.load import load
+from paceline.cli.serve import serve
 from paceline.cli.simulate import simulate
 from paceline.cli.streams import standard_streams
 from paceline.cli.up import up
@@ -30,9 +32,10 @@ LINE_END = "\n"
 """between faults that are told together"""
 
 WELCOME = """\
-Paceline serves models: today the shipped example, handwritten digits; your own come next.
+Paceline serves models, and holds them to what you say they must achieve.
 
-  paceline up        serve the example on one port, with a page, metrics and keys
+  paceline serve     serve one model: an ONNX file, or a callable of Python
+  paceline up        serve what paceline.toml says; without one, an example: handwritten digits
   paceline doctor    what this machine offers, what is installed, what is missing
   paceline key       make, list and revoke the keys that callers need
   paceline config    check, show and write the settings file, paceline.toml
@@ -40,8 +43,7 @@ Paceline serves models: today the shipped example, handwritten digits; your own 
   paceline plan      see how models are served, change it, take it back
   paceline why       why a knob is as it is: its story
   paceline simulate  see how requests would be served, before there are any
-  paceline demo      make the example model again
-  paceline version   what is installed
+  paceline load      send requests to a server at a rate, and time its answers
 
 `paceline COMMAND --help` explains one of them.
 """
@@ -61,6 +63,7 @@ def command_line() -> typer.Typer:
         if context.invoked_subcommand is None:
             print(WELCOME, end="")
 
+    app.command()(serve)
     app.command()(up)
     app.command()(doctor)
     app.add_typer(key.app, name="key")
@@ -69,6 +72,7 @@ def command_line() -> typer.Typer:
     app.add_typer(plan.app, name="plan")
     app.command()(why)
     app.command()(simulate)
+    app.command()(load)
     app.add_typer(demo.app, name="demo")
     app.command()(version)
     return app

@@ -44,6 +44,10 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = 5.0
     require_keys: Annotated[bool, Meta(description="Ask for a key on loopback too.")] = False
     insecure: Annotated[bool, Meta(description="Answer other machines without a key.")] = False
+    tls_cert: Annotated[
+        str, Meta(description="File with a certificate and its chain (PEM): https, and only that.")
+    ] = ""
+    tls_key: Annotated[str, Meta(description="File with the private key of tls_cert (PEM).")] = ""
     log_format: Annotated[log.Format, Meta(description="Lines for people or for machines.")] = (
         "console"
     )
@@ -66,6 +70,13 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 value=self.host,
                 remedy="Name one of this machine; 127.0.0.1 stays local.",
             )
+        if bool(self.tls_cert) != bool(self.tls_key):
+            given, missing = ("tls_cert", "tls_key") if self.tls_cert else ("tls_key", "tls_cert")
+            raise BadSetting(
+                f"{told(given)} is given, and {told(missing)} is not",
+                value=self.tls_cert or self.tls_key,
+                remedy="Name both files for https, or neither for http.",
+            )
         if self.insecure and self.require_keys:
             raise BadSetting(
                 f"{told('insecure')} and {told('require_keys')} contradict each other",
@@ -79,6 +90,13 @@ AT_RELOAD = frozenset({"drain_s", "log_level", "access_log", "reload_on_save"})
 
 
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    path: Annotated[
+        str, Meta(description="The model's ONNX file, as seen from the folder of this one.")
+    ] = ""
+    python: Annotated[
+        str,
+        Meta(description='A callable of Python instead: "my_model.py:predict", "module:name".'),
+    ] = ""
     goal: Annotated[
         tuple[str, ...],
         Meta(description='What must hold, such as "p95_ms <= 30", and one number to minimize.'),
@@ -92,6 +110,10 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: Annotated[Server, Meta(description="How it serves, whatever it serves.")] = Server()
     models: Annotated[dict[str, ModelSettings], Meta(description="What holds for one model.")] = {}
+
+
+MODEL_AT_START = frozenset({"path", "python"})
+"""What of a model a running server cannot change."""
 
 
 def default_fronts(cores: float) -> int:

@@ -76,10 +76,10 @@ Leaf = Field | Knob
 
 def leaves(catalogue: Catalogue, models: Iterable[str]) -> dict[Names, Leaf]:
     """Everything that can be set, by its place in the file, in the order in which it is shown."""
-    goal = fields(ModelSettings)["goal"]
+    of_model = [each for name, each in fields(ModelSettings).items() if name != "pins"]
     found: dict[Names, Leaf] = {("server", name): each for name, each in fields(Server).items()}
     for model in models:
-        found["models", model, "goal"] = goal
+        found |= {("models", model, each.name): each for each in of_model}
         for address, knob in catalogue.items():
             if address == f"{model}.{knob.name}":
                 found["models", model, "pins", knob.name] = knob

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
-from paceline.config import DEFAULT_FILE, ModelSettings, Server, Settings, default_fronts
+from paceline.config import DEFAULT_FILE, ModelSettings, Server, Settings, default_fronts, served
 from paceline.config.fields import (
     PREFIX,
     Field,
@@ -29,6 +29,7 @@ from paceline.config.fields import (
     toml,
     variable,
 )
+from paceline.serve.model_source import ModelSource
 from paceline.terms.errors import NO_VALUE, BadSetting, BadValue, PacelineError
 from paceline.terms.limits import SETTINGS_BYTES, SETTINGS_FAULTS
 from paceline.terms.plan import Address, Catalogue, Knob, Value
@@ -90,6 +91,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     pins: Mapping[Address, Pin]
     goals: Mapping[str, Wanted]
     """by model; one that has none is left out"""
+    models: tuple[ModelSource, ...]
+    """all that are served"""
     file: Path | None
     source: "Source"
     """loads again, from the same places"""
@@ -148,28 +151,39 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     """None is ./paceline.toml, if there is one"""
     environ: Mapping[str, str]
     flags: Mapping[str, object]
-    catalogue: Catalogue
+    catalogue: Callable[[Iterable[str]], Catalogue]
+    """of models by their names"""
     models: Sequence[str]
+    """those that are shipped: they need no file of their own, and are served where none is named"""
     cores: float
     """how many this machine may use, for the default of `fronts`"""
+    only: served.Only | None = None
+    """the one model that a command names: it alone is served, and no file is read"""
 
     def load(self, *, may_be_empty: bool = True) -> Loaded:
         """A file that may not be empty is refused if it is."""
-        known = leaves(self.catalogue, self.models)
         faults: list[_Fault] = []
-        file, said = self._read(known, faults, may_be_empty)
+        text = None if self.only else self._read(may_be_empty)
+        named = served.named(text.tree if text else None, self.models)
+        if self.only is not None:
+            named = [self.only.model.name]
+        known = leaves(self.catalogue(named), named)
+        said = [*_from_file(text, known, self.models, faults)] if text else []
         said += _from_environ(self.environ, known, faults)
         said += _from_flags(self.flags)
+        said += [] if self.only is None else _from_command(self.only)
         given: dict[Names, _Given] = {}
         for names, value, origin, shown in said:
             try:
                 given[names] = _Given(_checked(known[names], value), origin)
             except PacelineError as error:
                 faults.append(_fault(origin, error.cause, shown, error.remedy))
+        file = text.path if text else None
+        sources = [] if faults else [*self._sources(named, given, file, faults)]
         if faults:
             raise _together(faults)
         origins = {names: each.origin for names, each in given.items()}
-        settings = self._settings(given)
+        settings = self._settings(given, named)
         _check_server(settings.server, origins)
         pins = {names: each for names, each in given.items() if isinstance(known[names], Knob)}
         return Loaded(
@@ -188,33 +202,58 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
                 for names, (clauses, origin) in given.items()
                 if names[-1] == "goal" and clauses
             },
+            models=tuple(sources),
             file=file,
             # A file that was there must not be missing the next time: its pins would be gone.
             source=self if file is None else msgspec.structs.replace(self, file=file),
         )
 
-    def _settings(self, given: Mapping[Names, _Given]) -> Settings:
+    def _sources(
+        self,
+        named: Sequence[str],
+        given: Mapping[Names, _Given],
+        file: Path | None,
+        faults: list[_Fault],
+    ) -> Iterator[ModelSource]:
+        """What `path` and `python` say, seen from the folder of the file."""
+        if self.only is not None:
+            yield self.only.model
+            return
+        folder = Path() if file is None else file.parent
+        for name in named:
+            path, python = (given.get(("models", name, each)) for each in ("path", "python"))
+            try:
+                yield served.source_of(
+                    name,
+                    path.value if path else "",
+                    python.value if python else "",
+                    folder,
+                    shipped=name in self.models,
+                )
+            except PacelineError as error:
+                origin = next(each.origin for each in (python, path) if each)
+                faults.append(_fault(origin, error.cause, error.value, error.remedy))
+
+    def _settings(self, given: Mapping[Names, _Given], named: Sequence[str]) -> Settings:
         def below(*above: str) -> dict[str, Any]:
             return {names[-1]: each.value for names, each in given.items() if names[:-1] == above}
 
         server = Server(**below("server"))
         if not server.fronts:
             server = msgspec.structs.replace(server, fronts=default_fronts(self.cores))
-        models = {
+        of_models = {
             model: ModelSettings(**below("models", model), pins=below("models", model, "pins"))
-            for model in self.models
+            for model in named
         }
-        return Settings(server=server, models=models)
+        return Settings(server=server, models=of_models)
 
-    def _read(
-        self, known: Mapping[Names, Leaf], faults: list[_Fault], may_be_empty: bool
-    ) -> tuple[Path | None, list[_Said]]:
+    def _read(self, may_be_empty: bool) -> "_Text | None":
         path = self.file or Path(DEFAULT_FILE)
         try:
             content = _content(path)
         except OSError as error:
             if self.file is None and error.errno == errno.ENOENT:
-                return None, []
+                return None
             raise BadSetting(
                 f"the settings file cannot be read: {error.strerror}",
                 value=str(path),
@@ -226,7 +265,15 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
                 value=str(path),
                 remedy="Write a comment into it if nothing is to be set.",
             )
-        return path, [*_from_file(str(path), content, known, faults)]
+        return _parsed(path, content)
+
+
+class _Text(NamedTuple):
+    """A file that is TOML: its tables, and in which line each key stands."""
+
+    path: Path
+    tree: Mapping[str, Any]
+    place: Mapping[Names, int]
 
 
 def _content(path: Path) -> bytes:
@@ -251,9 +298,7 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _from_file(
-    file: str, content: bytes, known: Mapping[Names, Leaf], faults: list[_Fault]
-) -> Iterator[_Said]:
+def _parsed(file: Path, content: bytes) -> _Text:
     from paceline.config import lines  # and the parser with it, which costs 5 ms at start
 
     try:
@@ -273,17 +318,23 @@ def _from_file(
             value=text.split("\n")[broken.line - 1].strip(),
             remedy="Write `name = value`, with texts in quotes and lists in [ ].",
         )
-    place = lines.locate(text)
+    return _Text(file, lines.parse(text), lines.locate(text))
+
+
+def _from_file(
+    text: _Text, known: Mapping[Names, Leaf], shipped: Iterable[str], faults: list[_Fault]
+) -> Iterator[_Said]:
+    file = str(text.path)
     tables = dict.fromkeys(names[:length] for names in known for length in range(len(names)))
 
     def walk(above: Names, table: Mapping[str, Any]) -> Iterator[_Said]:
         for name, value in table.items():
             names = (*above, name)
-            origin = Origin("file", file, place[names])
+            origin = Origin("file", file, text.place[names])
             if names in known:
                 yield _Said(names, value, origin, _shown(names, value))
             elif names not in tables:
-                faults.append(_unknown_key(names, origin, value, known, tables))
+                faults.append(_unknown_key(names, origin, value, known, tables, shipped))
             elif isinstance(value, dict):
                 yield from walk(names, value)
             else:
@@ -291,7 +342,7 @@ def _from_file(
                 cause = f"{name} is a section"
                 faults.append(_fault(origin, cause, _shown(names, value), remedy))
 
-    yield from walk((), lines.parse(text))
+    yield from walk((), text.tree)
 
 
 def _from_environ(
@@ -343,6 +394,17 @@ def _from_flags(flags: Mapping[str, object]) -> Iterator[_Said]:
             )
 
 
+def _from_command(only: served.Only) -> Iterator[_Said]:
+    """What a command that names one model says of it."""
+    model = only.model
+    for name, value in (("path", model.path), ("python", model.python)):
+        if value:
+            yield _Said(("models", model.name, name), value, Origin("flag", only.named_by), value)
+    if only.goal:
+        origin = Origin("flag", only.goal_by)
+        yield _Said(("models", model.name, "goal"), list(only.goal), origin, ", ".join(only.goal))
+
+
 # --- Checking -------------------------------------------------------------------------------------
 
 
@@ -387,12 +449,24 @@ def _right_variable(name: str, known: Iterable[str]) -> str:
 
 
 def _unknown_key(
-    names: Names, origin: Origin, value: object, known: Iterable[Names], tables: Iterable[Names]
+    names: Names,
+    origin: Origin,
+    value: object,
+    known: Iterable[Names],
+    tables: Iterable[Names],
+    shipped: Iterable[str],
 ) -> _Fault:
     *above, name = names
     match above:
         case ["models"]:
             cause = f"there is no model {name}"
+            if isinstance(value, dict):
+                return _Fault(
+                    origin,
+                    cause,
+                    _shown(names, value),
+                    partial(served.remedy, name, value, [*shipped]),
+                )
         case ["models", model, "pins"]:
             cause = f"{model} has no knob {name}"
         case _:

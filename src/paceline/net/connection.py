@@ -540,7 +540,8 @@ class Connection(asyncio.Protocol):
         self._held = b""
         self._ready.clear()
         self._reading = None
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # not with TLS
+            self.transport.write_eof()
         self._discard_bytes = DISCARD_BYTES
         self.within(DISCARD_S)
         if self._paused:

@@ -140,6 +140,15 @@ def process(pid: int, root: Path = ROOT, *, pss: bool = True) -> ProcessUsage | 
     )
 
 
+def descendants(pid: int, root: Path = ROOT) -> list[int]:
+    """Its children, theirs, and so on; none where the kernel does not tell."""
+    found = []
+    for thread in (root / "proc" / str(pid) / "task").glob("*/children"):
+        for child in map(int, _text(thread).split()):
+            found += [child, *descendants(child, root)]
+    return found
+
+
 # --- Where our cgroup's files are ---------------------------------------------------------------
 
 

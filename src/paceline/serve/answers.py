@@ -6,8 +6,9 @@ what an answer says besides is for its form to know (`v2`, `predict`), which cal
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ NUMBERS = "fiub"
 """kinds of arrays that are written from their memory; others, text, become lists first"""
 
 
-class Reply(NamedTuple):
+class Reply(msgspec.Struct, frozen=True):
     """A body: `parts`, and then what `rest` yields, where there is one. The loop cannot turn while
     a piece is made, so let it do so between two, and send nothing before the last: `rest` raises
     where the model answered what has no JSON form. `header_length` is that of the JSON before raw

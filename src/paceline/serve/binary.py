@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from paceline.serve.model import ANY_LENGTH, TensorSpec
 from paceline.serve.tensors import RAW_DTYPES, path_of
 from paceline.terms.errors import BadInput, TooLarge
-from paceline.terms.limits import TEXTS
+from paceline.terms.limits import TEXT_BYTES, TEXTS
 
 assert sys.byteorder == "little", "raw tensors are little-endian, and are not turned round here"
 
@@ -76,6 +76,12 @@ def _check_flags(raw: memoryview, tensor: TensorSpec) -> None:
 def texts_of(raw: memoryview, name: str, shape: Sequence[int]) -> NDArray[Any]:
     count = prod(shape)
     check_texts(count, name)
+    if len(raw) > TEXT_BYTES:
+        raise TooLarge(
+            f"input `{name}`: more text than the limit of {TEXT_BYTES} bytes",
+            value=len(raw),
+            remedy="Send it in several requests.",
+        )
     texts = np.empty(count, object)
     at = 0
     for index in range(count):

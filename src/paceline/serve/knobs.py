@@ -118,8 +118,18 @@ STEERED = (MAX_BATCH, BATCH_EXECUTORS, MARGIN)
 """Those that steering may move within their envelopes."""
 
 
-def catalogue(models: Iterable[str]) -> Mapping[Address, Knob]:
-    return {f"{model}.{knob.name}": knob for model in models for knob in KNOBS}
+def catalogue(models: Iterable[str], executors: int = 1) -> Mapping[Address, Knob]:
+    """`executors` is the default of that knob: how many of these models have cores of their own."""
+    found = {f"{model}.{knob.name}": knob for model in models for knob in KNOBS}
+    of_these = msgspec.structs.replace(BATCH_EXECUTORS, default=executors)
+    return {
+        address: of_these if knob is BATCH_EXECUTORS else knob for address, knob in found.items()
+    }
+
+
+def executors(cores: float, fronts: int) -> int:
+    """Cores for each front: one batch at a time on each is more than one on all of them."""
+    return max(1, min(EXECUTORS, int(cores) // fronts))
 
 
 class Rules(msgspec.Struct, frozen=True):

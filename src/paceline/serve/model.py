@@ -49,6 +49,8 @@ class ModelSpec(msgspec.Struct, frozen=True):
     pure: bool = False
     platform: str = "python"
     """what runs it, by the name KServe V2 has for that"""
+    isolated: bool = False
+    """in a process of its own: a crash or a hang there is no crash or hang here"""
 
     @property
     def has_rows(self) -> bool:

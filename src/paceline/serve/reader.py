@@ -31,6 +31,9 @@ TEXT = "text"
 ERROR_CHARS = 4096
 """of each part of an error: a message is bounded, and a body can put much into one"""
 
+GIVES_WAY = 5
+"""of niceness: where cores are short, one long body must not delay many short requests"""
+
 ALIGNED = 64
 """Where arrays begin: a line of the processor's cache, which the widest instruction also wants."""
 
@@ -149,6 +152,7 @@ def _bytes_of(array: NDArray[Any]) -> memoryview:
 
 
 def main() -> None:
+    os.nice(GIVES_WAY)
     with socket.socket(fileno=LINK_FD) as link:
         serve(link)
 

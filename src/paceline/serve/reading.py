@@ -110,10 +110,7 @@ class Reader:
         small, or its JSON is, else later. The body must stay as it is until then, and as long as
         the request where that came at once."""
         if not is_large(len(body), spec, header_length):
-            try:
-                told(Read(decode_here(kind, body, spec, header_length), _nothing))
-            except PacelineError as error:
-                told(error)
+            told(_read_here(kind, body, spec, header_length))
             return
         refused = self._refused(len(body))
         if refused is not None:
@@ -144,7 +141,10 @@ class Reader:
         except OSError as error:
             ours.close()
             theirs.close()
-            self._died(f"cannot be started: {error}")
+            # Whoever waits longest is told; the others wait for the next try.
+            self._died(
+                f"it cannot be started: {error}", self._jobs.popleft() if self._jobs else None
+            )
             return
         self._link = Link(ours, outcomes, self._on_outcome, self._child.kill)
 
@@ -221,6 +221,8 @@ class Reader:
                 request = _request(outcome, job.memory)
             except PacelineError as error:
                 self._end(job, error)
+            except OSError as error:  # it cannot be mapped
+                self._end(job, _no_memory(error))
             else:
                 job.told(Read(request, partial(self._release, job)))
         self._next()
@@ -263,21 +265,21 @@ class Reader:
             self._link.close()
             self._link = None
         if not self._closed:
-            self._died(how_it_ended(status))
+            job, self._current = self._current, None
+            self._died(how_it_ended(status), job)
 
-    def _died(self, how: str) -> None:
+    def _died(self, how: str, job: _Job | None) -> None:
         now = self._clock.now()
         wait_s = self._restart.died(now - self._started_s)
         self._not_before_s = now + wait_s
         if self._timer is not None:
             self._timer.cancel()
         logger.error("the reader process ended", how=how, again_in_s=wait_s)
-        job, self._current = self._current, None
         if job is not None:
             self._end(
                 job,
                 Unavailable(
-                    "the process that read this body ended",
+                    "the process that reads large bodies ended",
                     value=how,
                     remedy="Send it again; if that ends so too, send it in smaller parts.",
                 ),
@@ -305,6 +307,15 @@ def decode_here(
     if kind == "v2":
         return v2.decode(body, spec, header_length)
     return predict.decode(body, spec)
+
+
+def _read_here(
+    kind: Kind, body: Body, spec: ModelSpec, header_length: int | None
+) -> Read | PacelineError:
+    try:
+        return Read(decode_here(kind, body, spec, header_length), _nothing)
+    except PacelineError as error:
+        return error
 
 
 def _write(memory: int, body: Body) -> None:

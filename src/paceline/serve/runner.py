@@ -235,6 +235,8 @@ class Runner:
     @property
     def how(self) -> str:
         """Where batches run, as was found by trying."""
+        if self._model.spec.isolated:
+            return "in a process of its own"
         if self._tiny_rows:
             return f"in place up to {self._tiny_rows} rows"
         return "in threads"
@@ -259,8 +261,9 @@ class Runner:
         learned.observe(rows, seconds)
         if rows == 1:
             self._row_s = learned.typical(1)
-        tiny = (size for size in _sizes(ROWS) if learned.typical(size) < IN_PLACE_S)
-        self._tiny_rows = max(tiny, default=0)
+        if not self._model.spec.isolated:  # else it may hang, and the loop with it
+            tiny = (size for size in _sizes(ROWS) if learned.typical(size) < IN_PLACE_S)
+            self._tiny_rows = max(tiny, default=0)
 
     # --- Doing what the core says -----------------------------------------------------------------
 

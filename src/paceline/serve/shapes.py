@@ -7,7 +7,8 @@ cut back to each request's own length by the names of their dimensions. A model 
 be told apart, because an input or an output has none, runs each request alone.
 
 A request that runs alone runs where its tensors lie, on the body it came in; others are copied
-once, into memory that a batch before has used. Pure but for numpy and that memory. Called by `runner.py`; which requests run together is decided in `core.py`.
+once, into memory that a batch before has used. Pure but for numpy and that memory. Called by
+`runner.py`; which requests run together is decided in `core.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -144,11 +145,7 @@ class Shapes:
 
 def _is_fit(inputs: Tensors) -> bool:
     """Whether a runtime may read them where they lie; a tensor in a body begins anywhere."""
-    for array in inputs.values():
-        flags = array.flags
-        if not flags.aligned or not flags.c_contiguous:
-            return False
-    return True
+    return all([array.flags.aligned for array in inputs.values()])
 
 
 def _is_open(tensor: TensorSpec) -> bool:

@@ -57,16 +57,19 @@ JSON_INPUTS = frozenset(DTYPES) | {"BYTES"}
 JSON_OUTPUTS = frozenset(DTYPES) | {"BYTES"}
 """Text is text, both ways."""
 
-WIDE: Mapping[type[np.generic], str] = {
-    each: "u" if each is np.uint64 else "i" if issubclass(each, np.integer) else "d"
-    for each in DTYPES.values()
-    if each is not np.bool_
+WIDE: Mapping[str, tuple[str, type[np.generic], type[np.generic]]] = {
+    datatype: ("u", np.uint64, dtype)
+    if dtype is np.uint64
+    else ("i", np.int64, dtype)
+    if issubclass(dtype, np.integer)
+    else ("d", np.float64, dtype)
+    for datatype, dtype in DTYPES.items()
+    if dtype is not np.bool_
 }
-"""As what the fast parser reads a number: 64 bits, unsigned, signed or a double."""
+"""As what the fast parser reads a number, 64 bits, unsigned, signed or a double; and what the model
+takes."""
 
-WIDE_DTYPES = {"u": np.uint64, "i": np.int64, "d": np.float64}
-
-MOST = {each: float(np.finfo(each).max) for each in (np.float32, np.float64)}
+MOST_FP32 = float(np.finfo(np.float32).max)
 
 UNSURE = 2**24 - 1
 """The fast parser counts the elements of one list up to here."""
@@ -74,10 +77,10 @@ UNSURE = 2**24 - 1
 
 def parse(body: JsonBytes, form: type[Form], *, remedy: str) -> Form:
     """The body as `form`, or a BadJson that says where it stops making sense."""
-    return parse_with(functools.partial(msgspec.json.decode, type=form), body, remedy=remedy)
+    return parse_with(lambda text: msgspec.json.decode(text, type=form), body, remedy=remedy)
 
 
-def parse_with(decode: Callable[[Any], Form], body: JsonBytes, *, remedy: str) -> Form:
+def parse_with(decode: Callable[[JsonBytes], Form], body: JsonBytes, *, remedy: str) -> Form:
     """The same by a decoder of msgspec that is made once."""
     try:
         return decode(body)
@@ -130,25 +133,18 @@ def read_array(
 ) -> NDArray[Any]:
     """JSON as an array of a checked shape; its values come flat (depth 1) or nested as it is.
     `lists` are those of `text`, where they are known already."""
-    dtype = DTYPES.get(tensor.datatype)
-    wide = None if dtype is None else WIDE.get(dtype)
-    if wide is not None and dtype is not None:
+    if tensor.datatype in WIDE:
         if lists is None:
             lists = fast_lists(text)
         if lists is not None:
-            array = _fast_array(text, lists, dtype, wide, shape, depth)
+            array = _fast_array(text, lists, tensor.datatype, shape, depth)
             if array is not None:
                 return array
     return array_of(values_of(text, tensor, depth), tensor, shape, depth)
 
 
 def _fast_array(
-    text: bytes,
-    lists: Any,
-    dtype: type[np.generic],
-    wide: str,
-    shape: Sequence[int],
-    depth: int,
+    text: bytes, lists: Any, datatype: str, shape: Sequence[int], depth: int
 ) -> NDArray[Any] | None:
     """None where it is not certain that this is right: the slow way then says what is wrong.
 
@@ -159,17 +155,17 @@ def _fast_array(
         return None
     if depth > 1 and not _even(lists, shape):
         return None
+    wide, wide_dtype, dtype = WIDE[datatype]
     try:
-        flat = np.frombuffer(lists.as_buffer(of_type=wide), WIDE_DTYPES[wide])
+        flat = np.frombuffer(lists.as_buffer(of_type=wide), wide_dtype)
     except (ValueError, TypeError):
         return None
     if flat.size != prod(shape):
         return None
-    if dtype is WIDE_DTYPES[wide]:
+    if dtype is wide_dtype:
         return flat.reshape(shape)
-    if wide == "d":  # finite, all of them; numpy's own check of the cast takes twice as long
-        most = MOST[dtype]
-        fits = -most <= flat[flat.argmin()] and flat[flat.argmax()] <= most
+    if dtype is np.float32:  # finite, all of them; numpy's own check of a cast takes twice as long
+        fits = flat[flat.argmin()] >= -MOST_FP32 and flat[flat.argmax()] <= MOST_FP32
         return flat.astype(dtype).reshape(shape) if fits else None
     array = flat.astype(dtype)
     return array.reshape(shape) if (array == flat).all() else None
@@ -250,26 +246,25 @@ def array_of(values: Any, tensor: TensorSpec, shape: Sequence[int], depth: int) 
             array = np.array(values, dtype=dtype).reshape(shape)
     except OverflowError:
         most = int(np.iinfo(dtype).max)  # type: ignore[type-var]
-        sent = np.array(values, dtype=object).ravel()
-        at = next(at for at, number in enumerate(sent) if number > most)
-        raise _too_large(tensor, shape, depth, at, sent[at], str(most)) from None
+        at = int(np.argmax(np.array(values, dtype=object) > most))
+        raise _too_large(values, tensor, shape, depth, at, str(most)) from None
     if issubclass(dtype, np.floating) and not np.isfinite(array).all():
         at = int(np.argmin(np.isfinite(array)))
-        sent = np.array(values, dtype=np.float64).ravel()
-        most_said = f"{np.finfo(dtype).max:.4g}"
-        raise _too_large(tensor, shape, depth, at, float(sent[at]), most_said)
+        raise _too_large(values, tensor, shape, depth, at, f"{np.finfo(dtype).max:.4g}")
     return array
 
 
 def _too_large(
-    tensor: TensorSpec, shape: Sequence[int], depth: int, at: int, number: float, most: str
+    values: Any, tensor: TensorSpec, shape: Sequence[int], depth: int, at: int, most: str
 ) -> BadInput:
     """`at` counts from the first of all; the place is told as the data came."""
     place = np.unravel_index(at, tuple(shape)) if depth > 1 else (at,) * depth
+    for index in place:
+        values = values[index]
     return BadInput(
         f"input `{tensor.name}`: the number at `{path_of(tensor.name, place)}` "
         f"is too large for {tensor.datatype}",
-        value=number,
+        value=values,
         remedy=f"Send numbers of at most {most}.",
     )
 
@@ -343,8 +338,6 @@ def check_json_output(tensor: TensorSpec) -> None:
 def check_names(given: Sequence[str], spec: ModelSpec, *, remedy: str) -> None:
     """Each input exactly once, and no others."""
     known = [tensor.name for tensor in spec.inputs]
-    if given == known:
-        return
     for index, name in enumerate(given):
         if name not in known:
             raise BadInput(

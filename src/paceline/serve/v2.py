@@ -5,7 +5,7 @@ Called by `web/` around whatever runs the model, and by `reader.py` for large bo
 accepts is told in docs/design/v2.md, how in docs/design/tensors.md.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Annotated, Any
 
@@ -129,26 +129,15 @@ def decode(
         raise
     outputs, parameters = asked.outputs, asked.parameters
     wanted, binary = _wanted(outputs, spec, parameters.binary_data_output)
-    if (
-        len(asked.inputs) != 1
-        or len(spec.inputs) != 1
-        or asked.inputs[0].name != spec.inputs[0].name
-    ):
-        check_names(
-            [given.name for given in asked.inputs],
-            spec,
-            remedy=f"The model takes {', '.join(map(str, spec.inputs))}.",
-        )
-    tensors = {tensor.name: tensor for tensor in spec.inputs}
     inputs: dict[str, NDArray[Any]] = {}
-    for given in asked.inputs:
+    for given, tensor in zip(asked.inputs, _meant(asked.inputs, spec), strict=True):
         size = given.parameters.binary_data_size
         if size is None:
-            inputs[given.name] = _from_json(given, tensors[given.name])
+            inputs[given.name] = _from_json(given, tensor)
             continue
         if header_length is None:
             raise _no_header(f"input `{given.name}`")
-        inputs[given.name] = _from_tail(given, tensors[given.name], tail, size)
+        inputs[given.name] = _from_tail(given, tensor, tail, size)
         tail = tail[size:]
     if tail:
         raise BadInput(
@@ -171,28 +160,34 @@ def encode(spec: ModelSpec, request: InferRequest, outputs: Tensors) -> Reply:
     form: dict[str, Any] = {"model_name": spec.name, "model_version": spec.version}
     if request.id:
         form["id"] = request.id
-    datatypes: dict[str, str] = {}
-    size = 0
-    for tensor in spec.outputs:  # one loop: this runs for every request
-        if tensor.name in request.wanted:
-            datatypes[tensor.name] = tensor.datatype
-            size += outputs[tensor.name].size
+    wanted = request.wanted
     if True in request.binary:
-        return _with_tail(form, request, outputs, datatypes, spec.name)
+        return _with_tail(form, request, outputs, _datatypes(spec), spec.name)
+    described: list[dict[str, Any]] = []
+    size = 0
+    for tensor in spec.outputs:
+        name = tensor.name
+        if name in wanted:
+            array = outputs[name]
+            size += array.size
+            described.append(
+                {
+                    "name": name,
+                    "datatype": tensor.datatype,
+                    "shape": array.shape,
+                    "data": plain(array.ravel()),
+                }
+            )
     if size > ENCODE_IN_PLACE_NUMBERS:
-        return Reply((), rest=_in_pieces(form, request, outputs, datatypes, spec.name))
-    described = form["outputs"] = []
-    for name in request.wanted:
-        array = outputs[name]
-        described.append(
-            {
-                "name": name,
-                "datatype": datatypes[name],
-                "shape": array.shape,
-                "data": plain(array.ravel()),
-            }
-        )
-    return small_reply(form, outputs, request.wanted, spec.name)
+        return Reply((), rest=_in_pieces(form, request, outputs, _datatypes(spec), spec.name))
+    if len(wanted) > 1:
+        described.sort(key=lambda one: wanted.index(one["name"]))
+    form["outputs"] = described
+    return small_reply(form, outputs, wanted, spec.name)
+
+
+def _datatypes(spec: ModelSpec) -> dict[str, str]:
+    return {tensor.name: tensor.datatype for tensor in spec.outputs}
 
 
 def _with_tail(
@@ -217,7 +212,7 @@ def _with_tail(
             as_json.append(name)
         described.append(one)
     form["outputs"] = described
-    ((head,), _, _) = small_reply(form, outputs, as_json, model)
+    (head,) = small_reply(form, outputs, as_json, model).parts
     return Reply((head, *tail), len(head))
 
 
@@ -236,6 +231,16 @@ def _in_pieces(
         yield from pieces(array.ravel(), name, model)
         before = b"},"
     yield b"}]}"
+
+
+def _meant(given: list[_Input], spec: ModelSpec) -> Sequence[TensorSpec]:
+    """Of each input the tensor with its name."""
+    if len(given) == 1 == len(spec.inputs) and given[0].name == spec.inputs[0].name:
+        return spec.inputs
+    takes = f"The model takes {', '.join(map(str, spec.inputs))}."
+    check_names([each.name for each in given], spec, remedy=takes)
+    by_name = {tensor.name: tensor for tensor in spec.inputs}
+    return [by_name[each.name] for each in given]
 
 
 def _from_json(given: _Input, tensor: TensorSpec) -> NDArray[Any]:

@@ -237,6 +237,14 @@ class Misuse(PacelineError):
     code = "misuse"
 
 
+class Unreachable(PacelineError):
+    code = "unreachable"
+
+
+class NotMeasured(PacelineError):
+    code = "not_measured"
+
+
 def from_fields(fields: Mapping[str, str]) -> PacelineError:
     """What `as_fields` told in another process; under a code not known here, its words alone."""
     known = (each for each in _tree(PacelineError) if each.code == fields["code"])
@@ -328,4 +336,6 @@ TABLE: Mapping[str, Row] = {
     "missing_extra": Row(501, EXIT_EXTRA, "an optional part is not installed"),
     "limit_reached": Row(429, EXIT_USAGE, "a named bound is reached"),
     "misuse": Row(400, EXIT_USAGE, "the command was used in a way it does not support"),
+    "unreachable": Row(502, EXIT_UNREACHABLE, "nothing that can be used answers at the address"),
+    "not_measured": Row(409, EXIT_USAGE, "the load generator itself was too late to measure"),
 }

@@ -25,6 +25,37 @@ RECEIVE_BYTES = 64 * 1024
 ROWS = 1024
 """rows in one inference request"""
 
+PARSE_IN_PLACE_BYTES = 64 * 1024
+"""JSON that a front parses itself, and that holds its loop for less than 2 ms, right or wrong; what
+is longer goes to its reader process"""
+
+READING_BODIES = 64
+"""bodies that one front's reader process holds, the one it reads included"""
+
+READING_BYTES = 512 * 1024 * 1024
+"""of memory those may take, their numbers at their longest included"""
+
+READ_SLOTS_BYTES = 64 * 1024 * 1024
+"""of memory that is kept for the next bodies while none are read"""
+
+READ_S = 10.0
+"""how long the reading of one body may take; then its process is killed and restarted"""
+
+ENCODE_IN_PLACE_NUMBERS = 16_384
+"""numbers of an answer that are written as JSON in one go, less than 2 ms; more in several"""
+
+REQUEST_ID_CHARS = 1024
+"""of the `id` a KServe V2 request may have"""
+
+TEXTS = 4096
+"""text elements in one input"""
+
+TEXT_BYTES = 1024 * 1024
+"""of them together; a front makes them one by one, whoever parsed the body"""
+
+BATCH_BUFFER_BYTES = 128 * 1024 * 1024
+"""of memory kept for the next batches of one model in one process"""
+
 HEAD_BYTES = 64 * 1024
 """a request's line and headers together"""
 
@@ -314,6 +345,27 @@ BATCH_ROWS = 64
 SHAPES = 64
 """shapes of requests to one model whose latency is remembered"""
 
+MODELS = 32
+"""models of one server"""
+
+MODEL_NAME_CHARS = 64
+"""the name of a model"""
+
+MODEL_SOURCE_BYTES = 1024
+"""of path, or callable and folder, of one model; all must fit in one message to a front"""
+
+MODEL_TENSORS = 64
+"""inputs, and outputs, of a model written in Python"""
+
+MODEL_MEMORY_BYTES = 1024 * 1024 * 1024
+"""of one batch, and of its answer, that a front and a model process share"""
+
+MODEL_START_S = 50.0
+"""how long a model process may take to load; shorter than START_S, for the front waits for it"""
+
+MODEL_BACK_S = 2.0
+"""how long a batch waits for a model process that is being started again"""
+
 EXECUTORS = 16
 """batches of one model that run at once in one process, whatever the Plan says"""
 
@@ -338,56 +390,8 @@ TRACE_SHAPES = 64
 TRACE_CV = 1000
 """the largest coefficient of variation of the time between requests, in a trace file"""
 
-PARSE_IN_PLACE_BYTES = 64 * 1024
-"""x"""
-
-ENCODE_IN_PLACE_NUMBERS = 16_384
-"""x"""
-
-TEXTS = 65536
-"""x"""
-
-READING_BODIES = 64
-"""bodies that one front's reader process holds, the one it reads included"""
-
-READING_BYTES = 512 * 1024 * 1024
-"""of memory those may take, their numbers at their longest included"""
-
-READ_SLOTS_BYTES = 64 * 1024 * 1024
-"""of memory that is kept for the next bodies while none are read"""
-
-READ_S = 10.0
-"""how long the reading of one body may take; then its process is killed and restarted"""
-
-REQUEST_ID_CHARS = 1024
-"""of the `id` a KServe V2 request may have"""
-
-BATCH_BUFFER_BYTES = 128 * 1024 * 1024
-"""of memory kept for the next batches of one model in one process"""
-
-MODELS = 32
-"""models of one server"""
-
-MODEL_NAME_CHARS = 64
-"""the name of a model"""
-
-MODEL_SOURCE_BYTES = 1024
-"""of path, or callable and folder, of one model; all must fit in one message to a front"""
-
-MODEL_TENSORS = 64
-"""inputs, and outputs, of a model written in Python"""
-
-MODEL_MEMORY_BYTES = 1024 * 1024 * 1024
-"""of one batch, and of its answer, that a front and a model process share"""
-
-MODEL_START_S = 50.0
-"""how long a model process may take to load; shorter than START_S, for the front waits for it"""
-
-MODEL_BACK_S = 2.0
-"""how long a batch waits for a model process that is being started again"""
-
 LOAD_REQUESTS = 5_000_000
-"""requests of one load test, each of which is remembered in 34 bytes; 50 with --stream"""
+"""requests of one load test; each takes about 100 bytes of memory, and 160 more while it is made"""
 
 LOAD_CONNECTIONS = 10_000
 """connections of one load test"""

@@ -47,10 +47,13 @@ class Doorkeeper:
         listener: socket.socket,
         hand_over: Callable[[list[socket.socket]], None],
         parked: Counter,
+        *,
+        tls: bool = False,
     ) -> None:
         self._listener = listener
         self._hand_over = hand_over
         self._count = parked
+        self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._parked: dict[socket.socket, asyncio.TimerHandle] = {}
         self._open = False
@@ -75,7 +78,7 @@ class Doorkeeper:
     def park(self, connection: socket.socket) -> None:
         """Keeps a connection until a front is ready, at most PARK_S."""
         if len(self._parked) >= PARKED_CONNECTIONS + PROBES:
-            _reply(connection, raw_response(not_ready()))
+            self._reply(connection, raw_response(not_ready()))
             return
         expiry = self._loop.call_later(PARK_S, self._finish, connection, raw_response(not_ready()))
         self._parked[connection] = expiry
@@ -96,7 +99,7 @@ class Doorkeeper:
             self._finish(connection, refusal)
         with suppress(OSError):
             while (queued := self._next()) is not None:
-                _reply(queued, refusal)
+                self._reply(queued, refusal)
 
     def _stop_accepting(self) -> None:
         self._open = False
@@ -127,6 +130,9 @@ class Doorkeeper:
     def _look(self, connection: socket.socket) -> None:
         """At its first line: a probe is answered, the others go on waiting."""
         self._loop.remove_reader(connection.fileno())
+        if self._tls and not self._refusing:  # nothing here can read it or answer
+            self._count.add()
+            return
         try:
             line, complete, _ = connection.recv(LINE_BYTES, socket.MSG_PEEK).partition(b"\r\n")
         except OSError:
@@ -152,7 +158,11 @@ class Doorkeeper:
 
     def _finish(self, connection: socket.socket, answer: bytes) -> None:
         self._forget(connection)
-        _reply(connection, answer)
+        self._reply(connection, answer)
+
+    def _reply(self, connection: socket.socket, answer: bytes) -> None:
+        """Answers and closes; where https is spoken, it closes: nobody here can speak that."""
+        _say(connection, b"" if self._tls else answer)
 
     def _forget(self, connection: socket.socket) -> None:
         self._parked.pop(connection).cancel()
@@ -168,7 +178,7 @@ def _head(answer: bytes) -> bytes:
     return answer.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 
 
-def _reply(connection: socket.socket, answer: bytes) -> None:
+def _say(connection: socket.socket, answer: bytes) -> None:
     """Answers and closes. What was sent is read first: closing over it would be a reset."""
     try:
         while len(connection.recv(BODY_BYTES)) == BODY_BYTES:

@@ -4,10 +4,13 @@ It never supervises anything, writes nothing to disk, and ends with its owner.
 """
 
 import asyncio
+import gc
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple
 
 from paceline.access.gate import Gate
 from paceline.access.keys import KeyRing
@@ -19,11 +22,13 @@ from paceline.terms.errors import PacelineError
 from paceline.terms.limits import FLUSH_S, LEAVE_S, OWNER_GONE_S
 from paceline.terms.plan import InForce
 from paceline.web.door import Door
+from paceline.web.inference import Inference
 from paceline.web.messages import (
     Adopt,
     Adopted,
     Apply,
     Drain,
+    Failed,
     KeysChanged,
     Leaving,
     Obeyed,
@@ -31,6 +36,7 @@ from paceline.web.messages import (
     Pong,
     Prepare,
     Ready,
+    Serves,
     SettingsChanged,
     Start,
     Steer,
@@ -40,13 +46,26 @@ from paceline.web.messages import (
 
 logger = log.get(__name__)
 
+COLLECT = (50_000, 20, 100)
+"""Objects made more than freed before the garbage collector looks, and how many looks at the young
+make one at the older. `./bench collector` has what that is worth."""
+
 Preparing = Callable[[InForce], Callable[[], None]]
 """Makes of a plan what puts it in force at once; raises where it cannot be served by."""
 
-Wish = Callable[[Steer], None]
-"""Tells the owner what steering would move."""
+Wish = Callable[[Steer | Serves], None]
+"""Tells the owner what steering would move, and what is served."""
 
-Build = Callable[[Start, int, int, Callable[[], str], Wish], tuple[Door, Gate, Preparing, Clock]]
+
+class Parts(NamedTuple):
+    door: Door
+    gate: Gate
+    inference: Inference
+    clock: Clock
+    tls: ssl.SSLContext | None = None
+
+
+Build = Callable[[Start, int, int, Callable[[], str], Wish], Parts]
 """Makes the parts of a front from its orders, the memory of its board, the state directory, what
 says why it is not ready, and where wishes go; the descriptors are its own."""
 
@@ -81,29 +100,32 @@ class Front:
         await asyncio.wait((orders, stop), return_when=asyncio.FIRST_COMPLETED)
         if orders.done():
             start, (listener_fd, board_fd, directory_fd) = orders.result()
-            parts = self._build(start, board_fd, directory_fd, self._why_not_ready, self._link.send)
-            await self._serve(start, socket.socket(fileno=listener_fd), *parts)
+            try:
+                parts = self._build(
+                    start, board_fd, directory_fd, self._why_not_ready, self._link.send
+                )
+            except PacelineError as error:
+                self._stop.set()
+                self._link.send(Failed(error.as_fields()))
+                await self._server_stop.wait()  # the owner has read it, and ends the link
+                return
+            await self._serve(start, socket.socket(fileno=listener_fd), parts)
 
-    async def _serve(
-        self,
-        start: Start,
-        listener: socket.socket,
-        door: Door,
-        gate: Gate,
-        preparing: Preparing,
-        clock: Clock,
-    ) -> None:
+    async def _serve(self, start: Start, listener: socket.socket, parts: Parts) -> None:
+        door, gate, inference, clock, tls = parts
         self._gate = gate
         if self._newer_keys is not None:  # changed after its orders were written
             gate.ring = self._newer_keys
         if self._newer_settings is not None:
             self._log_as(self._newer_settings)
-        self._preparing = preparing
+        self._preparing = inference.prepare
         assert self._plan is not None
-        preparing(self._plan)()
-        self._connections = connections = Connections(door, clock.wall, door.hot)
+        inference.prepare(self._plan)()
+        self._connections = connections = Connections(door, clock.wall, door.hot, tls)
         await connections.listen(listener)
+        _settle()
         self._link.send(Ready())
+        inference.warm_on()
         await self._stop.wait()
         connections.stop_listening()  # the owner's doorkeeper, or another front, accepts
         self._link.send(Leaving())
@@ -213,3 +235,11 @@ class Front:
         self._owner_gone = True
         self._server_stop.set()
         self._stop.set()
+
+
+def _settle() -> None:
+    """What is there now stays for the life of the process: the garbage collector need not look at
+    it again, and looks less often at what comes and goes, for hardly any of that is in cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT)

@@ -61,7 +61,7 @@ def front_routes(
             )
         cookie = sessions.set_cookie(
             sessions.issue(known.id, clock.wall()),
-            secure=http.headers.get("x-forwarded-proto") == "https",
+            secure="https" in (http.headers.get("x-forwarded-proto"), http.url.scheme),
         )
         return Response(status_code=204, headers={"set-cookie": cookie})
 

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from paceline.clock import Clock
@@ -12,7 +12,8 @@ from paceline.observe.board import Board
 from paceline.processes.child import Child, how_it_ended
 from paceline.processes.link import FDS_PER_MESSAGE, Link, pair
 from paceline.processes.restart import Restart
-from paceline.terms.errors import PlanRefused
+from paceline.serve.model import TensorSpec
+from paceline.terms.errors import PacelineError, PlanRefused, from_fields
 from paceline.terms.limits import (
     EXIT_S,
     MISSED_PINGS_HUNG,
@@ -27,6 +28,7 @@ from paceline.web.messages import (
     Adopted,
     Apply,
     Drain,
+    Failed,
     KeysChanged,
     Leaving,
     Obeyed,
@@ -34,6 +36,7 @@ from paceline.web.messages import (
     Pong,
     Prepare,
     Ready,
+    Serves,
     SettingsChanged,
     Start,
     Steer,
@@ -42,6 +45,9 @@ from paceline.web.messages import (
 )
 
 logger = log.get(__name__)
+
+Takes = Mapping[str, tuple[TensorSpec, ...]]
+"""The inputs of each model, as the fronts told."""
 
 FRONT_ARGUMENTS = ("-m", "paceline", "_front")
 
@@ -72,7 +78,7 @@ class Fronts:
     """`shared` is what every front gets beside its board: listening socket and state directory.
     `plan` is what they serve by. `on_change` is called when the number of ready fronts may have
     changed; `on_orphans` gets the connections that a front was handed and died without taking,
-    `on_steer` what a front wishes."""
+    `on_steer` what a front wishes, `on_failed` why a front cannot serve at all."""
 
     def __init__(
         self,
@@ -84,15 +90,18 @@ class Fronts:
         on_orphans: Callable[[list[socket.socket]], None],
         on_steer: Callable[[Steer, int], None],
         clock: Clock,
+        on_failed: Callable[[int, PacelineError], None] = lambda front, error: None,
     ) -> None:
         self.slots = [Slot(index) for index in range(count)]
         self.restarts = 0
+        self.takes: Takes = {}
         self._orders = orders
         self._shared = shared
         self._plan = plan
         self._on_change = on_change
         self._on_orphans = on_orphans
         self._on_steer = on_steer
+        self._on_failed = on_failed
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._draining = False
@@ -235,6 +244,10 @@ class Fronts:
                 slot.accepts = True
                 took_ms = (self._clock.now() - slot.started_s) * 1e3
                 logger.debug("front ready", front=slot.index, took_ms=round(took_ms))
+            case Serves(takes):
+                self.takes = takes
+            case Failed(error):
+                self._failed(slot, from_fields(error))
             case Adopted():
                 for connection in slot.handed_over.popleft():
                     connection.close()
@@ -249,6 +262,13 @@ class Fronts:
                 pass
         if slot.ready != was_ready:
             self._on_change()
+
+    def _failed(self, slot: Slot, error: PacelineError) -> None:
+        assert slot.link is not None
+        assert slot.child is not None
+        slot.link.close()
+        self._on_link_end(slot, slot.child)
+        self._on_failed(slot.index, error)
 
     def _on_link_end(self, slot: Slot, child: Child) -> None:
         """Its process has ended or is about to; a front without a link is of no use."""

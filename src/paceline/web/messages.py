@@ -4,6 +4,8 @@ import msgspec
 
 from paceline.access.keys import Key
 from paceline.config import Server
+from paceline.serve.model import TensorSpec
+from paceline.serve.model_source import ModelSource
 from paceline.terms.plan import Address, InForce, Prediction, Value
 
 
@@ -16,6 +18,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     port: int
     keys: tuple[Key, ...]
     session_secret: bytes
+    models: tuple[ModelSource, ...] = ()
 
 
 class KeysChanged(msgspec.Struct, frozen=True, tag=True):
@@ -56,6 +59,18 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     """From a front: models are loaded, connections are accepted."""
 
 
+class Serves(msgspec.Struct, frozen=True, tag=True):
+    """From a front: what each of its models takes, by name; nothing where that is too much."""
+
+    takes: dict[str, tuple[TensorSpec, ...]]
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """From a front: it cannot serve what it was told to, and why. It waits to be let go."""
+
+    error: dict[str, str]
+
+
 class Adopted(msgspec.Struct, frozen=True, tag=True):
     """From a front: the connections of the oldest `Adopt` not yet answered are its own now."""
 
@@ -85,7 +100,7 @@ class Pong(msgspec.Struct, frozen=True, tag=True):
 
 
 ToFront = Start | KeysChanged | SettingsChanged | Prepare | Apply | Adopt | Drain | Ping
-ToOwner = Ready | Adopted | Obeyed | Leaving | Steer | Pong
+ToOwner = Ready | Serves | Failed | Adopted | Obeyed | Leaving | Steer | Pong
 
 to_front = msgspec.json.Decoder(ToFront)
 to_owner = msgspec.json.Decoder(ToOwner)

@@ -21,6 +21,8 @@ from paceline.observe import log
 from paceline.observe.board import Board, merged, read
 from paceline.processes.state_dir import StateDir
 from paceline.processes.terminal import Sender, Terminal
+from paceline.serve.model_source import ModelSource
+from paceline.terms.errors import PacelineError
 from paceline.terms.measurement import Measurement
 from paceline.terms.metric import (
     BUILD,
@@ -36,7 +38,7 @@ from paceline.terms.plan import Catalogue
 from paceline.web import plan_api
 from paceline.web.control import Control
 from paceline.web.doorkeeper import Doorkeeper
-from paceline.web.fronts import Fronts
+from paceline.web.fronts import Fronts, Takes
 from paceline.web.messages import KeysChanged, SettingsChanged, Start
 from paceline.web.scores import Scores
 from paceline.web.settings_api import SettingsInForce, wanted
@@ -63,11 +65,11 @@ class Owner:
         listener: socket.socket,
         address: str,
         keys: KeyFile,
-        models: tuple[str, ...],
+        models: tuple[ModelSource, ...],
         probe: Probe,
         clock: Clock,
         session_secret: bytes,
-        on_ready: Callable[[], None],
+        on_ready: Callable[[Takes], None],
     ) -> None:
         settings = loaded.settings.server
         self._journal = journal
@@ -81,7 +83,8 @@ class Owner:
         self._models = models
         self._probe = probe
         self._clock = clock
-        self._on_ready: Callable[[], None] | None = on_ready
+        self._on_ready: Callable[[Takes], None] | None = on_ready
+        self._cannot_start: PacelineError | None = None
         self._session_secret = session_secret
         self._started_wall = clock.wall()
         self._stopping = asyncio.Event()
@@ -95,8 +98,14 @@ class Owner:
             self._on_orphans,
             lambda wish, front: self._steered.wish(wish, front),
             clock,
+            self._on_failed,
         )
-        self._doorkeeper = Doorkeeper(listener, self._fronts.hand_over, self._board.counter(PARKED))
+        self._doorkeeper = Doorkeeper(
+            listener,
+            self._fronts.hand_over,
+            self._board.counter(PARKED),
+            tls=bool(settings.tls_cert),
+        )
         self._desk = Desk(
             journal, catalogue, self._fronts, clock, lambda entry: self._scores.watch(entry)
         )
@@ -121,6 +130,8 @@ class Owner:
             await self._serve()
         finally:
             await self._journal.close()
+        if self._cannot_start is not None:
+            raise self._cannot_start
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -175,6 +186,7 @@ class Owner:
             port=self._port,
             keys=self._keys,
             session_secret=self._session_secret,
+            models=self._models,
         )
 
     def _on_change(self) -> None:
@@ -184,10 +196,19 @@ class Owner:
         if self._fronts.ready:
             self._doorkeeper.close()
             if self._on_ready is not None:
-                self._on_ready()
+                self._on_ready(self._fronts.takes)
                 self._on_ready = None
         else:
             self._doorkeeper.open()
+
+    def _on_failed(self, front: int, error: PacelineError) -> None:
+        """A front that cannot serve before any could will not the next time either: the start has
+        failed. One that fails later, say because a file is gone, is tried again."""
+        if self._on_ready is not None and not self._stopping.is_set():
+            self._cannot_start = error
+            self.stop("the start failed")
+        else:
+            logger.error("a front cannot serve", front=front, why=str(error))
 
     def _on_orphans(self, connections: list[socket.socket]) -> None:
         """Handed to a front that died before it took them: they wait for another."""
@@ -232,7 +253,7 @@ class Owner:
             in_flight=total(IN_FLIGHT, measured),
             refused=refused(measured),
             usage=usage(measured),
-            models=of_models(self._models, measured),
+            models=of_models(tuple(each.name for each in self._models), measured),
             plan=self._desk.state.plan.version,
             entry=self._desk.state.seq,
         )

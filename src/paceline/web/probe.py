@@ -1,13 +1,15 @@
 """CPU and memory of our processes and of the container around them, as Measurements.
 
-CPU time of processes that have ended is kept by the kernel for their parent, so the sum over a
-role never falls. Called by the owner when somebody asks for metrics or looks at the page.
+CPU time of fronts that have ended is kept by the kernel for their parent, and of model processes,
+which are children of fronts, by what was last seen of them: the sum over a role never falls. Called
+by the owner when somebody asks for metrics or looks at the page.
 """
 
 import os
 import resource
+from collections.abc import Mapping
 
-from paceline.observe.probes import ProcessUsage, container, process
+from paceline.observe.probes import ProcessUsage, container, descendants, process
 from paceline.terms.measurement import Measurement
 from paceline.terms.metric import (
     CONTAINER_CORES,
@@ -26,15 +28,35 @@ def ended_cpu_s() -> float:
     return ended.ru_utime + ended.ru_stime
 
 
-def probe(front_pids: list[int], not_ours_s: float) -> list[Measurement]:
+class ModelCpu:
+    """CPU time of the model processes there are and were."""
+
+    def __init__(self) -> None:
+        self._living: dict[int, float] = {}
+        self._ended_s = 0.0
+
+    def seen(self, now: Mapping[int, float]) -> float:
+        """All of it, with what each of those used that live now."""
+        for pid, before_s in self._living.items():
+            if now.get(pid, 0.0) < before_s:  # it ended; its number may be another's by now
+                self._ended_s += before_s
+        self._living = dict(now)
+        return self._ended_s + sum(now.values())
+
+
+def probe(front_pids: list[int], not_ours_s: float, of_models: ModelCpu) -> list[Measurement]:
     """`not_ours_s`: what had ended before the first front, such as an installation."""
     living = [usage for pid in front_pids if (usage := process(pid, pss=False)) is not None]
+    below = [each for pid in front_pids for each in descendants(pid)]
+    models = {pid: usage for pid in below if (usage := process(pid, pss=False)) is not None}
+    models_cpu_s = of_models.seen({pid: usage.cpu_s for pid, usage in models.items()})
     own = process(os.getpid(), pss=False)
     assert own is not None, "this process is alive"
     seen = container()
     measured = [
         *_of_role("owner", [own], own.cpu_s),
         *_of_role("front", living, ended_cpu_s() - not_ours_s + sum(one.cpu_s for one in living)),
+        *_of_role("model", [*models.values()], models_cpu_s),
         Measurement(CONTAINER_CORES, (), seen.cores),
         Measurement(CONTAINER_CPU_SECONDS, (), seen.cpu_used_s),
         Measurement(CONTAINER_MEMORY, (), float(seen.memory_used_bytes)),

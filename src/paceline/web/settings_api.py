@@ -16,7 +16,7 @@ from msgspec import Meta
 from paceline.changes.decide import FilePin
 from paceline.changes.desk import Desk, Turns, Wanted
 from paceline.changes.wording import of_step
-from paceline.config import AT_RELOAD, Server, at_reload, needs_restart
+from paceline.config import AT_RELOAD, Server, at_reload, needs_restart, served
 from paceline.config.fields import toml
 from paceline.config.source import Loaded
 from paceline.observe import log
@@ -73,6 +73,7 @@ class SettingsInForce:
     def __init__(self, loaded: Loaded, desk: Desk, on_change: Callable[[Server], None]) -> None:
         self._loaded = loaded
         self._started_with = loaded.settings.server
+        self._models = loaded.models
         self._desk = desk
         self._on_change = on_change
         self._turns = Turns()
@@ -100,7 +101,10 @@ class SettingsInForce:
             self._loaded = loaded
             if changed:
                 self._on_change(self.server)
-            waiting = needs_restart(self._started_with, loaded.settings.server)
+            waiting = (
+                *needs_restart(self._started_with, loaded.settings.server),
+                *served.needs_restart(self._models, loaded.models),
+            )
         view = ReloadView((*changed, *goals, *map(of_step, done.steps)), waiting, done.version)
         logger.info("settings were read again", who=who, changed=view.changed, waiting=waiting)
         return view

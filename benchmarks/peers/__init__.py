@@ -1,0 +1,1 @@
+"""The servers that ours is compared with: how each is installed, started, asked and stopped."""
