@@ -2,10 +2,10 @@
 
 Asked about once a second with what was measured. As long as (nearly) all is answered in time it
 leaves everything alone. Where more is lost it has a few other settings looked at (`serve/look.py`),
-predicts what each would bring (`serve/effects.py`), and moves one knob if that is certainly GAIN or
-more. Then it measures whether the prediction came true, with respect for the noise: for a while it
-may not be able to tell. What did not come true is taken back, and that direction is left alone for
-some time, longer with each failure.
+predicts what each would bring (`serve/effects.py`), and moves one knob if that is GAIN or more, and
+certainly half of that. Then it measures whether the prediction came true, with respect for the
+noise: for a while it may not be able to tell. What did not come true is taken back, and that
+direction is left alone for some time, longer with each failure.
 
 Pure. Its owner asks it, hands looks to `Core.look` and moves to the desk (the simulator: to
 `Core.tune`); that a move was refused it sees from the settings that stayed. Not for milliseconds:
@@ -275,7 +275,8 @@ class Steering:
     def _decide(self, now: float, situation: Situation) -> Move | Looks | None:
         worth = situation.good * (1 + GAIN)
         promising = [each for each in self._options(now, situation) if each.predicted > worth]
-        certain = [each for each in promising if each.predicted * (1 - Z * each.doubt) > worth]
+        sure = situation.good * (1 + GAIN / 2)
+        certain = [each for each in promising if each.predicted * (1 - Z * each.doubt) > sure]
         if certain:
             return self._propose(now, max(certain, key=lambda each: each.predicted), situation)
         again = [_Setting(each.knob, each.value) for each in promising]
