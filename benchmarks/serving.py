@@ -10,7 +10,8 @@ under two names is the noise. A measurement during which something else took mor
 core is repeated up to three times and marked.
 
 The peers are installed into a cache folder, each in an environment of its own. Needs the Debian
-packages wrk and haproxy. Five runs take about three hours on two cores.
+package wrk. Whoever may gives what sends at a rate priority over the servers (root may). Five runs
+take about three hours on two cores.
 
     ./bench serving                     all cells; each is written down when it is done
     ./bench serving --resume            those that are missing

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.http as client  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -483,6 +484,51 @@ def test_any_bytes_with_any_header_are_a_request_or_a_typed_error(
         return
     assert header == 0
     assert request.inputs["x"].nbytes == len(content)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("asked", [None, (True, True), (False, False), (True, False)])
+def test_what_tritons_client_sends_is_read_and_what_is_answered_it_reads(
+    binary: bool, asked: tuple[bool, bool] | None
+) -> None:
+    sent = {
+        "x": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "text": np.array([["a"], ["\u00e4"]], object),
+        "flag": np.array([True, False]),
+        "half": np.ones((2, 2), np.float16),
+    }
+    inputs = (
+        TensorSpec("x", "FP32", (-1, 3)),
+        TensorSpec("text", "BYTES", (-1, 1)),
+        TensorSpec("flag", "BOOL", (-1,)),
+        TensorSpec("half", "FP16", (-1, 2)),
+    )
+    spec = ModelSpec("m", "1", inputs, (inputs[0], inputs[1]))
+    given = []
+    for each in inputs:
+        one = client.InferInput(each.name, list(sent[each.name].shape), each.datatype)
+        one.set_data_from_numpy(sent[each.name], binary_data=binary or each.name == "half")
+        given.append(one)
+    outputs = asked and [
+        client.InferRequestedOutput(name, binary_data=raw)
+        for name, raw in zip(("x", "text"), asked, strict=True)
+    ]
+    content, header = client.InferenceServerClient.generate_request_body(
+        given, outputs=outputs, request_id="r", priority=1, timeout=5_000_000
+    )
+    request = v2.decode(content, spec, header)
+    assert (request.id, request.priority, request.timeout_s) == ("r", "critical", 5.0)
+    assert {name: array.tolist() for name, array in request.inputs.items()} == {
+        name: array.tolist() for name, array in sent.items()
+    }
+    reply = v2.encode(spec, request, sent)
+    answer = client.InferenceServerClient.parse_response_body(
+        reply.whole(), header_length=reply.header_length
+    )
+    assert answer.as_numpy("x").tolist() == sent["x"].tolist()
+    as_bytes = asked is None or asked[1]
+    text = ["a", "\u00e4"] if not as_bytes else [b"a", "\u00e4".encode()]
+    assert answer.as_numpy("text").ravel().tolist() == text
 
 
 # --- Large answers --------------------------------------------------------------------------------

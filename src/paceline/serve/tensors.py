@@ -355,7 +355,7 @@ def check_names(given: Sequence[str], spec: ModelSpec, *, remedy: str) -> None:
 def check_rows(inputs: Mapping[str, NDArray[Any]], spec: ModelSpec) -> int:
     """How many rows the request has; all inputs with rows must agree."""
     if len(spec.inputs) == 1:
-        (only,) = spec.inputs
+        only = spec.inputs[0]
         return len(inputs[only.name]) if only.has_rows else 1
     counts = {t.name: len(inputs[t.name]) for t in spec.inputs if t.has_rows}
     if len(set(counts.values())) > 1:

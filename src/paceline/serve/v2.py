@@ -164,10 +164,11 @@ def encode(spec: ModelSpec, request: InferRequest, outputs: Tensors) -> Reply:
     if True in request.binary:
         return _with_tail(form, request, outputs, _datatypes(spec), spec.name)
     described: list[dict[str, Any]] = []
-    size = 0
+    size, in_order = 0, True
     for tensor in spec.outputs:
         name = tensor.name
         if name in wanted:
+            in_order = in_order and wanted[len(described)] == name
             array = outputs[name]
             size += array.size
             described.append(
@@ -180,7 +181,7 @@ def encode(spec: ModelSpec, request: InferRequest, outputs: Tensors) -> Reply:
             )
     if size > ENCODE_IN_PLACE_NUMBERS:
         return Reply((), rest=_in_pieces(form, request, outputs, _datatypes(spec), spec.name))
-    if len(wanted) > 1:
+    if not in_order:
         described.sort(key=lambda one: wanted.index(one["name"]))
     form["outputs"] = described
     return small_reply(form, outputs, wanted, spec.name)
