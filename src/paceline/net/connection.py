@@ -129,6 +129,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Any) -> None:
         self._server = server
         self._loop = server.loop
+        self._now: Callable[[], float] = server.clock.now
         self._hot: Hot | None = server.hot
         self.transport: asyncio.Transport
         self.memo: Any = None
@@ -161,7 +162,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
-        self.quiet_since_s = self._loop.time()
+        self.quiet_since_s = self._now()
         self.within(HEAD_S)
 
     def data_received(self, data: bytes) -> None:
@@ -401,7 +402,7 @@ class Connection(asyncio.Protocol):
         current = self._current
         if current is None:
             if self._reading is not None:
-                if self._until_s > self._loop.time() + HEAD_S:
+                if self._until_s > self._now() + HEAD_S:
                     self.within(HEAD_S)
             elif self._leaving and self._served:
                 self._close()
@@ -525,7 +526,7 @@ class Connection(asyncio.Protocol):
                 self._close()
             return
         if not self._write_paused:
-            self.quiet_since_s = now = self._loop.time()
+            self.quiet_since_s = now = self._now()
             self._until_s = now + KEEP_ALIVE_S
         if self._held or self._ready or self._leaving or self._eof or self._paused or self._reading:
             self._advance()
@@ -563,19 +564,19 @@ class Connection(asyncio.Protocol):
         earlier moment, so that a request costs none."""
         if self._lost:
             return
-        self._until_s = self._loop.time() + seconds
+        self._until_s = self._now() + seconds
         if self._until_s < self._timer_s:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer_s = self._until_s
-            self._timer = self._loop.call_at(self._until_s, self._ring)
+            self._timer = self._loop.call_later(seconds, self._ring)
 
     def _ring(self) -> None:
-        now = self._loop.time()
+        now = self._now()
         self._timer, self._timer_s = None, FOREVER
         if self._until_s > now + 0.001:
             self._timer_s = min(self._until_s, now + KEEP_ALIVE_S)
-            self._timer = self._loop.call_at(self._timer_s, self._ring)
+            self._timer = self._loop.call_later(self._timer_s - now, self._ring)
             return
         exchange = self._current
         if self._closing or self._write_paused or exchange is None:

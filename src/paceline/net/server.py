@@ -6,16 +6,13 @@ Who listens, drains and stops is decided in `web/`, which calls this for fronts 
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
 from email.utils import formatdate
 
 from starlette.types import ASGIApp
 
+from paceline.clock import Clock
 from paceline.net.connection import Connection, Hot
 from paceline.terms.limits import CONNECTION_BACKLOG, LINGER_S
-
-Wall = Callable[[], float]
-"""Unix seconds, for the Date header."""
 
 
 class Connections:
@@ -24,7 +21,7 @@ class Connections:
     def __init__(
         self,
         app: ASGIApp,
-        wall: Wall,
+        clock: Clock,
         hot: Hot | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -33,7 +30,7 @@ class Connections:
         self.loop = asyncio.get_running_loop()
         self.scheme = "http" if tls is None else "https"
         self._tls = tls
-        self._wall = wall
+        self.clock = clock
         self._stamp = b""
         self._stamp_wall = 0.0
         self._open: set[Connection] = set()
@@ -78,7 +75,7 @@ class Connections:
 
     def stamp(self) -> bytes:
         """The header lines that every answer has; made once a second."""
-        wall = self._wall()
+        wall = self.clock.wall()
         if not 0 <= wall - self._stamp_wall < 1:
             self._stamp_wall = float(int(wall))
             date = formatdate(self._stamp_wall, usegmt=True)
@@ -97,7 +94,7 @@ class Connections:
         return connection
 
     def _close_quiet(self) -> None:
-        now = self.loop.time()
+        now = self.clock.now()
         soonest_s = None
         for connection in list(self._open):
             if not connection.between_requests or connection.never_asked:
