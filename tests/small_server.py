@@ -74,7 +74,7 @@ class SmallServer(Server):
         control = Control(
             list, _status, self.stopped.append, lambda: None, self.keys.load, self.operations
         )
-        self._owner = Connections(control.routes(), clock)
+        self._owner = Connections(control.routes(), clock.now, clock.wall)
         await self._owner.listen(self._held.listen())
         listener = socket.create_server(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
@@ -84,7 +84,7 @@ class SmallServer(Server):
         relay = Relay(self._held.descriptor)
         routes = front_routes((), relay, self._gate, sessions, lambda: "", clock)
         door = Door(routes, self._gate, board, clock, Chance())
-        self._front = Connections(door, clock)
+        self._front = Connections(door, clock.now, clock.wall)
         await self._front.listen(listener)
 
     async def _end(self) -> None:

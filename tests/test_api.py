@@ -208,13 +208,18 @@ def test_an_unknown_address_is_told_the_nearest_and_the_list(api: Api) -> None:
     )
 
 
-@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "BREW"])
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "TRACE", "CONNECT"])
 def test_another_method_is_told_which_there_are(api: Api, method: str) -> None:
     answer = api.ask(method, HISTORY)
     assert (answer.status, answer.json["code"]) == (405, "wrong_method")
     assert answer.headers["allow"] == "GET, POST, HEAD, OPTIONS"
     assert answer.json["remedy"] == "Send GET or POST instead."
     assert api.ask(method, "/api/shutdown").headers["allow"] == "POST, OPTIONS"
+
+
+def test_a_method_that_nobody_knows_is_not_offered(api: Api) -> None:
+    answer = api.ask("BREW", HISTORY)
+    assert (answer.status, answer.json["code"]) == (501, "not_offered")
 
 
 def test_what_a_front_answers_itself_is_told_alike(api: Api) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from paceline.config import (
@@ -760,6 +760,7 @@ def first_broken(text: str) -> int | None:
     st.integers(0, 9),
     st.text(st.sampled_from("\"'\\[]{}=#.,\n\r\t ax9"), max_size=6),
 )
+@example(made=Written("\n"), where=0.0, length=0, new='"\\\n[k0] # ]')
 @settings(max_examples=150, deadline=None)
 def test_damage_is_found_where_every_prefix_tells(
     made: Written, where: float, length: int, new: str

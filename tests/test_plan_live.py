@@ -298,8 +298,8 @@ if "_front" in sys.orig_argv:
     from paceline.terms.errors import BadValue
     from paceline.web.inference import Inference
     made, prepared = Inference.__init__, Inference.prepare
-    def remember(self, models, board, clock, front=0, *more):
-        made(self, models, board, clock, front, *more)
+    def remember(self, models, board, clock, reader, front=0, *more):
+        made(self, models, board, clock, reader, front, *more)
         self.front = front
     def prepare(self, plan):
         if self.front == 1 and plan.settings["digits.max_rows"] == 13:

@@ -100,8 +100,11 @@ def broken(text: str) -> Broken | None:
             alone = (each for each in statements if not _parses(each.text))
             first = next(alone, statements[-1]).first
             return Broken(first + 1, first + 1, why)
-        first = max(each.first for each in statements if each.first <= line)
-        return Broken(line + 1, first + 1, why)
+        near = [each for each in statements if each.first <= line][-2:]
+        if not _parses(near[0].text):  # a backslash at the end of a line is told at the next
+            near = near[:1]
+            line = min(line, near[0].first + near[0].text.count("\n"))
+        return Broken(line + 1, near[-1].first + 1, why)
     return None if deep is None else Broken(deep.first + 1, deep.first + 1, TOO_DEEP)
 
 

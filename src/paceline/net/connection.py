@@ -23,6 +23,7 @@ from paceline.terms.errors import (
     BadRequest,
     DeadlineExceeded,
     HeadTooLarge,
+    NotOffered,
     PacelineError,
     TooLarge,
     WrongVersion,
@@ -129,7 +130,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Any) -> None:
         self._server = server
         self._loop = server.loop
-        self._now: Callable[[], float] = server.clock.now
+        self._now: Callable[[], float] = server.now
         self._hot: Hot | None = server.hot
         self.transport: asyncio.Transport
         self.memo: Any = None
@@ -334,6 +335,11 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserUpgrade as offered:  # declined by answering
             self._parser = httptools.HttpRequestParser(self)
             self._held = data[offered.args[0] :] + self._held
+        except httptools.HttpParserInvalidMethodError:
+            self._broken = NotOffered(
+                "the request's method is none that HTTP servers know",
+                remedy="Send GET or POST.",
+            )
         except httptools.HttpParserError as error:
             if self._broken is None:
                 self._broken = _not_http(str(error.__context__ or error))

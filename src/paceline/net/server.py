@@ -6,22 +6,26 @@ Who listens, drains and stops is decided in `web/`, which calls this for fronts 
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
 from email.utils import formatdate
 
 from starlette.types import ASGIApp
 
-from paceline.clock import Clock
 from paceline.net.connection import Connection, Hot
 from paceline.terms.limits import CONNECTION_BACKLOG, LINGER_S
 
+Now = Callable[[], float]
+
 
 class Connections:
-    """`hot` is asked before the ASGI application, see `connection.py`."""
+    """`now` is the process's monotonic clock, `wall` Unix time for the Date header; `hot` is asked
+    before the ASGI application, see `connection.py`."""
 
     def __init__(
         self,
         app: ASGIApp,
-        clock: Clock,
+        now: Now,
+        wall: Now,
         hot: Hot | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -30,7 +34,8 @@ class Connections:
         self.loop = asyncio.get_running_loop()
         self.scheme = "http" if tls is None else "https"
         self._tls = tls
-        self.clock = clock
+        self.now = now
+        self._wall = wall
         self._stamp = b""
         self._stamp_wall = 0.0
         self._open: set[Connection] = set()
@@ -75,7 +80,7 @@ class Connections:
 
     def stamp(self) -> bytes:
         """The header lines that every answer has; made once a second."""
-        wall = self.clock.wall()
+        wall = self._wall()
         if not 0 <= wall - self._stamp_wall < 1:
             self._stamp_wall = float(int(wall))
             date = formatdate(self._stamp_wall, usegmt=True)
@@ -94,7 +99,7 @@ class Connections:
         return connection
 
     def _close_quiet(self) -> None:
-        now = self.clock.now()
+        now = self.now()
         soonest_s = None
         for connection in list(self._open):
             if not connection.between_requests or connection.never_asked:

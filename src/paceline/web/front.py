@@ -121,7 +121,7 @@ class Front:
         self._preparing = inference.prepare
         assert self._plan is not None
         inference.prepare(self._plan)()
-        self._connections = connections = Connections(door, clock, door.hot, tls)
+        self._connections = connections = Connections(door, clock.now, clock.wall, door.hot, tls)
         await connections.listen(listener)
         _settle()
         self._link.send(Ready())

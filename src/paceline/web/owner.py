@@ -141,7 +141,7 @@ class Owner:
         self._doorkeeper.open()
         self._fronts.start()
         self._upkeep.start()
-        connections = Connections(self._control.routes(), self._clock)
+        connections = Connections(self._control.routes(), self._clock.now, self._clock.wall)
         await connections.listen(self._held.listen())
         await self._stopping.wait()
         self._doorkeeper.refuse()
