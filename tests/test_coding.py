@@ -29,6 +29,7 @@ def test_what_is_folded_unfolds_to_the_same(parts: list[bytes], coding: Coding) 
         (zlib.compress(b"hello"), "deflate"),
         (bare(b"hello"), "deflate"),
     ],
+    ids=["gzip", "zlib", "bare"],
 )
 def test_every_form_that_clients_send_is_read(body: bytes, coding: Coding) -> None:
     assert unfolded(body, coding, 5) == b"hello"

@@ -77,6 +77,7 @@ def test_100_continue_is_said_before_the_body_and_only_then(server: Server) -> N
 @pytest.mark.parametrize(
     ("coding", "body"),
     [(b"gzip", gzip.compress(V2)), (b"deflate", zlib.compress(V2))],
+    ids=["gzip", "deflate"],
 )
 def test_compressed_bodies_are_read(server: Server, coding: bytes, body: bytes) -> None:
     with Raw(server) as raw:
