@@ -10,6 +10,7 @@ Not a server: who listens and stops is `server.py`. No routes, no JSON but of er
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
@@ -35,6 +36,7 @@ from paceline.terms.limits import (
     HEAD_BYTES,
     HEAD_S,
     KEEP_ALIVE_S,
+    LEARNT_BYTES,
     SEND_S,
     SLICE_BYTES,
 )
@@ -44,7 +46,15 @@ REASONS = {status.value: status.phrase for status in HTTPStatus}
 STATUS_LINES = {
     status: f"HTTP/1.1 {status} {phrase}\r\n".encode() for status, phrase in REASONS.items()
 }
+ZERO = ord("0")
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+FOREIGN = frozenset(
+    b"CONNECT SOURCE DESCRIBE ANNOUNCE SETUP PLAY PAUSE TEARDOWN GET_PARAMETER SET_PARAMETER "
+    b"REDIRECT RECORD FLUSH".split()
+)
+"""Methods that open a tunnel, where a proxy could take the rest for something else, and those of
+RTSP and ICE, which llhttp reads as well."""
 
 VARYING = frozenset(
     b"content-length inference-header-content-length x-request-id traceparent tracestate".split()
@@ -124,6 +134,66 @@ class Exchange:
         self.connection.answer(self, status, headers, parts)
 
 
+LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([1-9]\d{0,8})[ \t]*\r\n", re.IGNORECASE)
+
+LEARNT_MOST = 4
+"""times that the head of a connection is learnt; beyond it, its heads differ too often"""
+
+
+class _Head:
+    """A head that the parser has understood. When the same bytes come again, but for the digits of
+    Content-Length, they mean the same, and need not be parsed."""
+
+    __slots__ = ("after", "before", "own", "pattern")
+
+    def __init__(self, before: bytes, after: bytes, pattern: Exchange) -> None:
+        self.before = before
+        self.after = after
+        self.pattern = pattern
+        self.own = [each for each in pattern.own_headers if each[0] != b"content-length"]
+
+    @classmethod
+    def of(cls, data: bytes, exchange: Exchange) -> "_Head | None":
+        """Of a request that came whole, in one piece with nothing else."""
+        size = len(data) - exchange.length
+        if exchange.length == 0 or exchange.chunked or exchange.expects or size > LEARNT_BYTES:
+            return None
+        head = data[:size]
+        found = LENGTH.findall(head)
+        if data[size:] != exchange.body:
+            return None
+        if head[-4:] != b"\r\n\r\n" or len(found) != 1 or int(found[0]) != exchange.length:
+            return None
+        at = LENGTH.search(head)
+        assert at is not None
+        return cls(head[: at.start(1)], head[at.end(1) :], exchange)
+
+    def again(self, data: bytes, connection: "Connection") -> Exchange | None:
+        """The request, if this is one with such a head, whole and alone."""
+        before, after = self.before, self.after
+        if not data.startswith(before):
+            return None
+        end = data.find(b"\r", len(before), len(before) + 10)
+        digits = data[len(before) : end]
+        if not digits.isdigit() or digits[0] == ZERO or not data.startswith(after, end):
+            return None
+        body = data[end + len(after) :]
+        if len(body) != int(digits):
+            return None
+        pattern = self.pattern
+        exchange = Exchange(connection)
+        exchange.method = pattern.method
+        exchange.target = pattern.target
+        exchange.version = pattern.version
+        exchange.steady_headers = pattern.steady_headers
+        exchange.own_headers = [*self.own, (b"content-length", digits)]
+        exchange.keeps_alive = pattern.keeps_alive
+        exchange.length = exchange.received = len(body)
+        exchange.body = body
+        exchange.complete = True
+        return exchange
+
+
 class Connection(asyncio.Protocol):
     """From accept to close."""
 
@@ -140,12 +210,15 @@ class Connection(asyncio.Protocol):
         """its head or body still arrives"""
         self._in_head = False
         self._head_fed = 0
+        self._hosts = 0
+        """headers Host in this head"""
         self._ready: deque[Exchange] = deque()
         """complete, not begun"""
         self._current: Exchange | None = None
         self._held = b""
         self._paused = False
         self._write_paused = False
+        self._goes_on_soon = False
         self._broken: PacelineError | None = None
         self._eof = False
         self._advancing = False
@@ -153,8 +226,12 @@ class Connection(asyncio.Protocol):
         self._closing = False
         self._lost = False
         self._served = 0
+        self._known: _Head | None = None
+        self._learnt = 0
         self._discard_bytes: int | None = None
         self._until_s = FOREVER
+        self._until_before_s = FOREVER
+        """what it was before the caller left an answer unread"""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = FOREVER
         self.quiet_since_s = 0.0
@@ -174,15 +251,35 @@ class Connection(asyncio.Protocol):
             return
         if self._closing:
             return
+        known = self._known
         current = self._current
-        if self._held or (current is not None and current is not self._reading):
+        if (
+            known is not None
+            and current is None
+            and self._reading is None
+            and not self._held
+            and not self._write_paused
+        ):
+            exchange = known.again(data, self)
+            if exchange is not None:
+                self._ready.append(exchange)
+                self._advance()
+                return
+        if (
+            self._held
+            or self._write_paused
+            or (current is not None and current is not self._reading)
+        ):
             self._held += data
             self._pause()
             return
-        if len(data) <= SLICE_BYTES or self._reads_plainly():
-            self._feed(data)
-        else:
+        if len(data) > SLICE_BYTES and not self._reads_plainly():
             self._held = data
+        elif self._reading is None and self._learnt < LEARNT_MOST:
+            self._feed(data)
+            self._learn(data)
+        else:
+            self._feed(data)
         self._advance()
 
     def eof_received(self) -> bool:
@@ -190,7 +287,8 @@ class Connection(asyncio.Protocol):
             return False
         self._eof = True
         self._advance()
-        return not self._closing  # whoever has no more to say may still listen
+        # Whoever has no more to say may still listen, but not where both halves end at once (TLS).
+        return not self._closing and self.transport.can_write_eof()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._lost = self._closing = True
@@ -209,17 +307,21 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._write_paused = True
+        self._until_before_s = self._until_s
         self.within(SEND_S)
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        if self._current is None:
+        if self._closing:  # its last moment stays what it is
+            return
+        current = self._current
+        if current is None:
             self.within(KEEP_ALIVE_S)
-            self._advance()
         else:
-            self.within(FOREVER)
-            if self._current.stream is not None:
-                self._current.stream.writable()
+            self._until_s = self._until_before_s
+            if current.stream is not None:
+                current.stream.writable()
+        self._advance()
 
     # --- What the server tells --------------------------------------------------------------------
 
@@ -241,7 +343,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._reading = Exchange(self)
         self._in_head = True
-        self._head_fed = 0
+        self._head_fed = self._hosts = 0
 
     def on_url(self, url: bytes) -> None:
         if self._reading is not None:
@@ -261,6 +363,8 @@ class Connection(asyncio.Protocol):
             exchange.chunked = True
             if value.lower() != b"chunked":
                 self._broken = _not_http("a transfer encoding other than chunked")
+        elif name == b"host":
+            self._hosts += 1
         elif name == b"expect" and value.lower() == b"100-continue":
             exchange.expects = True
         if name in VARYING:
@@ -284,12 +388,18 @@ class Connection(asyncio.Protocol):
                 value=exchange.version,
                 remedy="Send HTTP/1.1.",
             )
+        elif self._hosts > 1 or (self._hosts == 0 and exchange.version == "1.1"):
+            self._broken = _not_http("it must have one header Host")
+        elif exchange.method in FOREIGN:
+            self._broken = _not_http("it has a method of another protocol, or asks for a tunnel")
         elif exchange.target[:1] != b"/" and exchange.target != b"*":
             self._broken = _not_http("the target is not a path")
         elif not exchange.target.isascii():
             self._broken = _not_http("the target has bytes that must be written as %XX")
         elif exchange.chunked and (exchange.version == "1.0" or self._parser.should_upgrade()):
             self._broken = _not_http("chunks in HTTP/1.0, or with an upgrade")
+        elif exchange.version == "1.0":
+            exchange.expects = False  # it knows no 100
 
     def on_body(self, piece: bytes) -> None:
         exchange = self._reading
@@ -351,6 +461,12 @@ class Connection(asyncio.Protocol):
         if exchange is not None and exchange.begun and self._broken is None:
             self._check_body(exchange)
 
+    def _learn(self, data: bytes) -> None:
+        """These bytes were fed between two requests: if they were one, its head is known now."""
+        if len(self._ready) == 1 and self._reading is None and self._broken is None:
+            self._learnt += 1
+            self._known = _Head.of(data, self._ready[0])
+
     def _take(self, data: bytes) -> bytes:
         """Into the body without the parser; what belongs to the next request is returned."""
         exchange = self._reading
@@ -375,6 +491,7 @@ class Connection(asyncio.Protocol):
         if self._advancing:
             return
         self._advancing = True
+        sliced = False
         try:
             while not self._closing and not self._write_paused:
                 current = self._current
@@ -392,6 +509,10 @@ class Connection(asyncio.Protocol):
                 if current is not None and current is not self._reading:
                     return
                 if self._held:
+                    if sliced:
+                        self._go_on_soon()
+                        return
+                    sliced = True
                     data, self._held = self._held[:SLICE_BYTES], self._held[SLICE_BYTES:]
                     self._feed(data)
                     continue
@@ -403,6 +524,18 @@ class Connection(asyncio.Protocol):
             self._advancing = False
         if not self._closing and not self._write_paused:
             self._await_more()
+
+    def _go_on_soon(self) -> None:
+        """One slice in a turn of the loop: what is answered at once would else hold it until its
+        caller has no more to say."""
+        self._pause()
+        if not self._goes_on_soon:
+            self._goes_on_soon = True
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._goes_on_soon = False
+        self._advance()
 
     def _await_more(self) -> None:
         current = self._current
@@ -561,6 +694,7 @@ class Connection(asyncio.Protocol):
         self.within(SEND_S)
 
     def abort(self) -> None:
+        self._closing = True
         self.transport.abort()
 
     # --- Time -------------------------------------------------------------------------------------

@@ -19,6 +19,9 @@ FOLD_IN_PLACE_BYTES = 32 * 1024
 SLICE_BYTES = 16 * 1024
 """parsed in one go, so that a caller who pipelines does not hold up the others"""
 
+LEARNT_BYTES = 4096
+"""the longest head that a connection remembers, to know it when it comes again"""
+
 RECEIVE_BYTES = 64 * 1024
 """of a body that the application has not yet taken; no more is read until it does"""
 
