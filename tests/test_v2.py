@@ -619,3 +619,60 @@ def test_every_fp32_number_arrives_exactly(rows: list[list[float]]) -> None:
     for data in (flat, rows):
         request = v2.decode(body(tensor(shape=[len(rows), 2], data=data)), SPEC)
         assert request.inputs["x"].tolist() == rows
+
+
+# --- What is said again ---------------------------------------------------------------------------
+
+
+NUMBERS = st.one_of(
+    st.floats(-1e6, 1e6, width=32).map(repr),
+    st.integers(-(2**31), 2**31).map(str),
+    st.sampled_from(["null", "NaN", '"3"', "[1]", "1e999", "1]", "1, 2", " 7 ", "]}],[1"]),
+)
+
+
+@given(
+    st.lists(st.lists(NUMBERS, min_size=3, max_size=5), min_size=2, max_size=5),
+    st.booleans(),
+    st.sampled_from(["", ',"id":"a"', ',"parameters":{"priority":1,"timeout":7}']),
+)
+def test_what_is_said_again_around_other_numbers_means_the_same(
+    bodies: list[list[str]], nested: bool, more: str
+) -> None:
+    model = takes("FP32", (-1, 4))
+    memo = v2.Memo()
+    for numbers in bodies:
+        data = ",".join(numbers)
+        text = f"[[{data}]]" if nested else f"[{data}]"
+        body = (
+            '{"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"data":'
+            + text
+            + "}]"
+            + more
+            + "}"
+        ).encode()
+        assert outcome(body, model, memo) == outcome(body, model, None)
+
+
+def outcome(body: bytes, model: ModelSpec, memo: v2.Memo | None) -> object:
+    try:
+        request = v2.decode(body, model, None, memo)
+    except PacelineError as error:
+        return error.as_fields()
+    (array,) = request.inputs.values()
+    return (array.tolist(), array.dtype, array.shape, *(getattr(request, name) for name in FIELDS))
+
+
+FIELDS = ("id", "rows", "wanted", "binary", "priority", "timeout_s")
+
+
+def test_numbers_that_come_again_in_the_same_form_are_all_that_is_read() -> None:
+    model = takes("FP32", (-1, 2))
+    memo = v2.Memo()
+    body = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[%b]}]}'
+    v2.decode(body % b"1,2.5", model, None, memo)
+    known = memo.decode(body % b"3,4.5")
+    assert known is not None
+    assert known.inputs["x"].tolist() == [[3.0, 4.5]]
+    assert memo.decode(body % b"3") is None
+    assert memo.decode(body[:-1] % b"3,4") is None

@@ -137,13 +137,13 @@ def read_array(
         if lists is None:
             lists = fast_lists(text)
         if lists is not None:
-            array = _fast_array(text, lists, tensor.datatype, shape, depth)
+            array = fast_array(text, lists, tensor.datatype, shape, depth)
             if array is not None:
                 return array
     return array_of(values_of(text, tensor, depth), tensor, shape, depth)
 
 
-def _fast_array(
+def fast_array(
     text: bytes, lists: Any, datatype: str, shape: Sequence[int], depth: int
 ) -> NDArray[Any] | None:
     """None where it is not certain that this is right: the slow way then says what is wrong.

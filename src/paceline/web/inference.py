@@ -114,7 +114,7 @@ class _Serving(NamedTuple):
 class _Place:
     """One model in this front."""
 
-    __slots__ = ("failed_s", "in_hand", "model", "name", "runner", "seconds", "spec")
+    __slots__ = ("failed_s", "in_hand", "memo", "model", "name", "runner", "seconds", "spec")
 
     def __init__(self, name: str, model: Model, runner: Runner, board: Board) -> None:
         self.name = name
@@ -122,6 +122,7 @@ class _Place:
         self.spec = model.spec
         self.runner = runner
         self.seconds = board.sketch(REQUEST_SECONDS, name)
+        self.memo = v2.Memo()
         self.failed_s = board.counter(FAILED_SECONDS, name)
         self.in_hand = 0
         board.gauge(MODEL_INFO, name, model.spec.version).set(1)
@@ -356,7 +357,7 @@ class _Call(Held):
         kind = self._kind
         if len(body) <= PARSE_IN_PLACE_BYTES:
             if kind == "v2":
-                asked = v2.decode(body, spec, _header_length(self.exchange))
+                asked = v2.decode(body, spec, _header_length(self.exchange), self._place.memo)
                 self._asked_v2(asked)
             else:
                 plain = predict.decode(body, spec)
