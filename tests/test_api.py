@@ -208,7 +208,7 @@ def test_an_unknown_address_is_told_the_nearest_and_the_list(api: Api) -> None:
     )
 
 
-@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "TRACE", "CONNECT"])
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "TRACE"])
 def test_another_method_is_told_which_there_are(api: Api, method: str) -> None:
     answer = api.ask(method, HISTORY)
     assert (answer.status, answer.json["code"]) == (405, "wrong_method")

@@ -452,7 +452,9 @@ class Echo(http.server.BaseHTTPRequestHandler):
         self.wfile.write(said)
     def log_message(self, *_):
         pass
-http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Echo).serve_forever()
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 64
+Server(("127.0.0.1", int(sys.argv[1])), Echo).serve_forever()
 """
 
 

@@ -67,62 +67,47 @@ at once, or set the bounds of the body: `body_most`, `until_s`."""
 
 
 class Exchange:
-    """One request and its answer."""
+    """One request and its answer. What most requests leave as it is stands with the class: one is
+    made for every request, and each value that is set costs as much as a lookup."""
 
-    __slots__ = (
-        "answered",
-        "begun",
-        "body",
-        "body_most",
-        "chunked",
-        "complete",
-        "connection",
-        "expects",
-        "fail",
-        "gone",
-        "head_bytes",
-        "keeps_alive",
-        "length",
-        "listener",
-        "method",
-        "own_headers",
-        "received",
-        "steady_headers",
-        "stream",
-        "target",
-        "version",
-    )
+    version = "1.1"
+    length = 0
+    """of the body as it was announced; 0 also where it comes in chunks"""
+    chunked = False
+    expects = False
+    keeps_alive = True
+    head_bytes = 0
+    received = 0
+    """bytes of the body"""
+    body: bytes | bytearray = b""
+    body_most = BODY_BYTES
+    complete = False
+    """the whole body is there"""
+    begun = False
+    answered = False
+    listener: "Callable[[Exchange], None] | None" = None
+    """hears the whole body; then, nobody"""
+    stream: AsgiCall | None = None
+    """hears each piece of the body instead"""
+    fail: Callable[[PacelineError], None] | None = None
+    """what answers if the body is too long, too late or broken; by default the connection"""
+    gone: Callable[[], None] | None = None
+    """hears that the caller has left before the answer"""
 
-    def __init__(self, connection: "Connection") -> None:
+    def __init__(
+        self,
+        connection: "Connection",
+        method: bytes = b"",
+        target: bytes = b"",
+        steady_headers: list[tuple[bytes, bytes]] | None = None,
+        own_headers: list[tuple[bytes, bytes]] | None = None,
+    ) -> None:
         self.connection = connection
-        self.method = b""
-        self.target = b""
-        self.version = ""
-        self.steady_headers: list[tuple[bytes, bytes]] = []
-        self.own_headers: list[tuple[bytes, bytes]] = []
+        self.method = method
+        self.target = target
+        self.steady_headers = [] if steady_headers is None else steady_headers
+        self.own_headers = [] if own_headers is None else own_headers
         """the first mostly those of the request before, the second VARYING; names in lower case"""
-        self.length = 0
-        """of the body as it was announced; 0 also where it comes in chunks"""
-        self.chunked = False
-        self.expects = False
-        self.keeps_alive = True
-        self.head_bytes = 0
-        self.received = 0
-        """bytes of the body"""
-        self.body: bytes | bytearray = b""
-        self.body_most = BODY_BYTES
-        self.complete = False
-        """the whole body is there"""
-        self.begun = False
-        self.answered = False
-        self.listener: Callable[[Exchange], None] | None = None
-        """hears the whole body; then, nobody"""
-        self.stream: AsgiCall | None = None
-        """hears each piece of the body instead"""
-        self.fail: Callable[[PacelineError], None] | None = None
-        """what answers if the body is too long, too late or broken; by default the connection"""
-        self.gone: Callable[[], None] | None = None
-        """hears that the caller has left before the answer"""
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
@@ -181,12 +166,14 @@ class _Head:
         if len(body) != int(digits):
             return None
         pattern = self.pattern
-        exchange = Exchange(connection)
-        exchange.method = pattern.method
-        exchange.target = pattern.target
+        exchange = Exchange(
+            connection,
+            pattern.method,
+            pattern.target,
+            pattern.steady_headers,
+            [*self.own, (b"content-length", digits)],
+        )
         exchange.version = pattern.version
-        exchange.steady_headers = pattern.steady_headers
-        exchange.own_headers = [*self.own, (b"content-length", digits)]
         exchange.keeps_alive = pattern.keeps_alive
         exchange.length = exchange.received = len(body)
         exchange.body = body
