@@ -7,7 +7,7 @@ it is, the same once more for what two runs differ by (A/A), with the first half
 in its path replaces the function when the module is loaded. Each round starts all four, in another
 order.
 
-A difference counts where it is larger than the A/A difference of the same rounds, in the median.
+A difference counts where its median over the rounds is larger than any A/A difference of them.
 """
 
 import argparse
@@ -39,7 +39,7 @@ SETTLES: Mapping[str, str] = {
 }
 """What is done in the place of `_settle`; where nothing is said, that itself."""
 
-REPLACED = '''"""Loads one module of the front with one function replaced; made by ./bench collector."""
+REPLACED = '''"""Loads a module of the front with one function replaced; by ./bench collector."""
 
 import gc
 import sys
@@ -102,7 +102,7 @@ def run_of(seen: Seen, used_s: float) -> Run:
 
 
 class Compared(NamedTuple):
-    """Of one figure, relative to as it is: the median over rounds, and that of the A/A."""
+    """Of one figure, relative to as it is: the median over rounds, and the largest of the A/A."""
 
     change: float
     noise: float

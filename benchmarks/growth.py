@@ -1,17 +1,17 @@
 """How cost grows: with models in one server, with open connections, with the size of a body.
 
 - *Models*: 1, 10 and as many as one server may have (`MODELS`), all of them the classifier under
-  another name, asked in turn by chance at one rate. A server of 100 needs wider limits than that
-  one alone: 12 settings each (`KNOBS`, and a message that holds them all, `LINK_MESSAGE_BYTES`),
-  and some 30 series each (`SERIES_PER_PROCESS`); so the series that found no room are told.
+  another name, asked by chance at one rate. For 100 more than that limit would have to be wider:
+  each has 12 settings (`KNOBS`, and `LINK_MESSAGE_BYTES` for a message that holds them all) and
+  some 30 series (`SERIES_PER_PROCESS`); so it is told how many series found no room.
 - *Connections*: 10 to 10,000 that are open and idle, each after one answer, beside requests at one
   rate on 16.
 - *Bodies*: 1 kB to 10 MB, JSON and binary, one caller without a pause, to a model whose input is as
   long as is sent and which takes its mean.
 
 Times are the caller's, CPU time that of all processes of the server by request, memory the PSS of
-them afterwards. Every step is a start of its own, in rounds; the plot has the medians over powers
-of ten.
+them afterwards. Every step is a start of its own, in rounds; for each of the three there is a plot
+of the medians over powers of ten.
 """
 
 import argparse
@@ -42,8 +42,6 @@ from benchmarks.peers.forms import Answer
 from benchmarks.peers.running import ANSWER_S, Running, end_on_sigterm, running
 from paceline.serve.model import Tensors
 from paceline.terms.limits import MODELS
-
-PLOT = record.RESULTS / "growth.svg"
 
 MODEL = "classifier"
 MEAN = "mean"
@@ -206,6 +204,10 @@ def steps() -> list[Step]:
     ]
 
 
+def plot(subject: str) -> Path:
+    return record.RESULTS / f"growth-{subject.replace(' ', '-')}.svg"
+
+
 def power(size: float) -> float:
     """Of ten; nothing at all stands where one does."""
     return round(math.log10(max(1.0, size)), 2)
@@ -223,18 +225,17 @@ def middle(costs: Sequence[Cost]) -> Cost:
     return Cost(*(float(np.median(each)) for each in zip(*costs, strict=True)))
 
 
-def drawn(found: Mapping[Step, Sequence[Cost]]) -> str:
-    panels: dict[str, dict[str, Points]] = {}
+def drawn(subject: str, found: Mapping[Step, Sequence[Cost]]) -> str:
     costs_of = {step: middle(costs) for step, costs in found.items() if costs}
-    for subject in dict.fromkeys(step.subject for step in costs_of):
-        for heading, value in PANELS:
-            points: dict[str, list[tuple[float, float]]] = {}
-            for step, cost in costs_of.items():
-                if step.subject == subject:
-                    name = step.line or "requests at a rate"
-                    points.setdefault(name, []).append((power(step.size), value(cost)))
-            panels[f"{subject}: {heading}"] = {**points}
-    return lines("How cost grows", "power of ten", panels)
+    panels: dict[str, dict[str, Points]] = {}
+    for heading, value in PANELS:
+        points: dict[str, list[tuple[float, float]]] = {}
+        for step, cost in costs_of.items():
+            if step.subject == subject:
+                name = step.line or "requests at a rate"
+                points.setdefault(name, []).append((power(step.size), value(cost)))
+        panels[heading] = {**points}
+    return lines(f"How cost grows with {subject}", f"{subject}, power of ten", panels)
 
 
 def figures_of(found: Mapping[Step, Sequence[Cost]]) -> list[record.Figure]:
@@ -250,6 +251,14 @@ def figures_of(found: Mapping[Step, Sequence[Cost]]) -> list[record.Figure]:
         ):
             figures.append(record.figure(f"{step.name}: {name}", unit, values))
     return figures
+
+
+def verdicts_of(dropped: Mapping[int, float]) -> list[record.Verdict]:
+    if not dropped:
+        return []
+    said = ", ".join(f"{lost:.0f} lost of {count} models" for count, lost in dropped.items())
+    holds = not any(dropped.values())
+    return [record.Verdict(f"all series of up to {MODELS} models have room", said, holds)]
 
 
 def main() -> None:
@@ -291,11 +300,11 @@ def main() -> None:
             **absent,
         },
         figures=figures,
-        verdicts=[],
+        verdicts=verdicts_of(bench.dropped),
         packages=("numpy", "onnxruntime", "uvloop"),
     )
-    if not named:
-        PLOT.write_text(drawn(found))
+    for subject in dict.fromkeys(step.subject for step in wanted):
+        plot(subject).write_text(drawn(subject, found))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,193 @@
+"""The floors that the front door is promised to keep, all at once, under load by 20 users.
+
+One server with the encoder of `./bench models`, texts of 64 words, one request in hand for each
+user. First at a rate, Poisson arrivals: throughput, times, memory (PSS of all its processes, the
+most of one look a second) and batch efficiency are of this part. Then the 20 users ask without a
+pause, which fills batches: efficiency must hold there as well, the times are told for what they
+are.
+
+Batch efficiency is the rows that were run over the rows that the batches could have had when they
+began, for each batch the smaller of what waited and `max_batch`. A batch that took all that waited,
+or as many as may be, had all it could have; the server counts batches by that reason. Of those that
+it cut short on purpose nobody counts what they left waiting: one row at least, and at most as many
+as there are users. So efficiency is told as two bounds, and holds where the lower one does.
+"""
+
+import argparse
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import models, record
+from benchmarks._served import Seen, Series, alone, expected, load, metrics, ours, total
+from benchmarks._wrk import load as without_pause
+from benchmarks.peers.environment import cache_folder
+from benchmarks.peers.running import Running, end_on_sigterm, running
+from paceline.terms.limits import BATCH_ROWS
+
+MODEL = "encoder"
+WORDS = 64
+USERS = 20
+BODIES = 16
+WARM_S = 2.0
+
+LEAST_PER_S = 50.0
+MOST_MB = 500.0
+MEAN_MS = 30.0
+P99_MS = 100.0
+EFFICIENCY = 0.8
+
+LOOK_S = 1.0
+WHOLE = ("idle worker", "size reached", "wait exceeded")
+"""Reasons of batches that had all they could have."""
+
+
+class Batches(NamedTuple):
+    rows: float
+    begun: float
+    cut: float
+    """That left something waiting."""
+
+    def since(self, before: "Batches") -> "Batches":
+        return Batches(*(now - then for now, then in zip(self, before, strict=True)))
+
+    def efficiency(self, most: int) -> tuple[float, float]:
+        """Between these, where a batch could have had `most` rows at most."""
+        if not self.rows:
+            return 0.0, 1.0
+        return self.rows / (self.rows + self.cut * (most - 1)), self.rows / (self.rows + self.cut)
+
+
+def batches(of: Series) -> Batches:
+    begun = total(of, "paceline_batches_total")
+    whole = sum(total(of, "paceline_batches_total", reason=reason) for reason in WHOLE)
+    return Batches(total(of, "paceline_batch_rows_sum"), begun, begun - whole)
+
+
+def is_kept(low: float, high: float) -> bool | None:
+    if low > EFFICIENCY:
+        return True
+    return None if high > EFFICIENCY else False
+
+
+@contextmanager
+def watched_mb(up: Running) -> Iterator[list[float]]:
+    """Its memory, looked at meanwhile."""
+    found = [up.pss_mb()]
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_S):
+            found.append(up.pss_mb())
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        looking.join()
+
+
+def verdicts(
+    seen: Seen, memory_mb: float, efficiencies: Sequence[tuple[float, float]]
+) -> list[record.Verdict]:
+    """Each floor; times that were not told fail nothing and hold nothing."""
+    answered = f"{seen.answered_rps:.1f}/s, {seen.answered} of {seen.requests} answered"
+    keeps = seen.all_answered and seen.answered_rps > LEAST_PER_S
+    found = [
+        record.Verdict(f"more than {LEAST_PER_S:.0f} requests/s, none without", answered, keeps),
+        record.Verdict(f"{USERS} users at once", answered, seen.all_answered),
+        record.Verdict(
+            f"less than {MOST_MB:.0f} MB", f"{memory_mb:.0f} MB at most", memory_mb < MOST_MB
+        ),
+    ]
+    for line, limit_ms, name in (
+        (f"less than {MEAN_MS:.0f} ms in the mean", MEAN_MS, "mean_ms"),
+        (f"99 of 100 in less than {P99_MS:.0f} ms", P99_MS, "p99_ms"),
+    ):
+        if seen.latency is None:
+            found.append(record.Verdict(line, seen.not_told or "no times", None))
+        else:
+            value = getattr(seen.latency, name)
+            found.append(record.Verdict(line, f"{value:.3g} ms", value < limit_ms))
+    line = f"batch efficiency above {EFFICIENCY:.0%} (rows run / min(waiting, max_batch))"
+    kept = [is_kept(*each) for each in efficiencies]
+    said = " and ".join(f"{low:.1%} to {high:.1%}" for low, high in efficiencies)
+    holds = False if False in kept else None if None in kept else True
+    found.append(record.Verdict(line, f"{said}, at the rate and without a pause", holds))
+    return found
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(
+        prog="./bench floors",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_argument("--seconds", type=float, default=60.0, help="at the rate; then a quarter")
+    options.add_argument("--rate", type=float, default=100.0, help="requests a second")
+    asked = options.parse_args()
+    if not shutil.which("wrk"):
+        raise SystemExit("wrk is missing; install the Debian package wrk")
+    end_on_sigterm()
+    with tempfile.TemporaryDirectory(prefix="pl-floors-") as name:
+        folder = Path(name)
+        path = folder / f"{MODEL}.onnx"
+        path.write_bytes(models.make(MODEL))
+        rows = alone(models.inputs(MODEL, BODIES, length=WORDS))
+        right = expected(path, MODEL, rows)
+        with running(ours(), MODEL, path, cache_folder(), rows[0], right[0]) as up:
+            requests = [up.asked("json", row) for row in rows]
+            with watched_mb(up) as memory_mb:
+                counted = [batches(metrics(up))]
+                at_users = ("--connections", str(USERS))
+                seen = load(up.url, requests[0], asked.rate, asked.seconds, WARM_S, *at_users)
+                counted.append(batches(metrics(up)))
+                full = without_pause(up, requests, USERS, max(1.0, asked.seconds / 4), folder)
+                counted.append(batches(metrics(up)))
+    parts = [now.since(then) for then, now in pairwise(counted)]
+    efficiencies = [each.efficiency(min(USERS, BATCH_ROWS)) for each in parts]
+    figures = [
+        record.figure("answered", "requests/s", [seen.answered_rps]),
+        record.figure("memory, PSS of all processes", "MB", memory_mb),
+    ]
+    if seen.latency is not None:
+        figures += [
+            record.figure("mean", "ms", [seen.latency.mean_ms]),
+            record.figure("p50", "ms", [seen.latency.p50_ms]),
+            record.figure("p99", "ms", [seen.latency.p99_ms]),
+        ]
+    figures += [
+        record.figure("without a pause: answered", "requests/s", [full.rate]),
+        record.figure("without a pause: not answered well", "requests", [full.errors]),
+        record.figure("without a pause: p50", "ms", [full.p50_ms]),
+        record.figure("without a pause: p99", "ms", [full.p99_ms]),
+    ]
+    for when, part in zip(("", "without a pause: "), parts, strict=True):
+        figures += [
+            record.figure(f"{when}rows of a batch", "rows", [part.rows / max(1.0, part.begun)]),
+            record.figure(f"{when}batches cut short", "%", [100 * part.cut / max(1.0, part.begun)]),
+        ]
+    record.write(
+        "floors",
+        workload={
+            "model": f"{MODEL}, {WORDS} words",
+            "users": USERS,
+            "rate": asked.rate,
+            "seconds": asked.seconds,
+            "fronts": 1,
+        },
+        figures=figures,
+        verdicts=verdicts(seen, max(memory_mb), efficiencies),
+        packages=("numpy", "onnxruntime", "uvloop"),
+    )
+
+
+if __name__ == "__main__":
+    main()
