@@ -117,7 +117,9 @@ def test_efficiency_holds_where_its_lower_bound_does(
 
 
 def holds(seen: Seen, memory_mb: float = 100.0) -> list[bool | None]:
-    return [each.holds for each in floors.verdicts(seen, memory_mb, [(0.9, 1.0), (0.9, 1.0)])]
+    kept = [(0.9, 1.0), (0.9, 1.0)]
+    found = floors.verdicts(seen, memory_mb, kept, full_per_s=90.0, best_per_s=100.0)
+    return [each.holds for each in found[:6]]
 
 
 def test_each_floor_fails_alone() -> None:
@@ -138,10 +140,15 @@ def test_a_load_that_was_late_itself_fails_no_floor() -> None:
 
 def test_efficiency_is_wanted_of_both_parts() -> None:
     def last(*efficiencies: tuple[float, float]) -> bool | None:
-        return floors.verdicts(SEEN, 1.0, efficiencies)[-1].holds
+        return floors.verdicts(SEEN, 1.0, efficiencies, 90.0, 100.0)[-2].holds
 
     assert last((0.9, 1.0), (0.5, 0.9)) is None
     assert last((0.5, 0.9), (0.1, 0.5)) is False
+
+
+@pytest.mark.parametrize(("full_per_s", "kept"), [(81.0, True), (80.0, False)])
+def test_yield_is_what_is_left_of_the_runtime_alone(full_per_s: float, kept: bool) -> None:
+    assert floors.verdicts(SEEN, 1.0, [], full_per_s, 100.0)[-1].holds is kept
 
 
 # --- Neighbours -----------------------------------------------------------------------------------

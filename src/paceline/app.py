@@ -157,11 +157,11 @@ def run_front() -> None:
             tls=bool(settings.tls_cert),
         )
         models = load_all(start.models, SHIPPED)
-        wish(Serves(takes(models)))
         steers = start.index == 0  # one of several: they share the load, and the settings
         reader = Reader(clock)
         inference = Inference(models, board, clock, reader, start.index, wish if steers else None)
         inference.warm()
+        wish(Serves(takes(models), inference.how()))
 
         def not_ready() -> str:
             return why_not_ready() or door.why_not_ready()

@@ -112,6 +112,9 @@ class WhyView(msgspec.Struct, frozen=True):
     origin: Annotated[
         EventView | None, Text(description="How it began, where the story does not reach back.")
     ]
+    runs: Annotated[
+        str, Text(description="Of executors: where batches run; empty where no server says it.")
+    ] = ""
 
 
 def plan(state: State, catalogue: Catalogue, pins: FilePins) -> PlanView:
@@ -230,8 +233,10 @@ def why(
     pins: FilePins,
     address: Address,
     most: int,
+    runs: str = "",
 ) -> WhyView:
-    """What is known of one knob: what it is, and how it came to that."""
+    """What is known of one knob: what it is, and how it came to that. `runs` is what a server
+    found out about it."""
     state = journal.state
     entries = journal.read(before=state.seq + 1, about=address, newest=True)
     found = list(islice(entries, most + 1))
@@ -245,6 +250,7 @@ def why(
         told,
         earlier,
         None if origin is None else _event(origin, address),
+        runs,
     )
 
 

@@ -53,6 +53,8 @@ def why(
     story = msgspec.json.decode(told.body, type=WhyView)
     print(paragraph(_now(story.knob, there)))
     print(paragraph(meaning(story.knob)))
+    if story.runs:
+        print(paragraph(f"Batches run {story.runs}, as the server found when it tried the model."))
     print("\nNewest first, times in UTC.")
     for event in story.story:
         _tell(event)

@@ -95,6 +95,8 @@ class Fronts:
         self.slots = [Slot(index) for index in range(count)]
         self.restarts = 0
         self.takes: Takes = {}
+        self.how: Mapping[str, str] = {}
+        """Where batches of each model run, as the fronts told."""
         self._orders = orders
         self._shared = shared
         self._plan = plan
@@ -244,8 +246,8 @@ class Fronts:
                 slot.accepts = True
                 took_ms = (self._clock.now() - slot.started_s) * 1e3
                 logger.debug("front ready", front=slot.index, took_ms=round(took_ms))
-            case Serves(takes):
-                self.takes = takes
+            case Serves(takes, how):
+                self.takes, self.how = takes, how
             case Failed(error):
                 self._failed(slot, from_fields(error))
             case Adopted():

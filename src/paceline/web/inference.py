@@ -163,6 +163,10 @@ class Inference:
         for place in self._places.values():
             place.runner.warm()
 
+    def how(self) -> dict[str, str]:
+        """Where batches of each model run."""
+        return {name: place.runner.how for name, place in self._places.items()}
+
     def warm_on(self) -> None:
         """Tries what there was no time for, while nobody asks."""
         for place in self._places.values():

@@ -60,9 +60,11 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Serves(msgspec.Struct, frozen=True, tag=True):
-    """From a front: what each of its models takes, by name; nothing where that is too much."""
+    """From a front: what each of its models takes, by name; nothing where that is too much. And
+    where their batches run, as was found by trying."""
 
     takes: dict[str, tuple[TensorSpec, ...]]
+    how: dict[str, str] = {}
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

@@ -119,7 +119,10 @@ class Owner:
             self.stop,
             self._reload_keys,
             lambda: self._keys,
-            (*plan_api.operations(self._desk), *self._settings.operations()),
+            (
+                *plan_api.operations(self._desk, how=lambda: self._fronts.how),
+                *self._settings.operations(),
+            ),
             Repository(self._desk, self._measure, lambda: self._keys).routes(),
         )
         self._terminal = Terminal()

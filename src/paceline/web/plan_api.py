@@ -6,7 +6,7 @@ adds these operations to its own; the command line calls the same ones while no 
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from paceline.changes.desk import Desk, Done, Wish
 from paceline.changes.wording import words
 from paceline.journal.entries import Entry, kind_of
 from paceline.observe.redact import Redactor
+from paceline.serve.knobs import BATCH_EXECUTORS
 from paceline.terms.errors import (
     BadGoal,
     BadValue,
@@ -254,9 +255,14 @@ DECLARED: tuple[AnyDeclaration, ...] = (
 )
 
 
-def operations(desk: Desk, patience_s: float | None = COMPACT_ANSWER_S) -> Sequence[Operation]:
-    """What takes longer than `patience_s` is answered as going on; None waits for its end."""
-    answers = Answers(desk, patience_s)
+def operations(
+    desk: Desk,
+    patience_s: float | None = COMPACT_ANSWER_S,
+    how: Callable[[], Mapping[str, str]] = dict,
+) -> Sequence[Operation]:
+    """What takes longer than `patience_s` is answered as going on; None waits for its end. `how`
+    says by model where its batches run, while they do."""
+    answers = Answers(desk, patience_s, how)
     return (
         PLAN.answered_by(answers.plan),
         HISTORY.answered_by(answers.history),
@@ -274,9 +280,12 @@ def operations(desk: Desk, patience_s: float | None = COMPACT_ANSWER_S) -> Seque
 
 
 class Answers:
-    def __init__(self, desk: Desk, patience_s: float | None) -> None:
+    def __init__(
+        self, desk: Desk, patience_s: float | None, how: Callable[[], Mapping[str, str]]
+    ) -> None:
         self._desk = desk
         self._patience_s = patience_s
+        self._how = how
         self._clean = Redactor(os.environ).text  # a secret in a reason would be there for ever
 
     async def plan(self, query: None, body: None, who: str) -> views.PlanView:
@@ -296,9 +305,10 @@ class Answers:
     async def why(self, query: WhyQuery, body: None, who: str) -> views.WhyView:
         desk = self._desk
         find(desk.catalogue, query.knob)
-        return await desk.journal.ask(
-            lambda: views.why(desk.journal, desk.catalogue, desk.pins, query.knob, query.limit)
-        )
+        model, _, name = query.knob.rpartition(".")
+        runs = self._how().get(model, "") if name == BATCH_EXECUTORS.name else ""
+        of = (desk.journal, desk.catalogue, desk.pins, query.knob, query.limit, runs)
+        return await desk.journal.ask(lambda: views.why(*of))
 
     async def set(self, query: None, body: SetBody, who: str) -> DoneView:
         wish = Wish(who, self._clean(body.reason), predictions(body.expect))
