@@ -118,12 +118,12 @@ class Front:
             gate.ring = self._newer_keys
         if self._newer_settings is not None:
             self._log_as(self._newer_settings)
+        _settle()
         self._preparing = inference.prepare
         assert self._plan is not None
         inference.prepare(self._plan)()
         self._connections = connections = Connections(door, clock.now, clock.wall, door.hot, tls)
         await connections.listen(listener)
-        _settle()
         self._link.send(Ready())
         inference.warm_on()
         await self._stop.wait()
