@@ -7,14 +7,15 @@ pause, which fills batches: efficiency must hold there as well, the times are to
 are.
 
 Batch efficiency is the rows that were run over the rows that the batches could have had when they
-began, for each batch the smaller of what waited and `max_batch`. A batch that took all that waited,
-or as many as may be, had all it could have; the server counts batches by that reason. Of those that
-it cut short on purpose nobody counts what they left waiting: one row at least, and at most as many
-as there are users. So efficiency is told as two bounds, and holds where the lower one does.
+began: for each batch the smaller of what waited and `max_batch`. The server counts what each leaves
+waiting, so that is exact. But it cuts batches short on purpose, where more rows would only make all
+of them wait: from some size on, which it learns, a batch of this model is no cheaper by the row. So
+the floor is held against the size that pays: rows left waiting count up to that size, and a batch
+cut for another reason (a deadline, a bound) has to answer for them. The number for all that waited,
+up to `max_batch`, stands beside it.
 
-A server that cuts batches short because more rows would not make them cheaper looks bad by that,
-and loses nothing. So yield is told as well: the rows a second without a pause, over those of
-onnxruntime alone on all cores in batches of the best size.
+What pays is the server's own opinion. So yield is told as well, which needs none: the rows a second
+without a pause, over those of onnxruntime alone on all cores in batches of the best size.
 """
 
 import argparse
@@ -35,7 +36,6 @@ from benchmarks._wrk import load as without_pause
 from benchmarks.peers.environment import cache_folder
 from benchmarks.peers.running import Running, end_on_sigterm, running
 from paceline.serve.onnx_model import OnnxModel
-from paceline.terms.limits import BATCH_ROWS
 
 MODEL = "encoder"
 WORDS = 64
@@ -54,30 +54,40 @@ SIZES = (1, 2, 4, 8, 16)
 """Rows of a batch that onnxruntime is tried with; beyond, a row of this model costs more."""
 
 ALONE_S = 5.0
-WHOLE = ("idle worker", "size reached", "wait exceeded")
-"""Reasons of batches that had all they could have."""
 
 
 class Batches(NamedTuple):
     rows: float
     begun: float
-    cut: float
-    """That left something waiting."""
+    left_paying: float
+    """Rows that waited and would have made a batch cheaper by the row."""
+
+    left_beyond: float
+    """Others, for which `max_batch` had room."""
 
     def since(self, before: "Batches") -> "Batches":
         return Batches(*(now - then for now, then in zip(self, before, strict=True)))
 
-    def efficiency(self, most: int) -> tuple[float, float]:
-        """Between these, where a batch could have had `most` rows at most."""
+    @property
+    def efficiency(self) -> "Efficiency | None":
+        """None where nothing was run."""
         if not self.rows:
-            return 0.0, 1.0
-        return self.rows / (self.rows + self.cut * (most - 1)), self.rows / (self.rows + self.cut)
+            return None
+        paying = self.rows + self.left_paying
+        return Efficiency(self.rows / paying, self.rows / (paying + self.left_beyond))
+
+
+class Efficiency(NamedTuple):
+    """Rows run, over those and what was left waiting."""
+
+    of_what_pays: float
+    of_max_batch: float
 
 
 def batches(of: Series) -> Batches:
-    begun = total(of, "paceline_batches_total")
-    whole = sum(total(of, "paceline_batches_total", reason=reason) for reason in WHOLE)
-    return Batches(total(of, "paceline_batch_rows_sum"), begun, begun - whole)
+    left = (total(of, "paceline_batch_left_rows_total", pays=pays) for pays in ("yes", "no"))
+    rows, begun = total(of, "paceline_batch_rows_sum"), total(of, "paceline_batches_total")
+    return Batches(rows, begun, *left)
 
 
 def best_per_s(path: Path, executors: int, seconds: float) -> float:
@@ -104,10 +114,10 @@ def best_per_s(path: Path, executors: int, seconds: float) -> float:
     return max(map(rows_per_s, SIZES))
 
 
-def is_kept(low: float, high: float) -> bool | None:
-    if low > EFFICIENCY:
-        return True
-    return None if high > EFFICIENCY else False
+def told(efficiency: Efficiency | None) -> str:
+    if efficiency is None:
+        return "no batch"
+    return f"{efficiency.of_what_pays:.1%} ({efficiency.of_max_batch:.1%} of max_batch)"
 
 
 @contextmanager
@@ -132,7 +142,7 @@ def watched_mb(up: Running) -> Iterator[list[float]]:
 def verdicts(
     seen: Seen,
     memory_mb: float,
-    efficiencies: Sequence[tuple[float, float]],
+    efficiencies: Sequence[Efficiency | None],
     full_per_s: float,
     best_per_s: float,
 ) -> list[record.Verdict]:
@@ -155,9 +165,9 @@ def verdicts(
         else:
             value = getattr(seen.latency, name)
             found.append(record.Verdict(line, f"{value:.3g} ms", value < limit_ms))
-    line = f"batch efficiency above {EFFICIENCY:.0%} (rows run / min(waiting, max_batch))"
-    kept = [is_kept(*each) for each in efficiencies]
-    said = " and ".join(f"{low:.1%} to {high:.1%}" for low, high in efficiencies)
+    line = f"batch efficiency above {EFFICIENCY:.0%} (rows run / min(waiting, size that pays))"
+    kept = [None if each is None else each.of_what_pays > EFFICIENCY for each in efficiencies]
+    said = " and ".join(map(told, efficiencies))
     holds = False if False in kept else None if None in kept else True
     found.append(record.Verdict(line, f"{said}, at the rate and without a pause", holds))
     share = full_per_s / best_per_s
@@ -200,7 +210,7 @@ def main() -> None:
                 full = without_pause(up, requests, USERS, max(1.0, asked.seconds / 4), folder)
                 counted.append(batches(metrics(up)))
     parts = [now.since(then) for then, now in pairwise(counted)]
-    efficiencies = [each.efficiency(min(USERS, BATCH_ROWS)) for each in parts]
+    efficiencies = [each.efficiency for each in parts]
     figures = [
         record.figure("answered", "requests/s", [seen.answered_rps]),
         record.figure("memory, PSS of all processes", "MB", memory_mb),
@@ -219,9 +229,12 @@ def main() -> None:
         record.figure("without a pause: p99", "ms", [full.p99_ms]),
     ]
     for when, part in zip(("", "without a pause: "), parts, strict=True):
+        begun = max(1.0, part.begun)
+        left = part.left_paying + part.left_beyond
         figures += [
-            record.figure(f"{when}rows of a batch", "rows", [part.rows / max(1.0, part.begun)]),
-            record.figure(f"{when}batches cut short", "%", [100 * part.cut / max(1.0, part.begun)]),
+            record.figure(f"{when}rows of a batch", "rows", [part.rows / begun]),
+            record.figure(f"{when}rows a batch left waiting", "rows", [left / begun]),
+            record.figure(f"{when}of those that pay", "rows", [part.left_paying / begun]),
         ]
     record.write(
         "floors",

@@ -1,9 +1,8 @@
 """How cost grows: with models in one server, with open connections, with the size of a body.
 
-- *Models*: 1, 10 and as many as one server may have (`MODELS`), all of them the classifier under
-  another name, asked by chance at one rate. For 100 more than that limit would have to be wider:
-  each has 12 settings (`KNOBS`, and `LINK_MESSAGE_BYTES` for a message that holds them all) and
-  some 30 series (`SERIES_PER_PROCESS`); so it is told how many series found no room.
+- *Models*: 1, 10 and 100, which is as many as one server may have (`MODELS`), all of them the
+  classifier under another name, asked by chance at one rate. Each has 12 settings and some 30
+  series; it is told how many of those found no room (`SERIES_PER_PROCESS`).
 - *Connections*: 10 to 10,000 that are open and idle, each after one answer, beside requests at one
   rate on 16.
 - *Bodies*: 1 kB to 10 MB, JSON and binary, one caller without a pause, to a model whose input is as

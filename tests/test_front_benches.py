@@ -18,7 +18,7 @@ import pytest
 from benchmarks import collector, floors, growth, neighbours
 from benchmarks._served import Seen, Times, alone, parsed, sections, series, total
 from benchmarks.collector import AGAIN, ARMS, AS_IS, UNTOUCHED, Run
-from benchmarks.floors import Batches
+from benchmarks.floors import Batches, Efficiency
 from benchmarks.growth import Cost, Step
 from benchmarks.peers.environment import Unavailable
 from benchmarks.peers.forms import V2, V2_BINARY
@@ -37,6 +37,9 @@ paceline_batches_total{model="b",reason="adaptive"} 10.0
 paceline_batch_rows{model="a",quantile="0.5"} 2.0
 paceline_batch_rows_sum{model="a"} 180.0
 paceline_batch_rows_sum{model="b"} 20.0
+paceline_batch_left_rows_total{model="a",pays="yes"} 30.0
+paceline_batch_left_rows_total{model="b",pays="yes"} 20.0
+paceline_batch_left_rows_total{model="b",pays="no"} 150.0
 paceline_fronts_ready 1
 """
 SAYS = {
@@ -90,34 +93,26 @@ def test_rows_are_asked_alone() -> None:
 # --- Floors ---------------------------------------------------------------------------------------
 
 
-def test_only_batches_that_left_somebody_waiting_are_inefficient() -> None:
+def test_only_rows_that_were_left_waiting_are_inefficient() -> None:
     counted = floors.batches(series(METRICS))
-    assert counted == Batches(rows=200, begun=100, cut=10)
-    low, high = counted.efficiency(11)
-    assert low == pytest.approx(200 / 300)
-    assert high == pytest.approx(200 / 210)
-    assert Batches(50, 10, 0).efficiency(64) == (1.0, 1.0)
+    assert counted == Batches(rows=200, begun=100, left_paying=50, left_beyond=150)
+    assert counted.efficiency == Efficiency(of_what_pays=0.8, of_max_batch=0.5)
+    assert Batches(50, 10, 0, 0).efficiency == (1.0, 1.0)
 
 
 def test_efficiency_is_of_what_was_begun_since() -> None:
-    assert Batches(200, 100, 10).since(Batches(150, 90, 10)) == Batches(50, 10, 0)
+    before = Batches(150, 90, 10, 5)
+    assert Batches(200, 100, 10, 7).since(before) == Batches(50, 10, 0, 2)
 
 
 def test_without_a_batch_nothing_can_be_said_of_efficiency() -> None:
-    assert floors.is_kept(*Batches(0, 0, 0).efficiency(20)) is None
-
-
-@pytest.mark.parametrize(
-    ("bounds", "kept"), [((0.81, 0.9), True), ((0.5, 0.9), None), ((0.5, 0.8), False)]
-)
-def test_efficiency_holds_where_its_lower_bound_does(
-    bounds: tuple[float, float], kept: bool | None
-) -> None:
-    assert floors.is_kept(*bounds) is kept
+    assert Batches(0, 0, 0, 0).efficiency is None
+    verdict = floors.verdicts(SEEN, 1.0, [Batches(0, 0, 0, 0).efficiency], 90.0, 100.0)[-2]
+    assert (verdict.holds, "no batch" in verdict.found) == (None, True)
 
 
 def holds(seen: Seen, memory_mb: float = 100.0) -> list[bool | None]:
-    kept = [(0.9, 1.0), (0.9, 1.0)]
+    kept = [Efficiency(0.9, 0.5)] * 2
     found = floors.verdicts(seen, memory_mb, kept, full_per_s=90.0, best_per_s=100.0)
     return [each.holds for each in found[:6]]
 
@@ -139,11 +134,18 @@ def test_a_load_that_was_late_itself_fails_no_floor() -> None:
 
 
 def test_efficiency_is_wanted_of_both_parts() -> None:
-    def last(*efficiencies: tuple[float, float]) -> bool | None:
+    def last(*of_what_pays: float) -> bool | None:
+        efficiencies = [Efficiency(each, 0.1) for each in of_what_pays]
         return floors.verdicts(SEEN, 1.0, efficiencies, 90.0, 100.0)[-2].holds
 
-    assert last((0.9, 1.0), (0.5, 0.9)) is None
-    assert last((0.5, 0.9), (0.1, 0.5)) is False
+    assert last(0.9, 0.81) is True
+    assert last(0.9, 0.8) is False
+    assert last(0.8, 0.9) is False
+
+
+def test_what_was_left_although_it_does_not_pay_is_told_beside() -> None:
+    verdict = floors.verdicts(SEEN, 1.0, [Efficiency(0.9, 0.3)], 90.0, 100.0)[-2]
+    assert "90.0% (30.0% of max_batch)" in verdict.found
 
 
 @pytest.mark.parametrize(("full_per_s", "kept"), [(81.0, True), (80.0, False)])
@@ -291,7 +293,7 @@ def test_what_was_not_answered_or_told_has_no_cost(seen: Seen) -> None:
 
 def test_steps_reach_from_the_smallest_to_the_largest() -> None:
     names = [step.name for step in growth.steps()]
-    assert {"models 1", "models 10", "idle connections 10,000"} <= {*names}
+    assert {"models 1", "models 10", "models 100", "idle connections 10,000"} <= {*names}
     assert {"bytes 1,000, json", "bytes 10,000,000, binary"} <= {*names}
     assert len(names) == len({*names})
 
@@ -332,7 +334,7 @@ def test_the_plot_has_a_panel_for_each_figure_of_what_grows() -> None:
 
 
 def test_series_without_room_are_a_failure() -> None:
-    assert [each.holds for each in growth.verdicts_of({1: 0.0, 32: 484.0})] == [False]
+    assert [each.holds for each in growth.verdicts_of({1: 0.0, 100: 484.0})] == [False]
     assert [each.holds for each in growth.verdicts_of({1: 0.0, 10: 0.0})] == [True]
 
 

@@ -27,14 +27,16 @@ Cells: TypeAlias = "memoryview[float]"
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 
 _CELL_BYTES = 8
-_DIRECTORY_BYTES = 128 * 1024
-_BYTES = 2 * 1024 * 1024
+_DIRECTORY_BYTES = 1024 * 1024
+_BYTES = 8 * 1024 * 1024
 _HEADER_CELLS = 4
 _LENGTH, _USED, _DROPPED, _SCRATCH = range(_HEADER_CELLS)
 _DIRECTORY_START = _HEADER_CELLS * _CELL_BYTES
 _FIRST_CELL = _HEADER_CELLS + _DIRECTORY_BYTES // _CELL_BYTES
 
 _BY_NAME = {metric.name: metric for metric in METRICS}
+
+_Key: TypeAlias = tuple[str, tuple[str, ...]]
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -43,6 +45,9 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     name: str
     labels: tuple[str, ...]
     cell: int
+
+
+_entry = msgspec.json.Decoder(Entry)
 
 
 class Counter:
@@ -74,9 +79,10 @@ class Board:
         """On the memory behind `fd` (see `make`), or on memory of its own."""
         self._bytes = memoryview(mmap.mmap(-1 if fd is None else fd, _BYTES))
         self._cells: Cells = self._bytes.cast("d")
-        self._known: dict[tuple[str, tuple[str, ...]], int] = {}
-        for entry in self._directory():
-            self._known[entry.name, entry.labels] = entry.cell
+        self._known: dict[_Key, int] = {}
+        self._known_bytes = 0
+        """of the directory; it only grows, so the rest is all that is read again"""
+        self._learn()
 
     @staticmethod
     def make() -> int:
@@ -106,10 +112,18 @@ class Board:
         return Sketch(self._cells[first : first + SKETCH_CELLS])
 
     def series(self) -> Iterator[tuple[Metric, tuple[str, ...], Cells]]:
-        for entry in self._directory():
-            metric = _BY_NAME[entry.name]
+        self._learn()
+        for (name, labels), cell in list(self._known.items()):
+            metric = _BY_NAME[name]
             size = SKETCH_CELLS if metric.kind == "sketch" else 1
-            yield metric, entry.labels, self._cells[entry.cell : entry.cell + size]
+            yield metric, labels, self._cells[cell : cell + size]
+
+    def cells_of(self, metric: Metric, labels: tuple[str, ...]) -> "Cells | None":
+        """None where nobody has recorded it."""
+        self._learn()
+        cell = self._known.get((metric.name, labels))
+        size = SKETCH_CELLS if metric.kind == "sketch" else 1
+        return None if cell is None else self._cells[cell : cell + size]
 
     def reset_gauges(self) -> None:
         """What a dead writer's gauges said is no longer so; called when its end is noticed."""
@@ -120,6 +134,7 @@ class Board:
     def _cell(self, metric: Metric, labels: tuple[str, ...], size: int) -> int:
         assert len(labels) == len(metric.labels), f"{metric.name} takes labels {metric.labels}"
         key = (metric.name, labels)
+        self._learn()
         if key in self._known:
             return self._known[key]
         first = int(self._cells[_USED]) or _FIRST_CELL
@@ -137,40 +152,50 @@ class Board:
         self._cells[_USED] = first + size
         self._cells[_LENGTH] = length + len(line)
         self._known[key] = first
+        self._known_bytes = length + len(line)
         return first
 
-    def _directory(self) -> list[Entry]:
-        end = _DIRECTORY_START + int(self._cells[_LENGTH])
-        lines = bytes(self._bytes[_DIRECTORY_START:end]).splitlines()
-        return [msgspec.json.decode(line, type=Entry) for line in lines]
+    def _learn(self) -> None:
+        """What the directory says beyond what is known."""
+        length = int(self._cells[_LENGTH])
+        if length > self._known_bytes:
+            start, end = _DIRECTORY_START + self._known_bytes, _DIRECTORY_START + length
+            for line in bytes(self._bytes[start:end]).splitlines():
+                entry = _entry.decode(line)
+                self._known[entry.name, entry.labels] = entry.cell
+            self._known_bytes = length
 
 
 def merged(boards: Iterable[Board], metric: Metric, labels: tuple[str, ...]) -> Sketch:
     """One sketch of all boards, on memory of its own."""
     whole = Sketch()
     for board in boards:
-        for each, its_labels, cells in board.series():
-            if each is metric and its_labels == labels:
-                whole.merge(Sketch(cells))
+        cells = board.cells_of(metric, labels)
+        if cells is not None:
+            whole.merge(Sketch(cells))
     return whole
 
 
 def read(boards: Iterable[Board]) -> list[Measurement]:
     """All boards as one: counters and gauges summed, sketches merged."""
-    numbers: dict[tuple[Metric, tuple[str, ...]], float] = {(SERIES_DROPPED, ()): 0.0}
-    sketches: dict[tuple[Metric, tuple[str, ...]], Sketch] = {}
+    numbers: dict[_Key, float] = {(SERIES_DROPPED.name, ()): 0.0}
+    sketches: dict[_Key, list[Sketch]] = {}
     for board in boards:
-        numbers[SERIES_DROPPED, ()] += board.dropped
+        numbers[SERIES_DROPPED.name, ()] += board.dropped
         for metric, labels, cells in board.series():
-            if metric.kind == "sketch":
-                merged = sketches.setdefault((metric, labels), Sketch([0.0] * SKETCH_CELLS))
-                merged.merge(Sketch(cells))
-            else:
-                numbers[metric, labels] = numbers.get((metric, labels), 0.0) + cells[0]
-    measured = [Measurement(metric, labels, v) for (metric, labels), v in numbers.items()]
-    for (metric, labels), sketch in sketches.items():
-        if sketch.count:
-            quantiles = tuple((q, at) for q in QUANTILES if (at := sketch.quantile(q)) is not None)
-            value = Distribution(sketch.count, sketch.sum, quantiles)
-            measured.append(Measurement(metric, labels, value))
+            key = (metric.name, labels)
+            if metric.kind != "sketch":
+                numbers[key] = numbers.get(key, 0.0) + cells[0]
+            elif not (sketch := Sketch(cells)).untouched:
+                sketches.setdefault(key, []).append(sketch)
+    measured = [Measurement(_BY_NAME[name], labels, v) for (name, labels), v in numbers.items()]
+    for (name, labels), several in sketches.items():
+        whole = Sketch()
+        for sketch in several:
+            whole.merge(sketch)
+        if whole.count:
+            quantiles = zip(QUANTILES, whole.quantiles(QUANTILES), strict=True)
+            known = tuple((q, at) for q, at in quantiles if at is not None)
+            value = Distribution(whole.count, whole.sum, known)
+            measured.append(Measurement(_BY_NAME[name], labels, value))
     return measured

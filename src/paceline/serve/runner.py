@@ -286,7 +286,7 @@ class Runner:
         """All that the core wants run now; of those in place one, then others want the loop."""
         now = self._clock.now()
         while (batch := core.next(now)) is not None:
-            self._tally.began(batch)
+            self._tally.began(batch, core)
             work = partial(self._compute, [each.work.inputs for each in batch.members])
             if batch.rows <= self._tiny_rows and batch.bucket == self._tried:
                 try:

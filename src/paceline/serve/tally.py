@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from paceline.flow.queue import NEVER, Queue
 from paceline.observe.board import Board, Counter
 from paceline.serve.batcher import REASONS
-from paceline.serve.core import Batch
+from paceline.serve.core import Batch, Core
 from paceline.serve.shapes import Shapes
 from paceline.terms.metric import (
     AT_RISK,
+    BATCH_LEFT_ROWS,
     BATCH_ROWS,
     BATCHES,
     BUFFERS_REUSED,
@@ -46,6 +47,8 @@ class Tally:
     def __init__(self, board: Board, model: str, front: int = 0) -> None:
         self._batches = {each: board.counter(BATCHES, model, each) for each in REASONS}
         self._batch_rows = board.sketch(BATCH_ROWS, model)
+        self._left_paying = board.counter(BATCH_LEFT_ROWS, model, "yes")
+        self._left_beyond = board.counter(BATCH_LEFT_ROWS, model, "no")
         self._seconds = board.sketch(MODEL_SECONDS, model)
         self._rows = board.counter(ROWS, model)
         self._not_run = {each: board.counter(NOT_RUN, model, each) for each in NOT_RUN_REASONS}
@@ -63,9 +66,27 @@ class Tally:
         self._looked_s = -NEVER
         self._empty = True
 
-    def began(self, batch: Batch) -> None:
+    def began(self, batch: Batch, core: Core) -> None:
+        """Told before anything else is, so that the queue is as the batch left it."""
         self._batches[batch.reason].add()
         self._batch_rows.record(batch.rows)
+        queue = core.queue
+        if queue.held_rows and batch.whole is None:  # a part of what failed takes nobody along
+            left = queue.rows(batch.bucket)
+            if left:
+                self._left(batch, core, left)
+
+    def _left(self, batch: Batch, core: Core, left: int) -> None:
+        """What this batch could have had besides, up to the size from where on more rows make no
+        more of an executor, and what beyond that."""
+        rows = batch.rows
+        could = min(rows + left, core.tuning.max_batch)
+        if could > rows:
+            pays = core.learned(batch.bucket).efficient(could)
+            if pays > rows:
+                self._left_paying.add(pays - rows)
+            if could > pays:
+                self._left_beyond.add(could - max(rows, pays))
 
     def ran(self, batch: Batch, seconds: float, ran: "Ran", shapes: Shapes, wall: float) -> None:
         self._seconds.record(seconds)

@@ -13,8 +13,8 @@ is timed or sized. Layout, error bound and rejected designs: docs/design/sketch.
 import math
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, compress
 from typing import Protocol
 
 RELATIVE_ERROR = 0.01
@@ -131,6 +131,13 @@ class Sketch:
     def max(self) -> float | None:
         return self._cells[MAX] if self._cells[COUNT] else None
 
+    @property
+    def untouched(self) -> bool:
+        """Nothing was ever recorded. Asks the header alone: whatever a bucket holds lies within min
+        and max, and where both are 0 it is in the first one."""
+        cells = self._cells
+        return not (cells[COUNT] or cells[MAX] or cells[REFUSED] or cells[UNDER])
+
     def quantile(self, q: float) -> float | None:
         """The value at position floor(q * (count - 1)) of all values in order; None if there are
         none.
@@ -138,20 +145,14 @@ class Sketch:
         Within `RELATIVE_ERROR` inside the range, exact at both ends. Below the range it is the
         smallest value seen, too little by `RANGE_LOW` at most; above it the largest one seen.
         """
-        assert 0 <= q <= 1, f"a quantile lies between 0 and 1, not at {q}"
+        return self.quantiles((q,))[0]
+
+    def quantiles(self, qs: Sequence[float]) -> list[float | None]:
+        """Each of them, of one and the same moment."""
         cells = _copied(self._cells)
         # Counted from the buckets, not the header: they cannot disagree with themselves.
         reached = list(accumulate(cells[UNDER:]))
-        total = reached[-1]
-        if not total:
-            return None
-        position = math.floor(q * (total - 1))
-        cell = UNDER + bisect_right(reached, position)
-        if position == 0 or cell == UNDER:
-            return cells[MIN]
-        if position == total - 1 or cell == OVER:
-            return cells[MAX]
-        return min(max(_middle(cell), cells[MIN]), cells[MAX])
+        return [_at(cells, reached, q) for q in qs]
 
     def merge(self, other: "Sketch") -> None:
         """Add all that `other` holds.
@@ -167,9 +168,8 @@ class Sketch:
             first = not cells[COUNT]
             cells[MIN] = theirs[MIN] if first else min(cells[MIN], theirs[MIN])
             cells[MAX] = theirs[MAX] if first else max(cells[MAX], theirs[MAX])
-        for cell in range(UNDER, CELLS):
-            if theirs[cell]:
-                cells[cell] += theirs[cell]
+        for cell in compress(range(UNDER, CELLS), theirs[UNDER:]):
+            cells[cell] += theirs[cell]
         cells[REFUSED] += theirs[REFUSED]
         cells[SUM] += theirs[SUM]
         cells[COUNT] += count
@@ -192,6 +192,20 @@ class Sketch:
     def snapshot(self) -> "Sketch":
         """What it holds now, on memory of its own that nobody can write to."""
         return Sketch(memoryview(_copied(self._cells).tobytes()).cast("d"))
+
+
+def _at(cells: "array[float]", reached: list[float], q: float) -> float | None:
+    assert 0 <= q <= 1, f"a quantile lies between 0 and 1, not at {q}"
+    total = reached[-1]
+    if not total:
+        return None
+    position = math.floor(q * (total - 1))
+    cell = UNDER + bisect_right(reached, position)
+    if position == 0 or cell == UNDER:
+        return cells[MIN]
+    if position == total - 1 or cell == OVER:
+        return cells[MAX]
+    return min(max(_middle(cell), cells[MIN]), cells[MAX])
 
 
 def _middle(cell: int) -> float:

@@ -19,6 +19,9 @@ FOLD_IN_PLACE_BYTES = 32 * 1024
 SLICE_BYTES = 16 * 1024
 """parsed in one go, so that a caller who pipelines does not hold up the others"""
 
+TURN_REQUESTS = 16
+"""of one caller that are answered in one go, for the same reason"""
+
 LEARNT_BYTES = 4096
 """the longest head that a connection remembers, to know it when it comes again"""
 
@@ -86,13 +89,17 @@ IN_FLIGHT = 1024
 DEADLINE_S = 30.0
 """how long a request without a timeout of its own may take, its body's arrival included"""
 
+ARRIVING = 512
+"""of those whose body has not come whole; the oldest gives way to one more and is answered 503, so
+that callers who are slow take no place of those who are not"""
+
 KEYS = 500
 """keys in the key file"""
 
 KEY_FILE_BYTES = 1024 * 1024
 """the key file; a longer one is not ours"""
 
-SETTINGS_BYTES = 64 * 1024
+SETTINGS_BYTES = 256 * 1024
 """the settings file"""
 
 SETTINGS_FAULTS = 20
@@ -125,11 +132,14 @@ LOG_FIELDS = 64
 LOG_SECRETS = 1000
 """secrets the log is told to hide; registering one more is a bug"""
 
-SERIES_PER_PROCESS = 512
+SERIES_PER_PROCESS = 8192
 """label combinations one process may record; more are counted as dropped"""
 
 LINK_MESSAGE_BYTES = 128 * 1024
-"""one message between owner and front"""
+"""one packet between two processes of a server"""
+
+LINK_BULK_BYTES = 4 * 1024 * 1024
+"""one message between owner and front; what fits no packet goes by shared memory"""
 
 LINK_BACKLOG = 256
 """messages that wait for a process that does not read; then it counts as hung"""
@@ -258,7 +268,7 @@ ADJUSTMENTS_KEPT_S = 30 * 86400
 ADJUST_EVERY_S = 10.0
 """the shortest time between two adjustments of one knob"""
 
-KNOBS = 1000
+KNOBS = 1500
 """knobs of all workloads together"""
 
 KNOB_ADDRESS_CHARS = 100
@@ -348,7 +358,7 @@ BATCH_ROWS = 64
 SHAPES = 64
 """shapes of requests to one model whose latency is remembered"""
 
-MODELS = 32
+MODELS = 100
 """models of one server"""
 
 MODEL_NAME_CHARS = 64

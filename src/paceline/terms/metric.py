@@ -51,6 +51,13 @@ BATCHES = Metric(
     ("model", "reason"),
 )
 BATCH_ROWS = Metric("paceline_batch_rows", "sketch", "rows", "Rows of a batch.", ("model",))
+BATCH_LEFT_ROWS = Metric(
+    "paceline_batch_left_rows_total",
+    "counter",
+    "rows",
+    "Rows that batches left waiting though `max_batch` had room, by whether more rows pay.",
+    ("model", "pays"),
+)
 COPIES_AVOIDED = Metric(
     "paceline_tensor_copies_avoided_total",
     "counter",
@@ -217,6 +224,7 @@ METRICS: tuple[Metric, ...] = (
     ROWS,
     BATCHES,
     BATCH_ROWS,
+    BATCH_LEFT_ROWS,
     COPIES_AVOIDED,
     BUFFERS_REUSED,
     PART_SECONDS,

@@ -181,9 +181,10 @@ class Inference:
         )
 
         def serve() -> None:
-            self.serving = serving
+            before, self.serving = self.serving.rules, serving
             for name, each in serving.rules.items():
-                self._places[name].runner.tune(each)
+                if before.get(name) != each:  # else a look of its steering would end for nothing
+                    self._places[name].runner.tune(each)
             self._plan_version.set(plan.version)
 
         return serve
