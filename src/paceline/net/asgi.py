@@ -87,6 +87,8 @@ class AsgiCall:
             logger.exception("a connection failed inside Paceline")
             connection.abort()
             return
+        finally:
+            exchange.stream = None  # they hold each other, and the collector rarely looks
         exchange.answered = True
         if not self._done:
             connection.abort()  # an answer that was cut short ends the connection

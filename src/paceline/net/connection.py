@@ -25,11 +25,13 @@ from paceline.terms.errors import (
     DeadlineExceeded,
     HeadTooLarge,
     NotOffered,
+    Overloaded,
     PacelineError,
     TooLarge,
     WrongVersion,
 )
 from paceline.terms.limits import (
+    ARRIVING,
     BODY_BYTES,
     DISCARD_BYTES,
     DISCARD_S,
@@ -39,6 +41,7 @@ from paceline.terms.limits import (
     LEARNT_BYTES,
     SEND_S,
     SLICE_BYTES,
+    TURN_REQUESTS,
 )
 
 FOREVER = float("inf")
@@ -129,12 +132,16 @@ class _Head:
     """A head that the parser has understood. When the same bytes come again, but for the digits of
     Content-Length, they mean the same, and need not be parsed."""
 
-    __slots__ = ("after", "before", "own", "pattern")
+    __slots__ = ("after", "before", "keeps_alive", "method", "own", "steady", "target", "version")
 
     def __init__(self, before: bytes, after: bytes, pattern: Exchange) -> None:
         self.before = before
         self.after = after
-        self.pattern = pattern
+        self.method = pattern.method  # and not the pattern itself: it holds body and call
+        self.target = pattern.target
+        self.version = pattern.version
+        self.keeps_alive = pattern.keeps_alive
+        self.steady = pattern.steady_headers
         self.own = [each for each in pattern.own_headers if each[0] != b"content-length"]
 
     @classmethod
@@ -165,16 +172,15 @@ class _Head:
         body = data[end + len(after) :]
         if len(body) != int(digits):
             return None
-        pattern = self.pattern
         exchange = Exchange(
             connection,
-            pattern.method,
-            pattern.target,
-            pattern.steady_headers,
+            self.method,
+            self.target,
+            self.steady,
             [*self.own, (b"content-length", digits)],
         )
-        exchange.version = pattern.version
-        exchange.keeps_alive = pattern.keeps_alive
+        exchange.version = self.version
+        exchange.keeps_alive = self.keeps_alive
         exchange.length = exchange.received = len(body)
         exchange.body = body
         exchange.complete = True
@@ -205,7 +211,6 @@ class Connection(asyncio.Protocol):
         self._held = b""
         self._paused = False
         self._write_paused = False
-        self._goes_on_soon = False
         self._broken: PacelineError | None = None
         self._eof = False
         self._advancing = False
@@ -228,6 +233,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
         self.quiet_since_s = self._now()
+        self._server.made(self)
         self.within(HEAD_S)
 
     def data_received(self, data: bytes) -> None:
@@ -291,6 +297,7 @@ class Connection(asyncio.Protocol):
                 exchange.stream.left()
             elif exchange.gone is not None:
                 exchange.gone()
+            exchange.fail = exchange.gone = exchange.listener = None
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -319,7 +326,8 @@ class Connection(asyncio.Protocol):
     @property
     def between_requests(self) -> bool:
         """Nothing is in hand, and nothing has begun to arrive."""
-        return self._current is None and self._reading is None and not self._held
+        nothing_came = self._reading is None and not self._held and not self._ready
+        return self._current is None and nothing_came
 
     @property
     def never_asked(self) -> bool:
@@ -478,12 +486,16 @@ class Connection(asyncio.Protocol):
         if self._advancing:
             return
         self._advancing = True
-        sliced = False
+        begun, sliced = 0, False
         try:
             while not self._closing and not self._write_paused:
                 current = self._current
                 if current is None:
                     if self._ready:
+                        if begun == TURN_REQUESTS:
+                            self._go_on_soon()
+                            return
+                        begun += 1
                         self._begin(self._ready.popleft())
                         continue
                     if self._reading is not None and not self._in_head and self._broken is None:
@@ -513,15 +525,13 @@ class Connection(asyncio.Protocol):
             self._await_more()
 
     def _go_on_soon(self) -> None:
-        """One slice in a turn of the loop: what is answered at once would else hold it until its
-        caller has no more to say."""
+        """One slice, and few requests, in a turn of the loop: what is answered at once would else
+        hold it until its caller has no more to say."""
         self._pause()
-        if not self._goes_on_soon:
-            self._goes_on_soon = True
-            self._loop.call_soon(self._go_on)
+        self._server.goes_on(self)
 
-    def _go_on(self) -> None:
-        self._goes_on_soon = False
+    def go_on(self) -> None:
+        """It is this one's turn."""
         self._advance()
 
     def _await_more(self) -> None:
@@ -553,6 +563,8 @@ class Connection(asyncio.Protocol):
                 exchange.stream.piece(bytes(exchange.body))
             if exchange.complete:
                 exchange.stream.end()
+            else:
+                self._server.arrives(self)
             exchange.stream.start()
             return
         if exchange.complete:
@@ -563,10 +575,27 @@ class Connection(asyncio.Protocol):
             return
         exchange.listener = listener
         self._check_body(exchange)
-        if exchange.expects and not exchange.answered:
-            self.transport.write(CONTINUE)
+        if not exchange.answered:
+            self._server.arrives(self)
+            if exchange.expects:
+                self.transport.write(CONTINUE)
+
+    def give_way(self) -> None:
+        """Too many bodies arrive at once, and this one has taken longest."""
+        exchange = self._current
+        assert exchange is not None
+        error = Overloaded(
+            "too many requests arrive slowly, and this one is the oldest of them",
+            value=ARRIVING,
+            remedy="Send the body at once, right behind the head.",
+        )
+        if exchange.stream is not None:
+            exchange.stream.broken(error)
+        else:
+            self._fail(exchange, error)
 
     def _whole(self, exchange: Exchange) -> None:
+        self._server.arrived(self)
         if exchange.stream is not None:
             exchange.stream.end()
         elif exchange.listener is not None and not exchange.answered:
@@ -618,6 +647,9 @@ class Connection(asyncio.Protocol):
         if exchange.answered:
             return
         exchange.answered = True
+        exchange.fail = exchange.gone = exchange.listener = None
+        # They hold each other; the collector rarely looks, and bodies are large.
+        exchange.body = b""
         if self._lost:
             return
         size = 0
@@ -664,6 +696,7 @@ class Connection(asyncio.Protocol):
     def _discard_rest(self) -> None:
         """Closing over unread bytes resets the connection, and the answer could be lost with it."""
         self._closing = True
+        self._server.arrived(self)
         self._held = b""
         self._ready.clear()
         self._reading = None
@@ -677,6 +710,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         self._closing = True
+        self._server.arrived(self)
         self.transport.close()
         self.within(SEND_S)
 

@@ -12,7 +12,7 @@ from email.utils import formatdate
 from starlette.types import ASGIApp
 
 from paceline.net.connection import Connection, Hot
-from paceline.terms.limits import CONNECTION_BACKLOG, LINGER_S
+from paceline.terms.limits import ARRIVING, CONNECTION_BACKLOG, HEAD_S, LINGER_S
 
 Now = Callable[[], float]
 
@@ -34,11 +34,16 @@ class Connections:
         self.loop = asyncio.get_running_loop()
         self.scheme = "http" if tls is None else "https"
         self._tls = tls
+        self._handshake_s = None if tls is None else HEAD_S
         self.now = now
         self._wall = wall
         self._stamp = b""
         self._stamp_wall = 0.0
         self._open: set[Connection] = set()
+        self._going_on: dict[Connection, None] = {}
+        self._takes_turns = False
+        self._arriving: dict[Connection, None] = {}
+        """oldest first"""
         self._server: asyncio.Server | None = None
         self._leaving = False
         self._lost = asyncio.Event()
@@ -46,12 +51,21 @@ class Connections:
     async def listen(self, listener: socket.socket) -> None:
         listener.setblocking(False)
         self._server = await self.loop.create_server(
-            self._connection, sock=listener, backlog=CONNECTION_BACKLOG, ssl=self._tls
+            self._connection,
+            sock=listener,
+            backlog=CONNECTION_BACKLOG,
+            ssl=self._tls,
+            ssl_handshake_timeout=self._handshake_s,
         )
 
     async def adopt(self, accepted: socket.socket) -> None:
         accepted.setblocking(False)
-        await self.loop.connect_accepted_socket(self._connection, accepted, ssl=self._tls)
+        await self.loop.connect_accepted_socket(
+            self._connection,
+            accepted,
+            ssl=self._tls,
+            ssl_handshake_timeout=self._handshake_s,
+        )
 
     def stop_listening(self) -> None:
         """Closes our handle of the listening socket; whoever else holds it goes on."""
@@ -87,16 +101,49 @@ class Connections:
             self._stamp = f"server: paceline\r\ndate: {date}\r\n".encode()
         return self._stamp
 
-    def lost(self, connection: Connection) -> None:
-        self._open.discard(connection)
-        self._lost.set()
-
-    def _connection(self) -> Connection:
-        connection = Connection(self)
+    def made(self, connection: Connection) -> None:
+        """Not before: a handshake that fails makes none, and nobody tells of its end."""
         self._open.add(connection)
         if self._leaving:
             connection.leave()
-        return connection
+
+    def goes_on(self, connection: Connection) -> None:
+        """It has more requests than may be answered in one go. One such connection goes on in each
+        turn of the loop, however many there are: the others are answered in between."""
+        self._going_on[connection] = None
+        if not self._takes_turns:
+            self._takes_turns = True
+            self.loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        if not self._going_on:
+            self._takes_turns = False
+            return
+        self.loop.call_soon(self._next_turn)
+        connection = next(iter(self._going_on))
+        del self._going_on[connection]
+        connection.go_on()
+
+    def arrives(self, connection: Connection) -> None:
+        """The body of what it has in hand is still to come."""
+        self._arriving[connection] = None
+        if len(self._arriving) > ARRIVING:
+            oldest = next(iter(self._arriving))
+            del self._arriving[oldest]
+            oldest.give_way()
+
+    def arrived(self, connection: Connection) -> None:
+        """Or will not come any more."""
+        self._arriving.pop(connection, None)
+
+    def lost(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        self._going_on.pop(connection, None)
+        self.arrived(connection)
+        self._lost.set()
+
+    def _connection(self) -> Connection:
+        return Connection(self)
 
     def _close_quiet(self) -> None:
         now = self.now()
