@@ -65,7 +65,7 @@ def understood(pieces: list[bytes], *, anew: bool) -> list[Seen]:
         return whole
 
     async def main() -> None:
-        server = Connections(_nobody, lambda: 0.0, lambda: 0.0, hot)
+        server = Connections(nobody, lambda: 0.0, lambda: 0.0, hot)
 
         def connect() -> Connection:
             connection = server._connection()
@@ -80,7 +80,7 @@ def understood(pieces: list[bytes], *, anew: bool) -> list[Seen]:
     return seen
 
 
-async def _nobody(scope: Any, receive: Any, send: Any) -> None:
+async def nobody(scope: Any, receive: Any, send: Any) -> None:
     raise AssertionError("everything here is hot")
 
 

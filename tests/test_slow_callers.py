@@ -33,6 +33,7 @@ from paceline.terms.limits import (
     IN_FLIGHT,
     KEEP_ALIVE_S,
     SEND_S,
+    SENT_LEAST_BYTES,
     SLICE_BYTES,
     TURN_REQUESTS,
 )
@@ -116,6 +117,18 @@ def test_an_unread_answer_does_not_suspend_the_time_of_the_next_body() -> None:
 
 
 # --- Who does not read ----------------------------------------------------------------------------
+
+
+def test_who_reads_a_long_answer_slowly_but_steadily_hears_it_all() -> None:
+    wire = Wire(answer=b"x" * 1_000_000)
+    wire.transport.reads = False
+    wire.say(ASK)
+    for _ in range(10):
+        wire.loop.pass_s(SEND_S - 1)
+        wire.transport.read(SENT_LEAST_BYTES)
+    assert not wire.transport.aborted
+    wire.loop.pass_s(2 * SEND_S)
+    assert wire.transport.aborted
 
 
 def test_who_does_not_read_is_cut_off() -> None:

@@ -90,6 +90,9 @@ class FakeTransport(asyncio.Transport):
         self.lost = False
         self._full = False
 
+    def get_write_buffer_size(self) -> int:
+        return self.buffered
+
     def write(self, data: "bytes | bytearray | memoryview") -> None:
         assert not self.ended, "written after the end"
         if self.closing:
@@ -213,6 +216,8 @@ class Wire:
 
     def arrives(self, connection: Connection) -> None:
         assert connection is self.connection
+
+    def grows(self, connection: Connection, size: int) -> None: ...
 
     def arrived(self, connection: Connection) -> None:
         assert connection is self.connection

@@ -4,6 +4,7 @@ The bound is on what comes out, so a small body that unfolds into gigabytes is r
 passes it. zlib lets other threads work while it computes: whoever calls decides whether to.
 """
 
+import re
 import zlib
 from collections.abc import Iterable
 from typing import Literal, get_args
@@ -14,6 +15,8 @@ Coding = Literal["gzip", "deflate"]
 CODINGS: tuple[Coding, ...] = get_args(Coding)
 
 GZIP, ZLIB, RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
+NOT_TAKEN = re.compile(rb"\s*q\s*=\s*0(?:\.0*)?\s*")
+
 FASTEST = 1
 """The level of compression: the others take several times as long for a few percent."""
 
@@ -38,7 +41,7 @@ def accepted(accept_encoding: bytes) -> Coding | None:
     takes: dict[bytes, bool] = {}
     for each in accept_encoding.lower().split(b","):
         name, _, quality = each.strip().partition(b";")
-        takes[name.strip()] = quality.replace(b" ", b"") not in (b"q=0", b"q=0.0", b"q=0.00")
+        takes[name.strip()] = NOT_TAKEN.fullmatch(quality) is None
     for coding in CODINGS:
         if takes.get(coding.encode(), takes.get(b"*", False)):
             return coding

@@ -40,6 +40,7 @@ from paceline.terms.limits import (
     KEEP_ALIVE_S,
     LEARNT_BYTES,
     SEND_S,
+    SENT_LEAST_BYTES,
     SLICE_BYTES,
     TURN_REQUESTS,
 )
@@ -211,6 +212,10 @@ class Connection(asyncio.Protocol):
         self._held = b""
         self._paused = False
         self._write_paused = False
+        self._unread = 0
+        """bytes of answers, when that was last looked at"""
+        self.arriving_bytes = 0
+        """of bodies that arrive; kept by the server"""
         self._broken: PacelineError | None = None
         self._eof = False
         self._advancing = False
@@ -301,6 +306,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._write_paused = True
+        self._unread = self.transport.get_write_buffer_size()
         self._until_before_s = self._until_s
         self.within(SEND_S)
 
@@ -409,6 +415,8 @@ class Connection(asyncio.Protocol):
             if isinstance(exchange.body, bytes):
                 exchange.body = bytearray(exchange.body)
             exchange.body += piece
+            if exchange.begun:
+                self._server.grows(self, len(piece))
 
     def on_message_complete(self) -> None:
         exchange = self._reading
@@ -740,6 +748,9 @@ class Connection(asyncio.Protocol):
             self._timer = self._loop.call_later(self._timer_s - now, self._ring)
             return
         exchange = self._current
+        if self._write_paused and not self._closing and self._reads_on():
+            self.within(SEND_S)
+            return
         if self._closing or self._write_paused or exchange is None:
             if self._discard_bytes is not None or self._write_paused or self._closing:
                 self.transport.abort()
@@ -747,6 +758,11 @@ class Connection(asyncio.Protocol):
                 self._close()  # silent for too long
         elif exchange.stream is None and not exchange.complete:
             self._fail(exchange, too_late())
+
+    def _reads_on(self) -> bool:
+        """Whether the caller has read of its answer since this was asked last."""
+        before, self._unread = self._unread, self.transport.get_write_buffer_size()
+        return self._unread <= before - SENT_LEAST_BYTES
 
     def _pause(self) -> None:
         if not self._paused:

@@ -12,7 +12,7 @@ from email.utils import formatdate
 from starlette.types import ASGIApp
 
 from paceline.net.connection import Connection, Hot
-from paceline.terms.limits import ARRIVING, CONNECTION_BACKLOG, HEAD_S, LINGER_S
+from paceline.terms.limits import ARRIVING, ARRIVING_BYTES, CONNECTION_BACKLOG, HEAD_S, LINGER_S
 
 Now = Callable[[], float]
 
@@ -43,6 +43,7 @@ class Connections:
         self._going_on: dict[Connection, None] = {}
         self._takes_turns = False
         self._arriving: dict[Connection, None] = {}
+        self._arriving_bytes = 0
         """oldest first"""
         self._server: asyncio.Server | None = None
         self._leaving = False
@@ -129,12 +130,28 @@ class Connections:
         self._arriving[connection] = None
         if len(self._arriving) > ARRIVING:
             oldest = next(iter(self._arriving))
-            del self._arriving[oldest]
+            self.arrived(oldest)
+            oldest.give_way()
+
+    def grows(self, connection: Connection, size: int) -> None:
+        """What has arrived of bodies that are not whole has a bound together, too."""
+        if connection not in self._arriving:
+            return
+        connection.arriving_bytes += size
+        self._arriving_bytes += size
+        while self._arriving_bytes > ARRIVING_BYTES:
+            others = (each for each in self._arriving if each is not connection)
+            oldest = next((each for each in others if each.arriving_bytes), None)
+            if oldest is None:
+                return  # it is alone, and has a bound of its own
+            self.arrived(oldest)
             oldest.give_way()
 
     def arrived(self, connection: Connection) -> None:
         """Or will not come any more."""
         self._arriving.pop(connection, None)
+        self._arriving_bytes -= connection.arriving_bytes
+        connection.arriving_bytes = 0
 
     def lost(self, connection: Connection) -> None:
         self._open.discard(connection)

@@ -77,6 +77,9 @@ KEEP_ALIVE_S = 75.0
 SEND_S = 10.0
 """how long a caller may leave an answer unread once the buffers are full; then it is cut off"""
 
+SENT_LEAST_BYTES = 64 * 1024
+"""of a long answer, read in that time, show that its caller reads on"""
+
 DISCARD_BYTES = 64 * 1024 * 1024
 """of a body nobody wants, read and dropped so that the answer before it arrives"""
 
@@ -88,6 +91,9 @@ IN_FLIGHT = 1024
 
 DEADLINE_S = 30.0
 """how long a request without a timeout of its own may take, its body's arrival included"""
+
+ARRIVING_BYTES = 512 * 1024 * 1024
+"""of bodies that arrive at one front, together; beyond it the oldest of them gives way"""
 
 ARRIVING = 512
 """of those whose body has not come whole; the oldest gives way to one more and is answered 503, so

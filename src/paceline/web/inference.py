@@ -71,6 +71,9 @@ Part: TypeAlias = "bytes | memoryview"
 V2 = re.compile(rb"/v2/models/([^/?]+)(?:/versions/([^/?]+))?/infer(?:\?.*)?")
 PREDICT = re.compile(rb"/predict/([^/?]+)(?:\?.*)?")
 
+LENGTH_DIGITS = 9
+"""of the length of a body's JSON, which is below INFER_BODY_BYTES"""
+
 KNOWN = 4096
 """addresses that are remembered; beyond it all are forgotten, and found again"""
 
@@ -507,7 +510,7 @@ class _Call(Held):
 def _header_length(exchange: Exchange) -> int | None:
     for name, value in exchange.own_headers:
         if name == LENGTH_HEADER:
-            if not value.isdigit():
+            if not value.isdigit() or len(value) > LENGTH_DIGITS:
                 raise BadRequest(
                     "Inference-Header-Content-Length is not a number of bytes",
                     value=value[:40].decode("latin-1"),
@@ -518,7 +521,7 @@ def _header_length(exchange: Exchange) -> int | None:
 
 
 def _unknown_model(name: str, models: Mapping[str, object]) -> UnknownModel:
-    near = difflib.get_close_matches(name, models, n=1)
+    near = difflib.get_close_matches(name[:64], models, n=1)
     hint = f"Did you mean {near[0]}? " if near else ""
     return UnknownModel(
         "no model has this name", value=name, remedy=f"{hint}Models here: {', '.join(models)}."

@@ -35,7 +35,7 @@ def router(*entries: On, elsewhere: str) -> Router:
     async def nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
         asked: str = scope["path"]
         around = [path for path in at if path.split("/")[:2] == asked.split("/")[:2]]
-        near = difflib.get_close_matches(asked, around, n=1)
+        near = difflib.get_close_matches(asked[:256], around, n=1)
         raise NotFound(
             "nothing lives at this address",
             value=asked,
