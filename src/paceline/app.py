@@ -34,11 +34,12 @@ from paceline.observe import log
 from paceline.observe.board import Board
 from paceline.processes import notify
 from paceline.processes.child import LINK_FD
+from paceline.processes.memory import keep_freed
 from paceline.processes.state_dir import Holder, StateDir
 from paceline.serve import digits
 from paceline.serve.knobs import catalogue, executors
 from paceline.terms.errors import CannotStart, NoKey, PortTaken
-from paceline.terms.limits import CONNECTION_BACKLOG
+from paceline.terms.limits import CONNECTION_BACKLOG, KEPT_BYTES
 from paceline.terms.plan import Address, Catalogue, Knob, changed
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def run_front() -> None:
     from paceline.web.v2_front import v2_routes
 
     clock = RealClock()
+    keep_freed(KEPT_BYTES)
 
     def build(
         start: Start,
@@ -156,6 +158,8 @@ def run_front() -> None:
             insecure=settings.insecure,
             tls=bool(settings.tls_cert),
         )
+        if settings.fronts > 1:  # else the first to wake takes all callers who come together
+            os.environ["UV_TCP_SINGLE_ACCEPT"] = "1"
         models = load_all(start.models, SHIPPED)
         steers = start.index == 0  # one of several: they share the load, and the settings
         reader = Reader(clock)

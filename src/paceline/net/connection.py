@@ -515,6 +515,11 @@ class Connection(asyncio.Protocol):
                     return
                 if current is not None and current is not self._reading:
                     return
+                if self._held and current is not None and self._reads_plainly():
+                    missing = current.length - current.received
+                    data, self._held = self._held[:missing], self._held[missing:]
+                    self._feed(data)  # a copy: this is no work that could hold others up
+                    continue
                 if self._held:
                     if sliced:
                         self._go_on_soon()

@@ -13,11 +13,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from paceline.processes.memory import keep_freed
 from paceline.serve import predict, v2
 from paceline.serve.binary import raw_bytes
 from paceline.serve.model import ModelSpec
 from paceline.terms.errors import PacelineError
-from paceline.terms.limits import LINK_MESSAGE_BYTES
+from paceline.terms.limits import KEPT_BYTES, LINK_MESSAGE_BYTES
 from paceline.terms.request import Priority
 
 Kind: TypeAlias = Literal["v2", "predict"]
@@ -31,7 +32,7 @@ TEXT = "text"
 ERROR_CHARS = 4096
 """of each part of an error: a message is bounded, and a body can put much into one"""
 
-GIVES_WAY = 5
+GIVES_WAY = 1
 """of niceness: where cores are short, one long body must not delay many short requests"""
 
 ALIGNED = 64
@@ -153,6 +154,7 @@ def _bytes_of(array: NDArray[Any]) -> memoryview:
 
 def main() -> None:
     os.nice(GIVES_WAY)
+    keep_freed(KEPT_BYTES)
     with socket.socket(fileno=LINK_FD) as link:
         serve(link)
 

@@ -44,6 +44,9 @@ READING_BYTES = 512 * 1024 * 1024
 READ_SLOTS_BYTES = 64 * 1024 * 1024
 """of memory that is kept for the next bodies while none are read"""
 
+KEPT_BYTES = 64 * 1024 * 1024
+"""of freed memory that a process which handles long bodies keeps for the next"""
+
 READ_S = 10.0
 """how long the reading of one body may take; then its process is killed and restarted"""
 
