@@ -4,14 +4,16 @@ It does not run the proofs; `./test` and `./bench` do.
 """
 
 import ast
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from check.found import Finding
 
 PAGE = "docs/design/acceptance.md"
 PROOF = re.compile(r"`\./(?P<command>test|bench) (?P<target>[^`\s]+)[^`]*`")
+Parsed = Callable[[Path], list[ast.stmt]]
 RULER = re.compile(r"[\s|:-]+$")
 
 
@@ -19,10 +21,11 @@ def check(root: Path) -> list[Finding]:
     """every line of the acceptance table names a test or benchmark that exists"""
     if not (root / PAGE).exists():
         return [Finding(PAGE, 1, "the acceptance table is missing", "Write it")]
-    return list(_judge(root))
+    body_of = functools.cache(lambda path: ast.parse(path.read_text()).body)  # each file once
+    return list(_judge(root, body_of))
 
 
-def _judge(root: Path) -> Iterator[Finding]:
+def _judge(root: Path, body_of: Parsed) -> Iterator[Finding]:
     heading = True
     for number, text in enumerate((root / PAGE).read_text().splitlines(), start=1):
         if not text.startswith("|"):
@@ -31,10 +34,10 @@ def _judge(root: Path) -> Iterator[Finding]:
             heading = False
         elif not heading:
             cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", text)[1:-1]]
-            yield from (Finding(PAGE, number, *said) for said in _row(root, cells))
+            yield from (Finding(PAGE, number, *said) for said in _row(root, cells, body_of))
 
 
-def _row(root: Path, cells: list[str]) -> Iterator[tuple[str, str]]:
+def _row(root: Path, cells: list[str], body_of: Parsed) -> Iterator[tuple[str, str]]:
     if len(cells) != 3:
         yield f"a row has {len(cells)} cells", "Write `| line | proof | last figure |`"
         return
@@ -48,18 +51,18 @@ def _row(root: Path, cells: list[str]) -> Iterator[tuple[str, str]]:
                 f"there is no benchmark `{target}`",
                 f"Write benchmarks/{target}.py, or correct it",
             )
-        if proof["command"] == "test" and not _has_test(root, target):
+        if proof["command"] == "test" and not _has_test(root, target, body_of):
             yield f"there is no test `{target}`", "Write it, or correct its path and name"
     if not cells[2]:
         yield "the last figure is empty", "Run the proof and write what it showed"
 
 
-def _has_test(root: Path, target: str) -> bool:
+def _has_test(root: Path, target: str, body_of: Parsed) -> bool:
     """Looks for `path::name` or `path::Class::name`; parameters in brackets are not looked at."""
     path, *names = target.partition("[")[0].split("::")
     if not names or not (root / path).is_file():
         return False
-    body = ast.parse((root / path).read_text()).body
+    body = body_of(root / path)
     for name in names:
         found = [
             node
