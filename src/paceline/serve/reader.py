@@ -92,13 +92,17 @@ outcomes = msgspec.json.Decoder[Outcome](Outcome)
 
 def serve(link: socket.socket) -> None:
     """Until the front is gone, or closes the link."""
+    memos: dict[str, v2.Memo] = {}
+    """by model; what is served does not change while a front lives"""
     while True:
         data, fds, _, _ = socket.recv_fds(link, LINK_MESSAGE_BYTES, 1)
         if not data:
             return
         (memory,) = fds
         try:
-            outcome = read(decode_order(data), memory)
+            order = decode_order(data)
+            memo = memos.setdefault(order.spec.name, v2.Memo())
+            outcome = read(order, memory, memo)
         finally:
             os.close(memory)
         try:
@@ -107,14 +111,14 @@ def serve(link: socket.socket) -> None:
             return
 
 
-def read(order: Order, memory: int) -> Outcome:
+def read(order: Order, memory: int, memo: v2.Memo) -> Outcome:
     """`memory` is a file; what is read and written takes a copy each, which is little beside the
     parsing, and leaves no views behind."""
     body = os.pread(memory, order.size, 0)
     try:
         asked: ReadV2 | ReadPredict
         if order.kind == "v2":
-            v2_request = v2.decode(body, order.spec, order.header_length)
+            v2_request = v2.decode(body, order.spec, order.header_length, memo)
             inputs = v2_request.inputs
             asked = ReadV2(
                 v2_request.id,
