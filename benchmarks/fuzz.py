@@ -196,7 +196,7 @@ def refused(chance: random.Random) -> Asked:
         return Asked(framed(chance, V2_INFER, row, [("content-encoding", "br")]), (415,))
     if what == 6:
         return Asked(framed(chance, "/predict/digits", row, [("x-timeout-ms", "soon")]), (400,))
-    packed = gzip.compress(row)[:-1]
+    packed = gzip.compress(row, mtime=0)[:-1]
     return Asked(framed(chance, V2_INFER, packed, [("content-encoding", "gzip")]), (400,))
 
 
@@ -214,7 +214,7 @@ def framed(
         coding = chance.choice(["", "", "", "gzip", "deflate"])
         if coding:
             lines.append(f"content-encoding: {coding}")
-            body = gzip.compress(body, 1) if coding == "gzip" else zlib.compress(body, 1)
+            body = gzip.compress(body, 1, mtime=0) if coding == "gzip" else zlib.compress(body, 1)
     if chance.random() < 0.3:
         lines = [line for line in lines if "upgrade" not in line]  # refused with chunks
         lines.append("Transfer-Encoding: chunked")
