@@ -16,7 +16,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -276,9 +276,16 @@ def test_a_front_asked_to_stop_finishes_and_is_replaced(tmp_path: Path) -> None:
 
 
 def test_more_requests_than_the_bound_are_refused_and_readiness_says_so(tmp_path: Path) -> None:
-    """Ten times what is usual, as slow uploads; when they leave, all is as before."""
-    with Server(tmp_path / "state", "--drain-s", "1") as server:
-        held = [slow_upload(server) for _ in range(IN_FLIGHT)]
+    """Ten times what is usual, as slow uploads that need not give way to each other; when they
+    leave, all is as before."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "from paceline.terms import limits\nlimits.ARRIVING = 10**6\n"
+    )
+    paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
+    environ = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    with ExitStack() as stack:
+        server = stack.enter_context(Server(tmp_path / "state", "--drain-s", "1", environ=environ))
+        held = [stack.enter_context(closing(slow_upload(server))) for _ in range(IN_FLIGHT)]
         refusal = server.ask("POST", "/predict/digits", ROW)
         assert (refusal.status, refusal.json["code"]) == (503, "overloaded")
         assert "retry-after" in refusal.headers
