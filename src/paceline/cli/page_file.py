@@ -1,6 +1,6 @@
 """A page that a command writes: under its name stands the whole page, or what stood there before.
 
-What is wrong with the place is told before anything runs. Called by `load.py`.
+What is wrong with the place is told before anything runs. Called by `load.py` and `simulate.py`.
 """
 
 import errno

@@ -4,19 +4,16 @@ Says the options, shows how far it is, and writes the page; `simulation.py` runs
 tells what came of it. It starts no server and asks none; `--model` runs the model alone.
 """
 
-import errno
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
-from paceline.terms.errors import DiskFull, Misuse
+from paceline.cli.page_file import page_file
 from paceline.terms.limits import BATCH_ROWS
 
 
@@ -107,6 +104,7 @@ def simulate(
     """
     from paceline.cli.outcome import as_fields, as_text
     from paceline.cli.simulation import Asked, play
+    from paceline.evidence.report import OPENING, page
 
     asked = Asked(
         trace,
@@ -125,12 +123,10 @@ def simulate(
         steer,
         seed,
     )
-    with _page_file(html) as write:
+    with page_file(html, "--html", OPENING) as write:
         with _progress() as tell:
             played = play(asked, tell)
         if html is not None:
-            from paceline.evidence.report import page
-
             write(page(played.run, played.summary, played.facts, asked.command))
     where = None if html is None else str(html).encode(errors="replace").decode()
     if as_json:
@@ -153,79 +149,3 @@ def _progress() -> Iterator[Callable[[str], None] | None]:
         yield show
     finally:
         show("")
-
-
-# --- The page -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _page_file(target: Path | None) -> Iterator[Callable[[str], None]]:
-    """What writes the page. A place where it cannot is told now, before anything runs; under its
-    name stands the whole page, or what stood there before."""
-    if target is None:
-        yield lambda text: None
-        return
-    place = Path(os.path.realpath(target))
-    _refuse_taken(place)
-    with _telling(target):
-        fd, beside = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
-
-    def write(text: str) -> None:
-        with _telling(target):
-            with open(fd, "w", encoding="utf-8", errors="replace", closefd=False) as file:
-                file.write(text)
-            os.fchmod(fd, 0o666 & ~_umask())  # it is for others to read, too
-            os.fsync(fd)
-            os.replace(beside, place)
-
-    try:
-        yield write
-    finally:
-        os.close(fd)
-        with suppress(FileNotFoundError):  # it has its name
-            os.unlink(beside)
-
-
-def _refuse_taken(place: Path) -> None:
-    """An earlier page gives way; any other file was not meant."""
-    from paceline.evidence.report import OPENING
-
-    with _telling(place):
-        if not place.exists():
-            return
-        if place.is_file():
-            with place.open("rb") as file:
-                begins = file.read(len(OPENING))
-            if not begins or begins == OPENING.encode():
-                return
-    raise Misuse(
-        "a file is there already that is no page of this command"
-        if place.is_file()
-        else "this is no place for a file",
-        value=str(place),
-        remedy="Name another place: --html report.html.",
-    )
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
-@contextmanager
-def _telling(place: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DiskFull(
-                "no space is left for the page",
-                value=str(place),
-                remedy="Free some space, or name another place: --html FILE.",
-            ) from error
-        raise Misuse(
-            f"the page cannot be written: {error.strerror}",
-            value=str(place),
-            remedy="Name a file in a directory that is there and that you may write to.",
-        ) from error

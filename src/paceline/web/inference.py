@@ -117,11 +117,10 @@ class _Serving(NamedTuple):
 class _Place:
     """One model in this front."""
 
-    __slots__ = ("failed_s", "in_hand", "memo", "model", "name", "runner", "seconds", "spec")
+    __slots__ = ("failed_s", "in_hand", "memo", "name", "runner", "seconds", "spec")
 
     def __init__(self, name: str, model: Model, runner: Runner, board: Board) -> None:
         self.name = name
-        self.model = model
         self.spec = model.spec
         self.runner = runner
         self.seconds = board.sketch(REQUEST_SECONDS, name)
