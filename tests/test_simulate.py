@@ -8,6 +8,7 @@ from paceline.evidence.latencies import Latency, line
 from paceline.evidence.simulate import (
     DONE,
     ENDS,
+    FULL,
     LATE,
     LEFT,
     LOST,
@@ -77,12 +78,13 @@ def test_under_overload_the_higher_class_is_served_first() -> None:
     assert shares[0] < 0.1
 
 
-def test_without_an_objective_overload_is_refused_and_waits_stay_near_the_target() -> None:
-    found = run(made(2.0, 20_000), slo_s=None)
-    later = np.asarray(found.trace.arrived_s) > 2.0
-    waits_s = (found.ended_s - np.asarray(found.trace.arrived_s))[later & (found.ends == DONE)]
-    assert np.mean(waits_s) < 0.4, "the target of normal is 100 ms, a full batch takes as long"
-    assert found.goodput > 0.8 * PEAK
+def test_without_an_objective_overload_is_refused_once_waits_are_a_tenth_of_the_deadline() -> None:
+    found = run(made(2.0, 40_000), slo_s=None)
+    waits_s = found.ended_s - np.asarray(found.trace.arrived_s)
+    later = np.asarray(found.trace.arrived_s) > 10.0
+    assert np.mean(waits_s[later & (found.ends == DONE)]) == pytest.approx(3.0, rel=0.2)
+    assert found.count(FULL) > 0
+    assert found.goodput > 0.9 * PEAK
 
 
 def test_a_run_is_the_same_for_the_same_seed_and_another_for_another() -> None:

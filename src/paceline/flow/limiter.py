@@ -149,6 +149,12 @@ class AdaptiveLimiter:
         if in_flight > self._peak:
             self._peak = in_flight
 
+    def begin_at(self, now: float, limit: int) -> None:
+        """Somebody knows better from where to go on; whoever is in flight entered without it."""
+        self._exact = float(min(max(limit, self._floor), self._most))
+        self.limit = int(self._exact)
+        self._over(now)
+
     def leave(self, now: float, queue_delay_s: float, dropped: bool) -> None:
         assert self.in_flight, "somebody leaves who had not entered"
         assert queue_delay_s >= 0, f"nobody waits for {queue_delay_s} s"
@@ -164,13 +170,17 @@ class AdaptiveLimiter:
         busy_s = self._busy_s + now - self._since_s
         if busy_s >= LIMITER_STEP_S and self._leaves >= LIMITER_STEP_LEAVES:
             self._step(busy_s)
-            self._settling = self.in_flight
-            self._since_s = now
-            self._peak = self.in_flight
-            self._leaves = self._dropped = 0
-            self._delays_s = self._busy_s = 0.0
+            self._over(now)
         elif not self.in_flight:
             self._busy_s = busy_s
+
+    def _over(self, now: float) -> None:
+        """From now on everything counts anew."""
+        self._settling = self.in_flight
+        self._since_s = now
+        self._peak = self.in_flight
+        self._leaves = self._dropped = 0
+        self._delays_s = self._busy_s = 0.0
 
     def _step(self, busy_s: float) -> None:
         rate_per_s = self._leaves / busy_s

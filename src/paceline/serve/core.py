@@ -31,7 +31,13 @@ from paceline.serve.isolation import Bisection, PoisonRate, best_cap
 from paceline.serve.latency import LatencyModel
 from paceline.serve.look import LOOK, Ran
 from paceline.terms.errors import Overloaded
-from paceline.terms.limits import BATCH_ROWS, DEADLINE_S, QUEUE_BYTES, QUEUE_REQUESTS, SHAPES
+from paceline.terms.limits import (
+    BATCH_ROWS,
+    DEADLINE_S,
+    QUEUE_BYTES,
+    QUEUE_REQUESTS,
+    SHAPES,
+)
 
 Why = Literal["late", "full"]
 """For which a newcomer is refused."""
@@ -39,13 +45,10 @@ Why = Literal["late", "full"]
 End = Literal["shed", "expired"]
 """How something ends that was let in and is not run."""
 
-STANDING_S = 0.1
-"""A queue that has not been empty for so long, or twice the normal target, is no burst any more
-(CoDel's interval, in the form of Maurer's "queue timeout")."""
-
-FAR = 2.0
-"""Times the target. Deadlines nearer than that bound the queue by what is predicted alone; farther
-ones let it stand for that long, and need the limiter."""
+STANDING_SHARE = 0.1
+"""Of a request's deadline. A queue that has not been empty for so long is no burst any more (CoDel's
+interval, in the form of Maurer's "queue timeout"), and is held to the length at which requests wait
+for so long. Where the target is farther away than that, what is predicted alone bounds the queue."""
 
 NORMAL = 1
 
@@ -171,12 +174,13 @@ class Core:
         admission: bool = True,
     ) -> None:
         targets_s = classes.targets_s
-        limited = admission and classes.deadlines_s[NORMAL] > FAR * targets_s[NORMAL]
+        standing_s = STANDING_SHARE * min(classes.deadlines_s[NORMAL], DEADLINE_S)
+        limited = admission and standing_s > targets_s[NORMAL]
         self._longest_s = min(LONGEST * classes.deadlines_s[NORMAL], DEADLINE_S)
         self.queue = Queue(tuning.max_waiting, QUEUE_BYTES)
         self.policy: Policy = policy or AtOnce(self._longest_s)
         self.admission = Admission(targets_s, tuning.margin) if admission else None
-        self.limiter = AdaptiveLimiter(targets_s[NORMAL]) if limited else None
+        self.limiter = AdaptiveLimiter(standing_s, most=QUEUE_REQUESTS) if limited else None
         self.poison = PoisonRate()
         self.tuning = tuning
         self.cap = tuning.max_batch
@@ -193,8 +197,10 @@ class Core:
         self._row_s = 0.0
         self._parts_s = 0.0
         self._broken: list[Broken] = []
-        self._standing_s = max(STANDING_S, 2 * targets_s[NORMAL])
+        self.standing_s = standing_s
         self._empty_s = 0.0
+        self._left = 0
+        self._stands = False
         self._until_bound = BOUND_EVERY
         self._ran = Ran()
         self._busiest: Bucket = None
@@ -363,9 +369,7 @@ class Core:
                 finish_s = self._finish_s(now, newcomer, admission)
                 if finish_s > newcomer.deadline_s and not self._try(now, newcomer, admission):
                     return Refused("late", finish_s - now)
-            if not queue.held:
-                self._empty_s = now
-            elif self.limiter is not None:
+            if self.limiter is not None:
                 self._cut_back(now, self.limiter)
         elif newcomer.deadline_s <= now:
             return Refused("late", 0.0)
@@ -584,6 +588,7 @@ class Core:
                 each.ended = True
                 told.append(each)
         if self.limiter is not None:
+            self._left += len(told)
             for each in told:
                 self.limiter.leave(now, batch.begun_s - each.arrived_s, False)
         return told
@@ -605,9 +610,15 @@ class Core:
         self._begun_s.clear()
 
     def _cut_back(self, now: float, limiter: AdaptiveLimiter) -> None:
-        """A queue that stands is held to what keeps waits near the target; a burst is not."""
+        """A queue that stands is held to what can be waited for; a burst is not. As it begins to
+        stand that is as many as left in the time (Little's law), then what the limiter finds."""
         most = self.tuning.max_waiting
-        if now - self._empty_s > self._standing_s:
+        if not self.queue.held:
+            self._empty_s, self._left, self._stands = now, 0, False
+        elif now - self._empty_s > self.standing_s:
+            if not self._stands:
+                self._stands = True
+                limiter.begin_at(now, int(self._left * self.standing_s / (now - self._empty_s)))
             most = min(most, max(1, limiter.limit - len(self.running)))
         self.queue.most = most
 

@@ -23,7 +23,7 @@ disagree. What is promised:
   then, and later than now;
 - shedding takes no more than makes room, only lower ranks, the lowest first, of those the newest
   first; nobody is refused for want of room as long as that would make it, nor while the queue has
-  stood for less than STANDING_S and is within the Plan's bounds;
+  stood for less than `standing_s` and is within the Plan's bounds;
 - the queue keeps its bounds, and counts what is in it.
 
 Not promised here: that targets are met, and that admission refuses the right ones; that is measured
@@ -38,7 +38,7 @@ from typing import Literal, NoReturn
 from paceline.flow.queue import NEVER, RANKS, Bucket, Waiting
 from paceline.serve.batcher import AtOnce, LatencyOptimized, Policy
 from paceline.serve.classes import Classes
-from paceline.serve.core import STANDING_S, Batch, Core, End, Refused, Tuning
+from paceline.serve.core import Batch, Core, End, Refused, Tuning
 from paceline.terms.limits import QUEUE_BYTES
 
 SCAN_EVERY = 4096
@@ -560,7 +560,7 @@ class WatchedCore(Core):
         """Who is out, is so for the Plan's own bounds, or because the queue has stood for long."""
         record = self.record
         if (
-            now - record.empty_s <= STANDING_S
+            now - record.empty_s <= self.standing_s
             and record.waiting < self.tuning.max_waiting
             and record.size_bytes + out.size_bytes <= QUEUE_BYTES
         ):
