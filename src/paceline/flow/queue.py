@@ -112,12 +112,15 @@ class Queue:
         """Takes it in, and returns what had to leave for it: only what ranks lower, the lowest
         rank's newest first. Raises Overloaded where that would not make room."""
         shed: list[Waiting] = []
-        if self.held >= self.most or self.held_bytes + waiting.size_bytes > self._most_bytes:
+        bucket, rank, rows = waiting.bucket, waiting.rank, waiting.rows
+        held_bytes = self.held_bytes + waiting.size_bytes
+        if self.held >= self.most or held_bytes > self._most_bytes:
             shed = self._make_room(waiting)
-        lanes = self._lanes.get(waiting.bucket)
+            held_bytes = self.held_bytes + waiting.size_bytes
+        lanes = self._lanes.get(bucket)
         if lanes is None:
-            lanes = self._open(waiting.bucket)
-        lane = lanes[waiting.rank]
+            lanes = self._open(bucket)
+        lane = lanes[rank]
         targets = lane.targets
         target_s = waiting.target_s
         if targets and targets[-1] > target_s:
@@ -125,17 +128,19 @@ class Queue:
         lane.waiting.append(waiting)
         targets.append(target_s)
         lane.held += 1
-        lane.rows += waiting.rows
+        lane.rows += rows
         waiting.held = True
         self.held += 1
-        self.held_rows += waiting.rows
-        self.held_bytes += waiting.size_bytes
-        self.held_by_rank[waiting.rank] += 1
-        self._bytes_by_rank[waiting.rank] += waiting.size_bytes
-        if waiting.deadline_s != NEVER:
-            if len(self._deadlines) > 2 * self.held + TRIM:
-                self._forget_deadlines()
-            heapq.heappush(self._deadlines, (waiting.deadline_s, next(self._numbers), waiting))
+        self.held_rows += rows
+        self.held_bytes = held_bytes
+        self.held_by_rank[rank] += 1
+        self._bytes_by_rank[rank] += waiting.size_bytes
+        deadline_s = waiting.deadline_s
+        if deadline_s != NEVER:
+            deadlines = self._deadlines
+            if len(deadlines) > 2 * self.held + TRIM:
+                deadlines = self._forget_deadlines()
+            heapq.heappush(deadlines, (deadline_s, next(self._numbers), waiting))
         return shed
 
     def leave(self, waiting: Waiting) -> bool:
@@ -229,20 +234,33 @@ class Queue:
         """The first of a bucket, as many as fit; one that alone is larger comes alone."""
         taken: list[Waiting] = []
         lanes = self._lanes.get(bucket)
-        rows = 0
-        cost = 0
+        rows = cost = 0
         while lanes is not None:
             lane = self._head(lanes)
             if lane is None:
                 break
-            waiting = lane.waiting[lane.first]
-            rows += waiting.rows
-            cost += waiting.cost
-            if taken and (rows > most_rows or cost > most_cost):
-                break
-            lane.first += 1
-            self._let_go(waiting, lane)
-            taken.append(waiting)
+            until_s = min([NEVER, *(_first_s(each) for each in lanes if each is not lane)])
+            before, rows_before, size_bytes = len(taken), rows, 0
+            place = lane.first
+            for place in range(lane.first, len(lane.waiting)):
+                waiting = lane.waiting[place]
+                if not waiting.held:
+                    continue
+                if lane.targets[place] >= until_s and len(taken) > before:
+                    break  # another lane's first is next
+                fits = rows + waiting.rows <= most_rows and cost + waiting.cost <= most_cost
+                if taken and not fits:
+                    lanes = None
+                    break
+                rows += waiting.rows
+                cost += waiting.cost
+                size_bytes += waiting.size_bytes
+                waiting.held = False
+                taken.append(waiting)
+            lane.first = place
+            if len(taken) > before:
+                gone = len(taken) - before
+                self._forget(lane, taken[-1].rank, gone, rows - rows_before, size_bytes)
         return taken
 
     def rows_ahead(self, target_s: float) -> Iterator[tuple[Bucket, float]]:
@@ -290,10 +308,11 @@ class Queue:
         lanes = self._lanes[bucket] = [_Lane() for _ in range(RANKS)]
         return lanes
 
-    def _forget_deadlines(self) -> None:
+    def _forget_deadlines(self) -> list[tuple[float, int, Waiting]]:
         """Of what has left: a deadline is often far away, and most are never reached."""
         self._deadlines = [each for each in self._deadlines if each[2].held]
         heapq.heapify(self._deadlines)
+        return self._deadlines
 
     def _head(self, lanes: list[_Lane]) -> _Lane | None:
         """The lane whose first is next, with nothing that has left before it."""
@@ -316,13 +335,17 @@ class Queue:
 
     def _let_go(self, waiting: Waiting, lane: _Lane) -> None:
         waiting.held = False
-        lane.held -= 1
-        lane.rows -= waiting.rows
-        self.held -= 1
-        self.held_rows -= waiting.rows
-        self.held_bytes -= waiting.size_bytes
-        self.held_by_rank[waiting.rank] -= 1
-        self._bytes_by_rank[waiting.rank] -= waiting.size_bytes
+        self._forget(lane, waiting.rank, 1, waiting.rows, waiting.size_bytes)
+
+    def _forget(self, lane: _Lane, rank: int, things: int, rows: int, size_bytes: int) -> None:
+        """As many of one lane are not held any more."""
+        lane.held -= things
+        lane.rows -= rows
+        self.held -= things
+        self.held_rows -= rows
+        self.held_bytes -= size_bytes
+        self.held_by_rank[rank] -= things
+        self._bytes_by_rank[rank] -= size_bytes
         if not lane.held:
             lane.waiting.clear()
             lane.targets.clear()
@@ -365,6 +388,11 @@ class Queue:
                     lane.targets.pop()
                 last.append(lane.waiting[-1])
         return max(last, key=lambda each: each.arrived_s)
+
+
+def _first_s(lane: _Lane) -> float:
+    """A target that nothing in it comes before."""
+    return lane.targets[lane.first] if lane.held else NEVER
 
 
 def _held(lane: _Lane) -> int:

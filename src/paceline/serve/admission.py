@@ -9,6 +9,7 @@ LATE of what is let in is late, whatever the learned latencies overlook.
 Pure; it predicts and refuses nobody. Called by `serve/core.py`.
 """
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from paceline.flow.queue import NEVER, RANKS, Waiting
@@ -40,8 +41,7 @@ class Admission:
         self._least_margin = least_margin
         self._offsets_s = offsets_s
         self._came = [0] * RANKS
-        self._rates = [0.0] * RANKS
-        self._above = [0.0] * RANKS
+        self._above: list[list[tuple[float, float]]] = [[] for _ in range(RANKS)]
         self._since_s = 0.0
 
     def keep_free(self, least_margin: float) -> None:
@@ -54,19 +54,16 @@ class Admission:
         """Whether or not it is let in."""
         self._came[rank] += rows
         if now - self._since_s >= RATE_WINDOW_S:
-            seconds = now - self._since_s
-            self._rates = [came / seconds for came in self._came]
-            self._above = [sum(self._rates[rank + 1 :]) for rank in range(RANKS)]
-            self._came = [0] * RANKS
-            self._since_s = now
+            self._count(now)
 
     def finish_s(
         self, now: float, newcomer: Waiting, wait_s: float, own_s: float, row_s: float
     ) -> float:
         """The moment at which it would be done. `wait_s` by what is there already, `own_s` for its
         batch, `row_s` for each row that overtakes it."""
-        if self._above[newcomer.rank]:
-            wait_s += self._overtaken_s(newcomer.rank, wait_s, row_s)
+        above = self._above[newcomer.rank]
+        if above:
+            wait_s += _overtaken_s(above, wait_s, row_s)
         allowed_s = newcomer.deadline_s - newcomer.arrived_s
         return now + wait_s + own_s + self.margin * allowed_s
 
@@ -81,14 +78,31 @@ class Admission:
         """Somebody it would have refused was in time: of what lateness added, half is too much."""
         self.margin = (self.margin + self._least_margin) / 2
 
-    def _overtaken_s(self, rank: int, wait_s: float, row_s: float) -> float:
-        """Higher ranks that come within the difference of their targets go first; and again those
-        that come meanwhile, which has no end where they alone are more than can be done."""
-        free = 1 - self._above[rank] * row_s
-        until_s = wait_s / free if free > 0 else NEVER
-        mine_s = self._offsets_s[rank]
-        longer_s = 0.0
-        for higher in range(rank + 1, RANKS):
-            window_s = mine_s - self._offsets_s[higher]
-            longer_s += self._rates[higher] * row_s * min(until_s, window_s)
-        return longer_s
+    def _count(self, now: float) -> None:
+        """A window is over. By rank: of each one above it that came, how many rows a second, and
+        how much later it may come and still go first."""
+        rates = [came / (now - self._since_s) for came in self._came]
+        targets_s = self._offsets_s
+        self._above = [
+            [
+                (rates[higher], targets_s[rank] - targets_s[higher])
+                for higher in range(rank + 1, RANKS)
+                if rates[higher]
+            ]
+            for rank in range(RANKS)
+        ]
+        self._came = [0] * RANKS
+        self._since_s = now
+
+
+def _overtaken_s(above: Sequence[tuple[float, float]], wait_s: float, row_s: float) -> float:
+    """Higher ranks that come within the difference of their targets go first; and again those
+    that come meanwhile, which has no end where they alone are more than can be done."""
+    free = 1.0
+    for rate, _ in above:
+        free -= rate * row_s
+    until_s = wait_s / free if free > 0 else NEVER
+    longer_s = 0.0
+    for rate, window_s in above:
+        longer_s += rate * (until_s if until_s < window_s else window_s)
+    return longer_s * row_s

@@ -215,10 +215,32 @@ class Core:
     # --- What happens -----------------------------------------------------------------------------
 
     def arrive(self, now: float, newcomer: Waiting) -> Refused | None:
-        refused = self._refusal(now, newcomer)
-        if refused is not None:
+        queue = self.queue
+        admission = self.admission
+        if admission is not None:
+            admission.came(now, newcomer.rank, newcomer.rows)
+            if newcomer.deadline_s != NEVER:
+                finish_s = self._finish_s(now, newcomer, admission)
+                if finish_s > newcomer.deadline_s and not self._try(now, newcomer, admission):
+                    newcomer.ended = True
+                    return Refused("late", finish_s - now)
+            if self.limiter is not None:
+                self._cut_back(now, self.limiter)
+        elif newcomer.deadline_s <= now:
             newcomer.ended = True
-        return refused
+            return Refused("late", 0.0)
+        try:
+            shed = queue.put(newcomer)
+        except Overloaded:
+            newcomer.ended = True
+            return Refused("full", 0.0)
+        if self.limiter is not None:
+            self.limiter.enter(now)
+        for each in shed:
+            self._end(now, each, "shed")
+        if newcomer.deadline_s < self.wake_s:
+            self.wake_s = newcomer.deadline_s
+        return None
 
     def next(self, now: float) -> Batch | None:
         queue = self.queue
@@ -359,32 +381,6 @@ class Core:
 
     # --- How --------------------------------------------------------------------------------------
 
-    def _refusal(self, now: float, newcomer: Waiting) -> Refused | None:
-        """None: it is in."""
-        queue = self.queue
-        admission = self.admission
-        if admission is not None:
-            admission.came(now, newcomer.rank, newcomer.rows)
-            if newcomer.deadline_s != NEVER:
-                finish_s = self._finish_s(now, newcomer, admission)
-                if finish_s > newcomer.deadline_s and not self._try(now, newcomer, admission):
-                    return Refused("late", finish_s - now)
-            if self.limiter is not None:
-                self._cut_back(now, self.limiter)
-        elif newcomer.deadline_s <= now:
-            return Refused("late", 0.0)
-        try:
-            shed = queue.put(newcomer)
-        except Overloaded:
-            return Refused("full", 0.0)
-        if self.limiter is not None:
-            self.limiter.enter(now)
-        for each in shed:
-            self._end(now, each, "shed")
-        if newcomer.deadline_s < self.wake_s:
-            self.wake_s = newcomer.deadline_s
-        return None
-
     def _finish_s(self, now: float, newcomer: Waiting, admission: Admission) -> float:
         """The moment at which it would be done, let in now. First as if all that waits went before
         it, with a batch begun for each shape; only where that would be too late, it is looked at
@@ -481,7 +477,8 @@ class Core:
             work_s += left_s
             if left_s < first_s:
                 first_s = left_s
-        each_s = work_s / max(1, self.idle + len(running))  # those that are there
+        there = self.idle + len(running)
+        each_s = work_s / there if there > 1 else work_s
         return each_s if each_s > first_s else first_s
 
     def _begin(self, now: float, dispatch: Dispatch) -> Batch:
