@@ -43,7 +43,9 @@ SLO_S = {"classifier": 0.0001, "encoder": 0.1, "cnn": 0.1}
 """Some ten times what a lone row takes, so that queues matter; not much for the classifier."""
 
 MOST = {"classifier": 8, "encoder": 64, "cnn": 64}
-REQUESTS = {"classifier": 12_000, "encoder": 8_000, "cnn": 8_000}
+REQUESTS = {"classifier": 120_000, "encoder": 8_000, "cnn": 8_000}
+"""Of the classifier 120 000 take 0.17 s, in which a learner has to begin and to settle too."""
+
 PACE_S = 0.1
 """The objective for which traces are as they were made; for a shorter one they are faster."""
 
@@ -57,6 +59,7 @@ NEAR = 0.98
 """The default has at least this share of the best policy's goodput."""
 
 KEPT_UNDER_OVERLOAD = 0.9
+KEPT = "at one to three times: goodput of its peak, or of what was asked where that is less"
 SEED = 7
 BISECTIONS = 9
 
@@ -359,7 +362,7 @@ def verdicts(found: Found) -> list[record.Verdict]:
     bursty = {name: share for name, share in bare.items() if " bursty " in name}
     steady = {f"{c.model} {name}": share for c in found.curves for name, share in c.steady.items()}
     kept = {
-        f"{c.model} {load}": goodput / max(c.goodput.values())
+        f"{c.model} {load}": goodput / min(max(c.goodput.values()), float(load) * c.capacity)
         for c in found.curves
         for load, goodput in c.goodput.items()
     }
@@ -377,7 +380,7 @@ def verdicts(found: Found) -> list[record.Verdict]:
         _least("against the best tuned rival as it is", bare, NEAR, complete),
         _least("bursty: at least the best rival as it is", bursty, 1.0, complete),
         _least("up to 80 % of capacity, Poisson and day: in time", steady, IN_TIME, complete),
-        _least("at one to three times: goodput of its peak", kept, KEPT_UNDER_OVERLOAD, complete),
+        _least(KEPT, kept, KEPT_UNDER_OVERLOAD, complete),
         _most(
             "at one to three times: p99 of what was let in, of the objective", accepted, complete
         ),

@@ -177,7 +177,7 @@ def test_a_batch_is_no_larger_than_pays() -> None:
         for size in range(1, 33):
             model.observe(size, 0.001 + 0.005 * size * (1.0 if size < 16 else 1.33))
     assert model.efficient(2) == 2
-    assert model.efficient(32) == pytest.approx(6, abs=1)
+    assert model.efficient(32) == pytest.approx(8, abs=1)
     assert model.efficient(1000) == model.efficient(32)
 
 
@@ -187,7 +187,7 @@ def test_where_the_fixed_part_is_large_more_rows_pay_also_more_than_were_ever_ru
         for size in (1, 2, 4, 8):
             model.observe(size, 0.01 + 0.0001 * size)
     assert model.efficient(8) == 8
-    assert model.efficient(100) == pytest.approx(97, abs=1)
+    assert model.efficient(100) == pytest.approx(99, abs=1)
 
 
 def test_a_single_size_says_nothing_of_what_others_pay() -> None:

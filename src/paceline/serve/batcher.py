@@ -38,7 +38,7 @@ REASONS: tuple[Reason, ...] = (
 """The last is not a policy's: parts of a batch that failed are run to find who broke it."""
 
 
-WORTH_A_CUT = 0.6
+WORTH_A_CUT = 0.8
 """Of the rows a second of an executor: a batch is cut for its tightest request if that costs less,
 or if more likely than not the whole would be too late for it."""
 
