@@ -198,7 +198,7 @@ def capacity(served: Served) -> float:
     """The highest rate by the default; raised as long as any other policy does better."""
 
     def enough(rate: float, candidate: Candidate) -> bool:
-        trace = paced(served, _poisson, rate)
+        trace = paced(served, poisson_of, rate)
         return simulate(served, trace, candidate).share_in_time >= IN_TIME
 
     table = served.latency.table(served.most)
@@ -211,16 +211,16 @@ def capacity(served: Served) -> float:
     return low
 
 
-def _poisson(rate: float, seconds: float) -> Trace:
+def poisson_of(rate: float, seconds: float) -> Trace:
     return poisson(rate, seconds, SEED, PLAIN)
 
 
-def _diurnal(rate: float, seconds: float) -> Trace:
+def diurnal_of(rate: float, seconds: float) -> Trace:
     """Its busiest hour has this rate."""
     return diurnal(rate / (1 + DAY_SWING), seconds * (1 + DAY_SWING), SEED, PLAIN)
 
 
-def _of_five(name: str) -> Callable[[float, float], Trace]:
+def trace_of(name: str) -> Callable[[float, float], Trace]:
     return lambda rate, seconds: next(
         each for each in five(rate, seconds, SEED, PLAIN) if each.name == name
     )
@@ -255,7 +255,7 @@ def _named(groups: dict[str, Best], kind: str) -> dict[str, Best]:
 
 def _one(wanted: tuple[Served, str, float, float]) -> Cell:
     served, name, load, rate = wanted
-    return cell(served, paced(served, _of_five(name), rate), load, rate)
+    return cell(served, paced(served, trace_of(name), rate), load, rate)
 
 
 # --- Overload -------------------------------------------------------------------------------------
@@ -276,11 +276,11 @@ def curve(served: Served) -> Curve:
     most = capacity(served)
     steady, goodput, accepted = {}, {}, {}
     for load in STEADY:
-        for name, make in (("poisson", _poisson), ("diurnal", _diurnal)):
+        for name, make in (("poisson", poisson_of), ("diurnal", diurnal_of)):
             trace = paced(served, make, load * most, times=2)
             steady[f"{name} {load}"] = simulate(served, trace, DEFAULT).share_in_time
     for load in OVERLOADS:
-        run = simulate(served, paced(served, _poisson, load * most, times=2), DEFAULT)
+        run = simulate(served, paced(served, poisson_of, load * most, times=2), DEFAULT)
         goodput[str(load)] = run.goodput
         accepted[str(load)] = float(np.quantile(run.accepted_s, 0.99))
     return Curve(served.model, most, steady, goodput, accepted)
