@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paceline.flow.queue import NEVER, Bucket, Queue, Waiting, _Lane
+from paceline.serve.batch import Batch
 from paceline.serve.batcher import AtOnce, Dispatch, Learned, Policy
-from paceline.serve.core import Batch, Core
+from paceline.serve.core import Core
 from paceline.terms.limits import QUEUE_BYTES
 
 

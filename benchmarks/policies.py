@@ -30,9 +30,9 @@ from paceline.evidence.latencies import Latency
 from paceline.evidence.rivals import GRIDS
 from paceline.evidence.simulate import Run, Simulation, World
 from paceline.evidence.traces import DAY_SWING, PLAIN, Trace, diurnal, poisson
+from paceline.serve.batch import Tuning
 from paceline.serve.batcher import Adaptive, Dynamic, LatencyOptimized, Policy, fixed
 from paceline.serve.classes import classes
-from paceline.serve.core import Tuning
 
 LATENCIES = Path(__file__).parent / "data" / "latencies.json"
 CELLS = record.RESULTS / "cells" / "policies.json"

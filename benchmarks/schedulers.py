@@ -28,9 +28,10 @@ from paceline.evidence.rivals import BentoML, LitServe, MLServer, Triton
 from paceline.evidence.simulate import ENDS, Run, Simulation, World
 from paceline.evidence.traces import Mix, Trace, bursty, diurnal, from_rates, recorded
 from paceline.flow.queue import NEVER, Waiting
+from paceline.serve.batch import Tuning
 from paceline.serve.batcher import Adaptive, AtOnce, Dynamic, LatencyOptimized, Policy, fixed
 from paceline.serve.classes import Classes, classes
-from paceline.serve.core import Core, Refused, Tuning
+from paceline.serve.core import Core, Refused
 from paceline.testing.core_watch import Violated, WatchedCore
 
 AZURE = Path(__file__).parent / "data" / "llm_azure2023.csv.gz"

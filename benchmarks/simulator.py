@@ -25,8 +25,9 @@ from paceline.evidence.latencies import line
 from paceline.evidence.simulate import Simulation, World
 from paceline.evidence.traces import MIXED, poisson
 from paceline.flow.queue import NEVER, Waiting
+from paceline.serve.batch import Batch, Tuning
 from paceline.serve.classes import classes
-from paceline.serve.core import Batch, Core, End, Tuning
+from paceline.serve.core import Core, End
 
 LEAST_PER_S = 80_000
 MOST_US = 8.0

@@ -29,9 +29,9 @@ from benchmarks import record
 from paceline.evidence.latencies import Latency
 from paceline.evidence.simulate import Run, Simulation, World
 from paceline.evidence.traces import poisson
+from paceline.serve.batch import Tuning
 from paceline.serve.batcher import Dynamic, Policy
 from paceline.serve.classes import classes
-from paceline.serve.core import Tuning
 from paceline.serve.steering import Bounds, Steering
 from paceline.terms.limits import ADJUST_EVERY_S
 

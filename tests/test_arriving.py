@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from paceline.net import server as module
-from paceline.net.connection import Connection, Exchange
+from paceline.net.connection import Connection
+from paceline.net.exchange import Exchange
 from paceline.net.server import Connections
 from paceline.terms.limits import INFER_BODY_BYTES
 from test_known_heads import Sink, nobody

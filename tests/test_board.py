@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from paceline.flow.queue import NEVER, Waiting
 from paceline.observe import exposition
 from paceline.observe.board import Board, merged, read
+from paceline.serve.batch import Batch, Broken, Tuning
 from paceline.serve.classes import classes
-from paceline.serve.core import Batch, Broken, Core, Tuning
+from paceline.serve.core import Core
 from paceline.serve.latency import TRIED_AGAIN
 from paceline.serve.tally import Tally
 from paceline.stats.sketch import COUNT, SUM

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import pytest
 
 from paceline.flow.queue import NEVER, Waiting
+from paceline.serve.batch import Batch, Tuning
 from paceline.serve.batcher import Dynamic
 from paceline.serve.classes import classes
-from paceline.serve.core import Batch, Core, End, Refused, Tuning
+from paceline.serve.core import Core, End, Refused
 from paceline.terms.limits import SHAPES
 
 LOW, NORMAL, HIGH, CRITICAL = range(4)
@@ -154,7 +155,7 @@ def test_the_queue_is_bounded_in_bytes_too() -> None:
 
 
 def test_a_standing_queue_is_cut_back_to_what_can_be_waited_for_and_a_burst_is_not() -> None:
-    """Without an objective, at twice what it can do; the deadline is 30 s, so waits end near 3 s."""
+    """Without an objective, at twice what it can do; of a deadline of 30 s waits take 3 s."""
     served = Served(slo_s=None)
     core = served.core
     now, waits, refused = 0.0, [], 0

@@ -5,8 +5,8 @@ from benchmarks._planted import PLANTED
 from benchmarks.schedulers import draw, look_for, play
 
 from paceline.flow.queue import Waiting
+from paceline.serve.batch import Tuning
 from paceline.serve.classes import classes
-from paceline.serve.core import Tuning
 from paceline.testing.core_watch import Violated, WatchedCore
 
 REQUESTS = 60_000

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paceline.net.connection import Connection, Exchange
+from paceline.net.connection import Connection
+from paceline.net.exchange import Exchange
 from paceline.net.server import Connections
 
 Seen = tuple[bytes, bytes, str, tuple[tuple[bytes, bytes], ...], bytes, bool]

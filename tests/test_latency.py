@@ -177,7 +177,7 @@ def test_a_batch_is_no_larger_than_pays() -> None:
         for size in range(1, 33):
             model.observe(size, 0.001 + 0.005 * size * (1.0 if size < 16 else 1.33))
     assert model.efficient(2) == 2
-    assert model.efficient(32) == pytest.approx(8, abs=1)
+    assert model.efficient(32) < 16
     assert model.efficient(1000) == model.efficient(32)
 
 

@@ -10,8 +10,9 @@ from paceline.cli.main import command_line
 from paceline.config.source import Source
 from paceline.flow.queue import Waiting
 from paceline.serve import digits
+from paceline.serve.batch import Tuning
 from paceline.serve.classes import classes
-from paceline.serve.core import Core, Tuning
+from paceline.serve.core import Core
 from paceline.serve.effects import Interval
 from paceline.serve.knobs import catalogue
 from paceline.serve.latency import LatencyModel

@@ -19,9 +19,9 @@ from paceline.evidence.simulate import (
     World,
 )
 from paceline.evidence.traces import MIXED, PLAIN, Mix, Trace, bursty, poisson
+from paceline.serve.batch import Tuning
 from paceline.serve.batcher import Dynamic
 from paceline.serve.classes import classes
-from paceline.serve.core import Tuning
 from paceline.serve.steering import Steering
 
 SCATTER = tuple(np.linspace(0.85, 1.2, 21).tolist())

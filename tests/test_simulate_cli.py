@@ -30,8 +30,8 @@ from paceline.evidence.simulate import ENDS, Run, Simulation, World
 from paceline.evidence.summary import Summary, summarize
 from paceline.evidence.timing import measure, sizes_up_to
 from paceline.flow.queue import NEVER
+from paceline.serve.batch import Tuning
 from paceline.serve.classes import classes
-from paceline.serve.core import Tuning
 from paceline.serve.model import ANY_LENGTH, ModelSpec, Tensors, TensorSpec
 from paceline.terms import amounts
 from paceline.terms.errors import (

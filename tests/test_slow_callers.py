@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paceline.net.connection import Exchange
+from paceline.net.exchange import Exchange
 from paceline.serve import digits
 from paceline.terms.limits import (
     DEADLINE_S,

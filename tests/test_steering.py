@@ -19,9 +19,10 @@ from paceline.evidence.simulate import Run, Simulation, World
 from paceline.evidence.traces import poisson
 from paceline.flow.queue import NEVER, Waiting
 from paceline.serve.admission import Admission
+from paceline.serve.batch import Tuning
 from paceline.serve.batcher import Dynamic
 from paceline.serve.classes import classes
-from paceline.serve.core import Core, Tuning
+from paceline.serve.core import Core
 from paceline.serve.effects import Interval
 from paceline.serve.latency import LatencyModel
 from paceline.serve.look import LOOK, Ran

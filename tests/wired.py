@@ -10,7 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from paceline.net.connection import Connection, Exchange
+from paceline.net.connection import Connection
+from paceline.net.exchange import Exchange
 from paceline.terms.limits import INFER_BODY_BYTES
 
 HIGH_BYTES, LOW_BYTES = 64 * 1024, 16 * 1024

@@ -22,8 +22,9 @@ from paceline.evidence.timing import measure
 from paceline.flow.queue import NEVER, Waiting
 from paceline.serve import digits
 from paceline.serve.admission import MARGIN_MOST
+from paceline.serve.batch import Tuning
 from paceline.serve.classes import DEADLINE_SHARES, classes
-from paceline.serve.core import Core, Refused, Tuning
+from paceline.serve.core import Core, Refused
 from paceline.serve.model import Model
 from paceline.serve.onnx_model import OnnxModel
 from paceline.serve.steering import Steering

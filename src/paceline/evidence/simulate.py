@@ -21,9 +21,10 @@ from paceline.clock import Chance
 from paceline.evidence.latencies import Latency
 from paceline.evidence.traces import Trace
 from paceline.flow.queue import NEVER, Waiting
+from paceline.serve.batch import Batch, Look, Tuning
 from paceline.serve.batcher import Policy, Reason
 from paceline.serve.classes import Classes
-from paceline.serve.core import Batch, Core, End, Look, Tuning
+from paceline.serve.core import Core, End
 from paceline.serve.effects import Interval
 from paceline.serve.look import Ran
 from paceline.serve.steering import Move, Steering

@@ -1,4 +1,4 @@
-"""Errors as HTTP answers: where a PacelineError becomes a status, headers and JSON."""
+"""First lines of answers, and errors as whole ones: where a PacelineError becomes HTTP."""
 
 from http import HTTPStatus
 
@@ -16,6 +16,10 @@ from paceline.terms.errors import (
 )
 
 Headers = list[tuple[bytes, bytes]]
+
+STATUS_LINES = {
+    each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus
+}
 
 RETRY_AFTER_S = 1
 

@@ -13,12 +13,13 @@ from urllib.parse import unquote
 
 from starlette.types import Message, Scope
 
-from paceline.net.answers import rendered
+from paceline.net.answers import STATUS_LINES, rendered
 from paceline.terms.errors import PacelineError
 from paceline.terms.limits import RECEIVE_BYTES, SEND_S
 
 if TYPE_CHECKING:
-    from paceline.net.connection import Connection, Exchange
+    from paceline.net.connection import Connection
+from paceline.net.exchange import Exchange
 
 logger = logging.getLogger(__name__)
 
@@ -146,8 +147,6 @@ class AsgiCall:
             await self._flushed()
 
     def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        from paceline.net.connection import STATUS_LINES
-
         exchange = self._exchange
         self._bodied = status not in NO_BODY
         known = any(name == b"content-length" for name, _ in headers)

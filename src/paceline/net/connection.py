@@ -10,16 +10,16 @@ Not a server: who listens and stops is `server.py`. No routes, no JSON but of er
 """
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Any
 
 import httptools
 
-from paceline.net.answers import error_body, error_headers, rendered
+from paceline.net.answers import STATUS_LINES, error_body, error_headers, rendered
 from paceline.net.asgi import AsgiCall
+from paceline.net.exchange import Exchange, Hot
+from paceline.net.known_heads import KnownHead
 from paceline.terms.errors import (
     BadRequest,
     DeadlineExceeded,
@@ -32,13 +32,11 @@ from paceline.terms.errors import (
 )
 from paceline.terms.limits import (
     ARRIVING,
-    BODY_BYTES,
     DISCARD_BYTES,
     DISCARD_S,
     HEAD_BYTES,
     HEAD_S,
     KEEP_ALIVE_S,
-    LEARNT_BYTES,
     SEND_S,
     SENT_LEAST_BYTES,
     SLICE_BYTES,
@@ -46,11 +44,6 @@ from paceline.terms.limits import (
 )
 
 FOREVER = float("inf")
-REASONS = {status.value: status.phrase for status in HTTPStatus}
-STATUS_LINES = {
-    status: f"HTTP/1.1 {status} {phrase}\r\n".encode() for status, phrase in REASONS.items()
-}
-ZERO = ord("0")
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 FOREIGN = frozenset(
@@ -65,127 +58,8 @@ VARYING = frozenset(
 )
 """Headers that say something of one request; what the others say holds until they change."""
 
-Hot = Callable[["Exchange"], "Callable[[Exchange], None] | None"]
-"""Asked with the head; what it returns is called with the body. None: not mine. It may also answer
-at once, or set the bounds of the body: `body_most`, `until_s`."""
-
-
-class Exchange:
-    """One request and its answer. What most requests leave as it is stands with the class: one is
-    made for every request, and each value that is set costs as much as a lookup."""
-
-    version = "1.1"
-    length = 0
-    """of the body as it was announced; 0 also where it comes in chunks"""
-    chunked = False
-    expects = False
-    keeps_alive = True
-    head_bytes = 0
-    received = 0
-    """bytes of the body"""
-    body: bytes | bytearray = b""
-    body_most = BODY_BYTES
-    complete = False
-    """the whole body is there"""
-    begun = False
-    answered = False
-    listener: "Callable[[Exchange], None] | None" = None
-    """hears the whole body; then, nobody"""
-    stream: AsgiCall | None = None
-    """hears each piece of the body instead"""
-    fail: Callable[[PacelineError], None] | None = None
-    """what answers if the body is too long, too late or broken; by default the connection"""
-    gone: Callable[[], None] | None = None
-    """hears that the caller has left before the answer"""
-
-    def __init__(
-        self,
-        connection: "Connection",
-        method: bytes = b"",
-        target: bytes = b"",
-        steady_headers: list[tuple[bytes, bytes]] | None = None,
-        own_headers: list[tuple[bytes, bytes]] | None = None,
-    ) -> None:
-        self.connection = connection
-        self.method = method
-        self.target = target
-        self.steady_headers = [] if steady_headers is None else steady_headers
-        self.own_headers = [] if own_headers is None else own_headers
-        """the first mostly those of the request before, the second VARYING; names in lower case"""
-
-    @property
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        return self.steady_headers + self.own_headers
-
-    def answer(self, status: int, headers: bytes, *parts: "bytes | bytearray | memoryview") -> None:
-        """The whole answer; `headers` are lines, each with its end. Once; a caller who has left
-        misses it."""
-        self.connection.answer(self, status, headers, parts)
-
-
-LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([1-9]\d{0,8})[ \t]*\r\n", re.IGNORECASE)
-
 LEARNT_MOST = 4
 """times that the head of a connection is learnt; beyond it, its heads differ too often"""
-
-
-class _Head:
-    """A head that the parser has understood. When the same bytes come again, but for the digits of
-    Content-Length, they mean the same, and need not be parsed."""
-
-    __slots__ = ("after", "before", "keeps_alive", "method", "own", "steady", "target", "version")
-
-    def __init__(self, before: bytes, after: bytes, pattern: Exchange) -> None:
-        self.before = before
-        self.after = after
-        self.method = pattern.method  # and not the pattern itself: it holds body and call
-        self.target = pattern.target
-        self.version = pattern.version
-        self.keeps_alive = pattern.keeps_alive
-        self.steady = pattern.steady_headers
-        self.own = [each for each in pattern.own_headers if each[0] != b"content-length"]
-
-    @classmethod
-    def of(cls, data: bytes, exchange: Exchange) -> "_Head | None":
-        """Of a request that came whole, in one piece with nothing else."""
-        size = len(data) - exchange.length
-        if exchange.length == 0 or exchange.chunked or exchange.expects or size > LEARNT_BYTES:
-            return None
-        head = data[:size]
-        found = LENGTH.findall(head)
-        if data[size:] != exchange.body:
-            return None
-        if head[-4:] != b"\r\n\r\n" or len(found) != 1 or int(found[0]) != exchange.length:
-            return None
-        at = LENGTH.search(head)
-        assert at is not None
-        return cls(head[: at.start(1)], head[at.end(1) :], exchange)
-
-    def again(self, data: bytes, connection: "Connection") -> Exchange | None:
-        """The request, if this is one with such a head, whole and alone."""
-        before, after = self.before, self.after
-        if not data.startswith(before):
-            return None
-        end = data.find(b"\r", len(before), len(before) + 10)
-        digits = data[len(before) : end]
-        if not digits.isdigit() or digits[0] == ZERO or not data.startswith(after, end):
-            return None
-        body = data[end + len(after) :]
-        if len(body) != int(digits):
-            return None
-        exchange = Exchange(
-            connection,
-            self.method,
-            self.target,
-            self.steady,
-            [*self.own, (b"content-length", digits)],
-        )
-        exchange.version = self.version
-        exchange.keeps_alive = self.keeps_alive
-        exchange.length = exchange.received = len(body)
-        exchange.body = body
-        exchange.complete = True
-        return exchange
 
 
 class Connection(asyncio.Protocol):
@@ -223,7 +97,7 @@ class Connection(asyncio.Protocol):
         self._closing = False
         self._lost = False
         self._served = 0
-        self._known: _Head | None = None
+        self._known: KnownHead | None = None
         self._learnt = 0
         self._discard_bytes: int | None = None
         self._until_s = FOREVER
@@ -468,7 +342,7 @@ class Connection(asyncio.Protocol):
         """These bytes were fed between two requests: if they were one, its head is known now."""
         if len(self._ready) == 1 and self._reading is None and self._broken is None:
             self._learnt += 1
-            self._known = _Head.of(data, self._ready[0])
+            self._known = KnownHead.of(data, self._ready[0])
 
     def _take(self, data: bytes) -> bytes:
         """Into the body without the parser; what belongs to the next request is returned."""

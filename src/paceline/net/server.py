@@ -11,7 +11,8 @@ from email.utils import formatdate
 
 from starlette.types import ASGIApp
 
-from paceline.net.connection import Connection, Hot
+from paceline.net.connection import Connection
+from paceline.net.exchange import Hot
 from paceline.terms.limits import ARRIVING, ARRIVING_BYTES, CONNECTION_BACKLOG, HEAD_S, LINGER_S
 
 Now = Callable[[], float]

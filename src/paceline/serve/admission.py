@@ -26,6 +26,9 @@ MARGIN_STEP = 0.02
 MARGIN_MOST = 0.4
 """Of the time that a request may take; above, more would be refused than is late."""
 
+GIVEN_UP_MOST = 3
+"""How many given up before one batch are as many late batches; they come in crowds."""
+
 RATE_WINDOW_S = 0.2
 """Over which arrivals are counted; the last window tells of the next."""
 
@@ -73,6 +76,11 @@ class Admission:
             self.margin = max(self._least_margin, min(MARGIN_MOST, self.margin + MARGIN_STEP))
         else:
             self.margin = max(self._least_margin, self.margin - MARGIN_STEP * LATE)
+
+    def gave_up(self, requests: int) -> None:
+        """So many that were let in were too late to be run."""
+        for _ in range(min(requests, GIVEN_UP_MOST)):
+            self.ran(late=True)
 
     def forgive(self) -> None:
         """Somebody it would have refused was in time: of what lateness added, half is too much."""

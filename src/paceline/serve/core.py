@@ -17,22 +17,20 @@ Whatever comes ends exactly once: refused by `arrive`, told through a batch, han
 request walks through it in docs/design/core.md.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
-
-import msgspec
 
 from paceline.flow.limiter import AdaptiveLimiter
 from paceline.flow.queue import NEVER, Bucket, Queue, Waiting
 from paceline.serve.admission import Admission
+from paceline.serve.batch import Batch, Broken, Look, Tuning
 from paceline.serve.batcher import REASONS, AtOnce, Dispatch, Drop, Hold, Policy, Reason
 from paceline.serve.classes import Classes
-from paceline.serve.isolation import Bisection, PoisonRate, best_cap
+from paceline.serve.isolation import PoisonRate, best_cap
 from paceline.serve.latency import LatencyModel
 from paceline.serve.look import LOOK, Ran
 from paceline.terms.errors import Overloaded
 from paceline.terms.limits import (
-    BATCH_ROWS,
     DEADLINE_S,
     QUEUE_BYTES,
     QUEUE_REQUESTS,
@@ -46,9 +44,9 @@ End = Literal["shed", "expired"]
 """How something ends that was let in and is not run."""
 
 STANDING_SHARE = 0.1
-"""Of a request's deadline. A queue that has not been empty for so long is no burst any more (CoDel's
-interval, in the form of Maurer's "queue timeout"), and is held to the length at which requests wait
-for so long. Where the target is farther away than that, what is predicted alone bounds the queue."""
+"""Of a request's deadline. A queue that has not been empty for so long is no burst any more
+(CoDel's interval, in the form of Maurer's "queue timeout"), and is held to the length at which
+requests wait for so long. Where the target is farther away, prediction alone bounds the queue."""
 
 NORMAL = 1
 
@@ -71,94 +69,6 @@ class Refused(NamedTuple):
 
     why: Why
     wait_s: float
-
-
-class Tuning(msgspec.Struct, frozen=True):
-    """What the Plan says of one model's core."""
-
-    max_batch: int = BATCH_ROWS
-    """rows"""
-    batch_cost: float = NEVER
-    """of the costs of a batch together: tokens, pixels"""
-    executors: int = 1
-    margin: float = 0.0
-    """share of a request's time kept free by admission, at least"""
-    isolate: bool = False
-    """whether a failed batch is run again in parts, to find the culprit"""
-    max_waiting: int = QUEUE_REQUESTS
-
-
-class Look:
-    """Other settings, and what batches did with them."""
-
-    __slots__ = ("ran", "tuning")
-
-    def __init__(self, tuning: Tuning) -> None:
-        self.tuning = tuning
-        self.ran = Ran()
-
-
-class Batch:
-    """Some requests that are run together. `members` that have `ended` want no answer any more;
-    `due_s` is the first deadline of any; `whole` is the batch that failed, where this is a part of
-    it that is run again; `look` is that for which it is run. When it began, executors were `full`:
-    all of them were running something. Where `tried`, one was let in against what was predicted."""
-
-    __slots__ = (
-        "begun_s",
-        "bucket",
-        "due_s",
-        "expected_s",
-        "full",
-        "look",
-        "members",
-        "reason",
-        "rows",
-        "tried",
-        "whole",
-    )
-
-    def __init__(
-        self,
-        bucket: Bucket,
-        members: Sequence[Waiting],
-        rows: int,
-        reason: Reason,
-        begun_s: float,
-        expected_s: float,
-        whole: "Broken | None" = None,
-    ) -> None:
-        self.bucket = bucket
-        self.members = members
-        self.rows = rows
-        self.reason = reason
-        self.begun_s = begun_s
-        self.expected_s = expected_s
-        self.due_s = NEVER
-        self.whole = whole
-        self.look: Look | None = None
-        self.full = False
-        self.tried = False
-
-
-class Broken:
-    """A batch that failed, while its culprits are looked for; `part` is being run."""
-
-    __slots__ = ("bisection", "bucket", "members", "part")
-
-    def __init__(self, batch: Batch) -> None:
-        self.bisection = Bisection(batch.members)
-        self.bucket = batch.bucket
-        self.members = batch.members
-        self.part: Sequence[Waiting] = ()
-        for each in batch.members:
-            if each.ended:  # it left while the whole ran
-                self.bisection.drop(each)
-
-    def pending(self) -> Iterator[Waiting]:
-        """Who has no answer yet and is not running."""
-        running = set(self.part)
-        return (each for each in self.members if not each.ended and each not in running)
 
 
 class Core:
@@ -244,10 +154,10 @@ class Core:
 
     def next(self, now: float) -> Batch | None:
         queue = self.queue
-        late = False
+        late = 0
         if queue.next_deadline() <= now:
             for each in queue.expired(now):
-                late = late or each is not self._trying
+                late += each is not self._trying
                 self._end(now, each, "expired")
         if self._broken:
             part = self._next_part(now)
@@ -257,13 +167,13 @@ class Core:
         while self.idle > 0 and queue.held:
             decision = self.policy.decide(now, queue, self.learned, self.cap)
             if type(decision) is Dispatch:
-                if late and self.admission is not None:
-                    self.admission.ran(late=True)
+                if self.admission is not None:
+                    self.admission.gave_up(late)
                 return self._begin(now, decision)
             if type(decision) is Drop:
                 if decision.waiting is self._trying:
                     return self._begin(now, Dispatch(decision.waiting.bucket, 1, "deadline near"))
-                late = True
+                late += 1
                 queue.leave(decision.waiting)
                 self._end(now, decision.waiting, "expired")
                 continue

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from paceline.serve.core import Tuning
+from paceline.serve.batch import Tuning
 from paceline.serve.latency import LatencyModel
 from paceline.serve.look import Ran
 

@@ -57,7 +57,7 @@ FEW = 4
 """Batches of a group of which each is reason enough for a look, in the beginning and after a drift:
 with it what was wrong is right again after a third of the batches."""
 
-EFFICIENT = 0.99
+EFFICIENT = 0.997
 """Of the best throughput; what is missing there is not worth a batch twice as large."""
 
 TRIED_AGAIN = 64

@@ -8,7 +8,8 @@ itself.
 
 from collections.abc import Callable, Mapping, Sequence
 
-from paceline.serve.core import Batch, Core, Look
+from paceline.serve.batch import Batch, Look
+from paceline.serve.core import Core
 from paceline.serve.effects import Interval, Steered
 from paceline.serve.steering import Bounds, Move, Steering
 

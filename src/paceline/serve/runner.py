@@ -18,9 +18,10 @@ from typing import NamedTuple, TypeAlias
 from paceline.clock import SHORTEST_NAP_S, Clock
 from paceline.flow.queue import NEVER, Bucket, Waiting
 from paceline.observe import log
+from paceline.serve.batch import Batch, Tuning
 from paceline.serve.batcher import Adaptive, Dynamic, LatencyOptimized, Policy, fixed
 from paceline.serve.classes import Classes, classes
-from paceline.serve.core import NORMAL, Batch, Core, End, Tuning
+from paceline.serve.core import NORMAL, Core, End
 from paceline.serve.knobs import DEFAULTS, MAX_BATCH, Rules
 from paceline.serve.model import Model, Tensors
 from paceline.serve.pilot import Pilot

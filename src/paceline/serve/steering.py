@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from paceline.serve.core import Tuning
+from paceline.serve.batch import Tuning
 from paceline.serve.effects import (
     BINDS,
     Interval,

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from paceline.flow.queue import NEVER, Queue
 from paceline.observe.board import Board, Counter
+from paceline.serve.batch import Batch
 from paceline.serve.batcher import REASONS
-from paceline.serve.core import Batch, Core
+from paceline.serve.core import Core
 from paceline.serve.shapes import Shapes
 from paceline.terms.metric import (
     AT_RISK,

@@ -36,9 +36,10 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NoReturn
 
 from paceline.flow.queue import NEVER, RANKS, Bucket, Waiting
+from paceline.serve.batch import Batch, Tuning
 from paceline.serve.batcher import AtOnce, LatencyOptimized, Policy
 from paceline.serve.classes import Classes
-from paceline.serve.core import Batch, Core, End, Refused, Tuning
+from paceline.serve.core import Core, End, Refused
 from paceline.terms.limits import QUEUE_BYTES
 
 SCAN_EVERY = 4096

@@ -26,7 +26,7 @@ from paceline.net.answers import (
     rendered,
     send_error,
 )
-from paceline.net.connection import Exchange, Hot
+from paceline.net.exchange import Exchange, Hot
 from paceline.observe import log
 from paceline.observe.board import Board, Counter
 from paceline.terms.errors import Overloaded, PacelineError

@@ -21,7 +21,7 @@ from paceline.access.gate import Caller
 from paceline.clock import Clock
 from paceline.flow.queue import Waiting
 from paceline.net.coding import Coding, accepted, coding_of, folded, unfolded
-from paceline.net.connection import Exchange
+from paceline.net.exchange import Exchange
 from paceline.observe import log
 from paceline.observe.board import Board, Counter
 from paceline.serve import predict, v2

@@ -1,0 +1,78 @@
+"""Heads that come again. A client sends the same head with each request, but for the length of the
+body: what the parser has understood once it need not read again.
+
+Only a head that came in one piece with its whole body is learnt, and what is told of the second is
+what the parser would have said, to the last header (tests/test_known_heads.py).
+"""
+
+import re
+from typing import TYPE_CHECKING
+
+from paceline.net.exchange import Exchange
+from paceline.terms.limits import LEARNT_BYTES
+
+if TYPE_CHECKING:
+    from paceline.net.connection import Connection
+
+ZERO = ord("0")
+
+LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([1-9]\d{0,8})[ \t]*\r\n", re.IGNORECASE)
+
+
+class KnownHead:
+    """A head that the parser has understood. When the same bytes come again, but for the digits of
+    Content-Length, they mean the same, and need not be parsed."""
+
+    __slots__ = ("after", "before", "keeps_alive", "method", "own", "steady", "target", "version")
+
+    def __init__(self, before: bytes, after: bytes, pattern: Exchange) -> None:
+        self.before = before
+        self.after = after
+        self.method = pattern.method  # and not the pattern itself: it holds body and call
+        self.target = pattern.target
+        self.version = pattern.version
+        self.keeps_alive = pattern.keeps_alive
+        self.steady = pattern.steady_headers
+        self.own = [each for each in pattern.own_headers if each[0] != b"content-length"]
+
+    @classmethod
+    def of(cls, data: bytes, exchange: Exchange) -> "KnownHead | None":
+        """Of a request that came whole, in one piece with nothing else."""
+        size = len(data) - exchange.length
+        if exchange.length == 0 or exchange.chunked or exchange.expects or size > LEARNT_BYTES:
+            return None
+        head = data[:size]
+        found = LENGTH.findall(head)
+        if data[size:] != exchange.body:
+            return None
+        if head[-4:] != b"\r\n\r\n" or len(found) != 1 or int(found[0]) != exchange.length:
+            return None
+        at = LENGTH.search(head)
+        assert at is not None
+        return cls(head[: at.start(1)], head[at.end(1) :], exchange)
+
+    def again(self, data: bytes, connection: "Connection") -> Exchange | None:
+        """The request, if this is one with such a head, whole and alone."""
+        before, after = self.before, self.after
+        if not data.startswith(before):
+            return None
+        end = data.find(b"\r", len(before), len(before) + 10)
+        digits = data[len(before) : end]
+        if not digits.isdigit() or digits[0] == ZERO or not data.startswith(after, end):
+            return None
+        body = data[end + len(after) :]
+        if len(body) != int(digits):
+            return None
+        exchange = Exchange(
+            connection,
+            self.method,
+            self.target,
+            self.steady,
+            [*self.own, (b"content-length", digits)],
+        )
+        exchange.version = self.version
+        exchange.keeps_alive = self.keeps_alive
+        exchange.length = exchange.received = len(body)
+        exchange.body = body
+        exchange.complete = True
+        return exchange
