@@ -19,8 +19,8 @@ from paceline.observe.board import Board, read
 from paceline.serve import runner as module
 from paceline.serve.knobs import DEFAULTS
 from paceline.serve.model import ModelSpec, Tensors, TensorSpec
-from paceline.serve.runner import WARM_RUNS, Beside, Outcome, Ran, Runner
-from paceline.serve.tally import Tally
+from paceline.serve.runner import WARM_RUNS, Beside, Outcome, Runner
+from paceline.serve.tally import Ran, Tally
 from paceline.terms.errors import (
     BadInput,
     DeadlineExceeded,

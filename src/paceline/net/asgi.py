@@ -8,26 +8,50 @@ length goes out in chunks. Called by `connection.py` alone.
 import asyncio
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 from starlette.types import Message, Scope
 
 from paceline.net.answers import STATUS_LINES, rendered
+from paceline.net.exchange import Exchange
 from paceline.terms.errors import PacelineError
 from paceline.terms.limits import RECEIVE_BYTES, SEND_S
-
-if TYPE_CHECKING:
-    from paceline.net.connection import Connection
-from paceline.net.exchange import Exchange
 
 logger = logging.getLogger(__name__)
 
 NO_BODY = frozenset({204, 304})
 
 
+class Line(Protocol):
+    """The connection, as it is seen here."""
+
+    transport: asyncio.Transport
+
+    @property
+    def can_write(self) -> bool: ...
+
+    @property
+    def lost_caller(self) -> bool: ...
+
+    @property
+    def leaving(self) -> bool: ...
+
+    def hold_back(self) -> None: ...
+
+    def more_room(self) -> None: ...
+
+    def say_continue(self) -> None: ...
+
+    def within(self, seconds: float) -> None: ...
+
+    def finished(self, exchange: Exchange, goes_on: bool) -> None: ...
+
+    def abort(self) -> None: ...
+
+
 class AsgiCall:
-    def __init__(self, connection: "Connection", exchange: "Exchange", server: Any) -> None:
+    def __init__(self, connection: Line, exchange: Exchange, server: Any) -> None:
         self._connection = connection
         self._exchange = exchange
         self._server = server

@@ -1,14 +1,49 @@
 """One request and its answer: what `connection.py` and those who answer share."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from paceline.terms.errors import PacelineError
 from paceline.terms.limits import BODY_BYTES
 
-if TYPE_CHECKING:
-    from paceline.net.asgi import AsgiCall
-    from paceline.net.connection import Connection
+
+class Wire(Protocol):
+    """What the connection is for a hot listener."""
+
+    memo: Any
+    """for whoever answers: what it found out about the headers of this connection"""
+
+    def within(self, seconds: float) -> None:
+        """The body is to be there by then."""
+        ...
+
+    def answer(
+        self,
+        exchange: "Exchange",
+        status: int,
+        headers: bytes,
+        parts: "tuple[bytes | bytearray | memoryview, ...]",
+    ) -> None: ...
+
+
+class Stream(Protocol):
+    """What hears the body piece by piece, and answers in pieces."""
+
+    @property
+    def full(self) -> bool: ...
+
+    def start(self) -> None: ...
+
+    def piece(self, data: bytes) -> None: ...
+
+    def end(self) -> None: ...
+
+    def broken(self, error: PacelineError) -> None: ...
+
+    def left(self) -> None: ...
+
+    def writable(self) -> None: ...
+
 
 Hot = Callable[["Exchange"], "Callable[[Exchange], None] | None"]
 """Asked with the head; what it returns is called with the body. None: not mine. It may also answer
@@ -36,7 +71,7 @@ class Exchange:
     answered = False
     listener: "Callable[[Exchange], None] | None" = None
     """hears the whole body; then, nobody"""
-    stream: "AsgiCall | None" = None
+    stream: Stream | None = None
     """hears each piece of the body instead"""
     fail: Callable[[PacelineError], None] | None = None
     """what answers if the body is too long, too late or broken; by default the connection"""
@@ -45,7 +80,7 @@ class Exchange:
 
     def __init__(
         self,
-        connection: "Connection",
+        connection: Wire,
         method: bytes = b"",
         target: bytes = b"",
         steady_headers: list[tuple[bytes, bytes]] | None = None,

@@ -6,13 +6,9 @@ what the parser would have said, to the last header (tests/test_known_heads.py).
 """
 
 import re
-from typing import TYPE_CHECKING
 
-from paceline.net.exchange import Exchange
+from paceline.net.exchange import Exchange, Wire
 from paceline.terms.limits import LEARNT_BYTES
-
-if TYPE_CHECKING:
-    from paceline.net.connection import Connection
 
 ZERO = ord("0")
 
@@ -51,7 +47,7 @@ class KnownHead:
         assert at is not None
         return cls(head[: at.start(1)], head[at.end(1) :], exchange)
 
-    def again(self, data: bytes, connection: "Connection") -> Exchange | None:
+    def again(self, data: bytes, connection: Wire) -> Exchange | None:
         """The request, if this is one with such a head, whole and alone."""
         before, after = self.before, self.after
         if not data.startswith(before):

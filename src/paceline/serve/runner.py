@@ -28,7 +28,7 @@ from paceline.serve.pilot import Pilot
 from paceline.serve.refusals import given_up, refusal
 from paceline.serve.shapes import Shapes
 from paceline.serve.steering import Move
-from paceline.serve.tally import Tally
+from paceline.serve.tally import Ran, Tally
 from paceline.terms.errors import ModelFailed, PacelineError
 from paceline.terms.limits import EXECUTORS, ROWS, SHAPES, WARM_S
 from paceline.terms.request import PRIORITIES, Priority
@@ -49,7 +49,6 @@ which `./bench policies` compares them."""
 
 RANKS = {priority: rank for rank, priority in enumerate(PRIORITIES)}
 
-Answers = Sequence[Tensors]
 Outcome: TypeAlias = "Tensors | PacelineError"
 Told = Callable[[Outcome], None]
 """Hears the request's own rows of the outputs, or why there are none; once, unless it leaves."""
@@ -66,15 +65,6 @@ class _Call:
         self.inputs = inputs
         self.told = told
         self.core = core
-
-
-class Ran(NamedTuple):
-    """A batch that was run: of each request its answer, and where the time went."""
-
-    answers: Answers
-    input_s: float
-    infer_s: float
-    output_s: float
 
 
 class _Made(NamedTuple):

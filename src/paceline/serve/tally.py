@@ -2,13 +2,15 @@
 only where one is not run. Decides nothing. Called by `runner.py`.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from paceline.flow.queue import NEVER, Queue
 from paceline.observe.board import Board, Counter
 from paceline.serve.batch import Batch
 from paceline.serve.batcher import REASONS
 from paceline.serve.core import Core
+from paceline.serve.model import Tensors
 from paceline.serve.shapes import Shapes
 from paceline.terms.metric import (
     AT_RISK,
@@ -28,9 +30,6 @@ from paceline.terms.metric import (
 )
 from paceline.terms.request import PRIORITIES
 
-if TYPE_CHECKING:
-    from paceline.serve.runner import Ran
-
 LOOK_S = 0.1
 """The shortest time between two looks at a queue: what is at risk is found by going through it."""
 
@@ -40,6 +39,15 @@ outputs taken apart."""
 
 NOT_RUN_REASONS = ("late", "full", "shed", "expired")
 """The first two are told at the door; `serve/core.py` knows what each means."""
+
+
+class Ran(NamedTuple):
+    """A batch that was run: of each request its answer, and where the time went."""
+
+    answers: Sequence[Tensors]
+    input_s: float
+    infer_s: float
+    output_s: float
 
 
 class Tally:
@@ -89,7 +97,7 @@ class Tally:
             if could > pays:
                 self._left_beyond.add(could - max(rows, pays))
 
-    def ran(self, batch: Batch, seconds: float, ran: "Ran", shapes: Shapes, wall: float) -> None:
+    def ran(self, batch: Batch, seconds: float, ran: Ran, shapes: Shapes, wall: float) -> None:
         self._seconds.record(seconds)
         self._rows.add(batch.rows)
         self._run.add(len(batch.members))
