@@ -38,6 +38,8 @@ class SmallServer(Server):
         self.operations = operations
         self.keys = KeyFile(state / "keys.json")
         self.stopped: list[str] = []
+        self.looks = 0
+        """times that its state was looked at"""
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
 
@@ -72,7 +74,7 @@ class SmallServer(Server):
     async def _start(self) -> None:
         clock, board = RealClock(), Board()
         control = Control(
-            list, _status, self.stopped.append, lambda: None, self.keys.load, self.operations
+            list, self._status, self.stopped.append, lambda: None, self.keys.load, self.operations
         )
         self._owner = Connections(control.routes(), clock.now, clock.wall)
         await self._owner.listen(self._held.listen())
@@ -93,20 +95,20 @@ class SmallServer(Server):
             connections.leave()
             await connections.closed(0.0)
 
-
-def _status() -> Status:
-    return Status(
-        version="0",
-        address="",
-        uptime_s=0.0,
-        ready=True,
-        fronts_ready=1,
-        fronts_wanted=1,
-        front_restarts=0,
-        in_flight=0.0,
-        refused={},
-        usage=Usage(0.0, 0.0, 0.0, None),
-        models=[],
-        plan=1,
-        entry=1,
-    )
+    def _status(self) -> Status:
+        self.looks += 1
+        return Status(
+            version="0",
+            address="",
+            uptime_s=0.0,
+            ready=True,
+            fronts_ready=1,
+            fronts_wanted=1,
+            front_restarts=0,
+            in_flight=0.0,
+            refused={},
+            usage=Usage(0.0, 0.0, 0.0, None),
+            models=[],
+            plan=1,
+            entry=1,
+        )

@@ -442,3 +442,17 @@ def test_an_error_comes_back_as_it_was_told(fields: dict[str, str]) -> None:
 def test_an_error_of_a_newer_version_keeps_its_words() -> None:
     fields = {"error": "the moon is full", "code": "full_moon", "remedy": "Wait."}
     assert str(from_fields(fields)) == "the moon is full. Wait."
+
+
+def test_many_live_pages_look_at_the_state_as_often_as_few(tmp_path: Path) -> None:
+    """It costs with each model; pages that are open together are told the same."""
+    with SmallServer(tmp_path) as server:
+        headers = server.key("viewer", "admin")
+        pages = [server.connect() for _ in range(20)]
+        for page in pages:
+            page.request("GET", "/api/events", headers=headers)
+        told = [page.getresponse().readline() for page in pages]
+        for page in pages:
+            page.close()
+        assert all(each.startswith(b"data: {") for each in told)
+        assert server.looks < 10, "20 pages, within a moment"

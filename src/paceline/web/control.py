@@ -59,6 +59,9 @@ EVENTS: Declaration[None, None, Status] = Declaration(
 SHUTDOWN: Declaration[None, None, Stopping] = Declaration(
     "POST", "/api/shutdown", "Finish what is in hand and stop.", Stopping, status=202
 )
+SHARED_S = PAGE_TICK_S / 2
+"""How old what a live page is told may be."""
+
 DECLARED: tuple[AnyDeclaration, ...] = (STATUS, EVENTS, SHUTDOWN, DOCUMENT)
 
 
@@ -91,6 +94,8 @@ class Control:
         self._others = others
         self._page = (files("paceline.web") / "page.html").read_bytes()
         self._ticks: set[asyncio.Event] = set()
+        self._last_event = b""
+        self._event_s = float("-inf")
         self._ending = False
 
     def routes(self) -> ASGIApp:
@@ -160,7 +165,7 @@ class Control:
         timer = None
         try:
             while not self._ending:
-                yield b"data: " + msgspec.json.encode(self._status()) + b"\n\n"
+                yield self._event(loop.time())
                 tick.clear()
                 timer = loop.call_later(PAGE_TICK_S, tick.set)
                 await tick.wait()
@@ -169,6 +174,13 @@ class Control:
             self._ticks.discard(tick)
             if timer is not None:
                 timer.cancel()
+
+    def _event(self, now: float) -> bytes:
+        """The same one for all who look at about the same time: it costs with each model."""
+        if now - self._event_s > SHARED_S:
+            self._last_event = b"data: " + msgspec.json.encode(self._status()) + b"\n\n"
+            self._event_s = now
+        return self._last_event
 
     async def _answer_shutdown(self, query: None, body: None, who: str) -> Stopping:
         self._stop(f"asked by {who}")
