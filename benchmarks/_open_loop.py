@@ -126,3 +126,8 @@ def put_ahead(pid: int) -> None:
     ms with it. Without the right to it, its own lag tells."""
     with suppress(PermissionError):
         os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(1))
+
+
+def put_back(pid: int) -> None:
+    """Among all others again."""
+    os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))

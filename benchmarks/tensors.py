@@ -3,8 +3,9 @@
 Each body is parsed by `serve/v2.py` as it is, and, where it is JSON, once more with the fast parser
 switched off, which is what msgspec and numpy do. For the event loop, bodies of 10 MB come through
 `serve/reading.py` while a timer rings each millisecond: how late it rings at most, and how long the
-loop's thread is at work at most for one callback, which is what others must wait on a machine that
-is not short of cores. The same without bodies is the A/A; one body in place is what the reader
+loop's thread is at work at most for one callback. Meanwhile the loop's thread goes before all others
+where this process may do that (root may), else what else runs counts as lateness of the timer,
+which is set in whole milliseconds and so may be one late by itself. The same without bodies is the A/A; one body in place is what the reader
 process saves. Joining a batch is compared in memory used
 before and in new memory.
 """
@@ -21,6 +22,7 @@ from unittest import mock
 import numpy as np
 
 from benchmarks import record
+from benchmarks._open_loop import put_ahead, put_back
 from paceline.clock import RealClock
 from paceline.serve import tensors, v2
 from paceline.serve.model import ModelSpec, TensorSpec
@@ -179,6 +181,7 @@ async def through_reader(case: Case, bodies: int, at_once: int) -> tuple[Ticks, 
     started = time.perf_counter()
     await asyncio.gather(*(one() for _ in range(bodies)))
     took_s = time.perf_counter() - started
+    put_ahead(0)
     quiet = Ticks()
     await asyncio.sleep(took_s)
     quiet.stop()
@@ -187,6 +190,7 @@ async def through_reader(case: Case, bodies: int, at_once: int) -> tuple[Ticks, 
     await asyncio.gather(*(one() for _ in range(bodies)))
     took_s = time.perf_counter() - started
     busy.stop()
+    put_back(0)
     reader.close()
     return quiet, busy, took_s / bodies
 
@@ -264,6 +268,11 @@ def main() -> None:
                 f"10 MB bodies hold the loop for at most {STALL_MS:.0f} ms",
                 f"{busy.busy_s * 1e3:.2f} ms at work, {in_place_ms:.0f} ms in place",
                 busy.busy_s * 1e3 <= STALL_MS,
+            ),
+            record.Verdict(
+                f"meanwhile a timer of {TICK_S * 1e3:g} ms is late by at most {STALL_MS:.0f} ms",
+                f"{busy.wall_s * 1e3:.2f} ms, {quiet.wall_s * 1e3:.2f} ms without bodies",
+                busy.wall_s * 1e3 <= STALL_MS,
             ),
             record.Verdict(
                 f"a piece of a large answer takes at most {STALL_MS:.0f} ms",
