@@ -10,6 +10,7 @@ import os
 import resource
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
@@ -39,7 +40,7 @@ from paceline.processes.state_dir import Holder, StateDir
 from paceline.serve import digits
 from paceline.serve.knobs import catalogue, executors
 from paceline.terms.errors import CannotStart, NoKey, PortTaken
-from paceline.terms.limits import CONNECTION_BACKLOG, KEPT_BYTES
+from paceline.terms.limits import CONNECTION_BACKLOG, KEPT_BYTES, SWITCH_S
 from paceline.terms.plan import Address, Catalogue, Knob, changed
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ def run_front() -> None:
 
     clock = RealClock()
     keep_freed(KEPT_BYTES)
+    sys.setswitchinterval(SWITCH_S)
 
     def build(
         start: Start,

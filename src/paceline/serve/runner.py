@@ -281,9 +281,10 @@ class Runner:
             work = partial(self._compute, [each.work.inputs for each in batch.members])
             if batch.rows <= self._tiny_rows and batch.bucket == self._tried:
                 try:
-                    self._done(core, batch, work())
+                    told = self._done(core, batch, work())
                 except PacelineError as error:
-                    self._failed(core, batch, error)
+                    told = self._failed(core, batch, error)
+                _tell(told)
                 self._soon()
                 return
             self._beside(work).add_done_callback(partial(self._ran_beside, core, batch))
@@ -292,13 +293,16 @@ class Runner:
             self._cores.remove(core)
 
     def _ran_beside(self, core: Core, batch: Batch, ran: "asyncio.Future[Ran]") -> None:
+        """What waits is begun first, for an executor is free: the answers are written beside it."""
         error = ran.exception()
         if error is None:
-            self._done(core, batch, ran.result())
+            told = self._done(core, batch, ran.result())
         elif isinstance(error, PacelineError):
-            self._failed(core, batch, error)
+            told = self._failed(core, batch, error)
         else:
             raise error  # the end of the process, or a bug: nothing that a request could be told
+        self._run_batches(core)
+        _tell(told)
         self._soon()
 
     def _compute(self, several: Sequence[Tensors]) -> Ran:
@@ -323,7 +327,8 @@ class Runner:
                 remedy="Check the values sent; if they are right, the server's log says where.",
             ) from error
 
-    def _done(self, core: Core, batch: Batch, ran: Ran) -> None:
+    def _done(self, core: Core, batch: Batch, ran: Ran) -> list[tuple[Waiting, Outcome]]:
+        """Who is to be told what."""
         now = self._clock.now()
         self._tally.ran(batch, now - batch.begun_s, ran, self._shapes, self._clock.wall())
         if batch.bucket not in self._seen:
@@ -335,16 +340,14 @@ class Runner:
             in_time = sum([now <= each.deadline_s for each in told])
             self._pilot.ran(batch, now - batch.begun_s, in_time, len(told))
         if len(told) == len(batch.members):
-            for each, answer in zip(batch.members, ran.answers, strict=True):
-                each.work.told(answer)
-            return
+            return list(zip(batch.members, ran.answers, strict=True))
         of = dict(zip(batch.members, ran.answers, strict=True))
-        for each in told:
-            each.work.told(of[each])
+        return [(each, of[each]) for each in told]
 
-    def _failed(self, core: Core, batch: Batch, error: PacelineError) -> None:
-        for each in core.failed(self._clock.now(), batch):
-            each.work.told(error)
+    def _failed(
+        self, core: Core, batch: Batch, error: PacelineError
+    ) -> list[tuple[Waiting, Outcome]]:
+        return [(each, error) for each in core.failed(self._clock.now(), batch)]
 
     def _on_end(self, waiting: Waiting, end: End) -> None:
         self._tally.not_run(end)
@@ -427,6 +430,11 @@ def _in_threads() -> Beside:
     """Its threads are as many as ran at once, which is for the core to say."""
     pool = ThreadPoolExecutor(EXECUTORS, "model")
     return lambda work: asyncio.get_running_loop().run_in_executor(pool, work)
+
+
+def _tell(told: Sequence[tuple[Waiting, Outcome]]) -> None:
+    for waiting, outcome in told:
+        waiting.work.told(outcome)
 
 
 def _nobody(outcome: Outcome) -> None:

@@ -22,6 +22,10 @@ SLICE_BYTES = 16 * 1024
 TURN_REQUESTS = 16
 """of one caller that are answered in one go, for the same reason"""
 
+SWITCH_S = 0.0005
+"""after this time a front's loop lets another of its threads have the interpreter: one that is to
+begin a batch needs it for a moment, and an executor stands still until it has it"""
+
 LEARNT_BYTES = 4096
 """the longest head that a connection remembers, to know it when it comes again"""
 
