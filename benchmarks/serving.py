@@ -54,6 +54,9 @@ CELLS = record.RESULTS / "cells" / "serving.json"
 PLOT = record.RESULTS / "serving.svg"
 
 OURS = "paceline"
+TWO_FRONTS = "paceline-2-fronts"
+"""Of one and two the better is held against the others; both are among the figures."""
+
 LIMIT = "onnxruntime in a loop"
 LEVELS: dict[str, dict[str, tuple[int, ...]]] = {
     "classifier": {"json": (1, 16, 64, 256), "binary": (64,)},
@@ -411,7 +414,8 @@ def lines(cells: Cells) -> list[Line]:
     def memory(name: str, model: str) -> dict[int, float]:
         return cells.samples("mb", name, model, "memory", "", "after")
 
-    ours = rate(OURS, "classifier", "json", 64)
+    fronts = {name: rate(name, "classifier", "json", 64) for name in (OURS, TWO_FRONTS)}
+    best = max(fronts, key=lambda name: median(fronts[name].values()) or 0.0)
     python = max(
         (rate(name, "classifier", "json", 64) for name in PYTHON_SERVERS),
         key=lambda each: median(each.values()) or 0.0,
@@ -419,13 +423,13 @@ def lines(cells: Cells) -> list[Line]:
     lone = rate(OURS, "classifier", "json", 1)
     found = [
         Line(
-            "classifier, 64 callers, of Triton's rate",
-            ratios(ours, rate("triton", "classifier", "json", 64)),
+            f"classifier, 64 callers, {best}, of Triton's rate",
+            ratios(fronts[best], rate("triton", "classifier", "json", 64)),
             CLASSIFIER_TIMES_TRITON,
         ),
         Line(
-            "classifier, 64 callers, of the best Python server's rate",
-            ratios(ours, python),
+            f"classifier, 64 callers, {best}, of the best Python server's rate",
+            ratios(fronts[best], python),
             CLASSIFIER_TIMES_PYTHON,
         ),
         Line(
