@@ -3,12 +3,11 @@
 Each body is parsed by `serve/v2.py` as it is, and, where it is JSON, once more with the fast parser
 switched off, which is what msgspec and numpy do. For the event loop, bodies of 10 MB come through
 `serve/reading.py` while a timer rings each millisecond: how late it rings at most, and how long the
-loop's thread is at work at most for one callback. Meanwhile the loop's thread goes before all others
-where this process may do that (root may), else what else runs counts as lateness of the timer,
-which is set in whole milliseconds and so may be one late by itself; where it is late without
-bodies too, nothing can be told. The same without bodies is the A/A; one body in place is what the reader
-process saves. Joining a batch is compared in memory used
-before and in new memory.
+loop's thread is at work at most for one callback. Meanwhile the loop's thread goes before all
+others where this process may do that (root may), else what else runs counts as lateness of the
+timer, which is set in whole milliseconds and so may be one late by itself; where it is late
+without bodies too (the A/A), nothing can be told. One body in place is what the reader process
+saves. Joining a batch is compared in memory used before and in new memory.
 """
 
 import argparse

@@ -74,7 +74,13 @@ class SmallServer(Server):
     async def _start(self) -> None:
         clock, board = RealClock(), Board()
         control = Control(
-            list, self._status, self.stopped.append, lambda: None, self.keys.load, self.operations
+            list,
+            self._status,
+            self.stopped.append,
+            lambda: None,
+            clock.now,
+            self.keys.load,
+            self.operations,
         )
         self._owner = Connections(control.routes(), clock.now, clock.wall)
         await self._owner.listen(self._held.listen())

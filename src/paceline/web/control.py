@@ -76,6 +76,7 @@ class Control:
         status: Callable[[], Status],
         stop: Callable[[str], None],
         reload_keys: Callable[[], None],
+        now: Callable[[], float],
         keys: Callable[[], Iterable[Key]] = tuple,
         operations: Sequence[Operation] = (),
         others: Sequence[On] = (),
@@ -84,6 +85,7 @@ class Control:
         self._status = status
         self._stop = stop
         self._reload_keys = reload_keys
+        self._now = now
         self._keys = keys
         self._operations = (
             STATUS.answered_by(self._answer_status),
@@ -165,7 +167,7 @@ class Control:
         timer = None
         try:
             while not self._ending:
-                yield self._event(loop.time())
+                yield self._event()
                 tick.clear()
                 timer = loop.call_later(PAGE_TICK_S, tick.set)
                 await tick.wait()
@@ -175,8 +177,9 @@ class Control:
             if timer is not None:
                 timer.cancel()
 
-    def _event(self, now: float) -> bytes:
+    def _event(self) -> bytes:
         """The same one for all who look at about the same time: it costs with each model."""
+        now = self._now()
         if now - self._event_s > SHARED_S:
             self._last_event = b"data: " + msgspec.json.encode(self._status()) + b"\n\n"
             self._event_s = now

@@ -118,6 +118,7 @@ class Owner:
             self._status,
             self.stop,
             self._reload_keys,
+            clock.now,
             lambda: self._keys,
             (
                 *plan_api.operations(self._desk, how=lambda: self._fronts.how),
