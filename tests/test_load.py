@@ -118,6 +118,8 @@ class Peer(threading.Thread):
         self._ready.set()
         async with server:
             await self._over.wait()
+        for _ in range(10):  # whoever was accepted last comes to be served, and can be sent away
+            await asyncio.sleep(0)
         for writer in [*self._writers]:
             writer.transport.abort()
         while self._serving:
@@ -143,6 +145,8 @@ class Peer(threading.Thread):
         finally:
             self._writers.discard(writer)
             writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()  # else the loop may end before it is
 
     async def _answer(self, got: Got, writer: asyncio.StreamWriter) -> bool:
         calls = sum(not each.line.startswith("GET") for each in self.got)

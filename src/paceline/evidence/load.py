@@ -314,9 +314,7 @@ class Running:
         room = self._what.connections - len(self._slots) - len(self._connecting)
         wanted = self._next_due - self._next_send - len(self._connecting)
         for _ in range(min(room, wanted)):
-            task = self._loop.create_task(self._open())
-            self._connecting.add(task)
-            task.add_done_callback(self._connecting.discard)
+            self._connecting.add(self._loop.create_task(self._open()))
 
     async def _open(self) -> None:
         try:
@@ -325,6 +323,8 @@ class Running:
         except OSError as why:  # a TimeoutError is one
             self._not_connected(why)
             return
+        finally:  # at once: who is due in the meantime must not count on this one
+            self._connecting.discard(asyncio.current_task())
         slot = (_StreamSlot if self._what.stream else _Slot)(self, connection)
         self._slots[connection] = slot
         self._opened += 1
