@@ -567,6 +567,49 @@ def test_an_objective_gives_deadlines_and_its_end_takes_them_away() -> None:
     told(story)
 
 
+def test_a_body_is_not_read_for_an_answer_that_would_come_too_late() -> None:
+    """Only with an objective, and only while something waits."""
+
+    async def story(served: Served) -> None:
+        served.tune(slo_s=0.3, executors=1, max_batch=1)
+        served.batch_s = lambda: 0.1
+        check, far_s = served.runner.check_unread, served.clock.now() + 30.0
+        for value in (1, 2, 3):  # it learns what a batch takes
+            await served.ask(value)
+        check("normal", far_s)
+        running = served.asks(4)
+        await served.later(0.001)
+        check("normal", far_s)
+        waiting = served.asks(5)
+        await served.later(0.001)
+        with pytest.raises(Overloaded, match="would answer this request in about"):
+            check("normal", far_s)
+        assert served.measured("not_run_total") == {("late",): 1}
+        served.tune(slo_s=None)
+        check("normal", far_s)
+        await asyncio.gather(running, waiting)
+
+    told(story)
+
+
+def test_an_objective_counts_from_when_the_body_was_there() -> None:
+    async def story(served: Served) -> None:
+        served.tune(slo_s=0.1)
+        heard_s = served.clock.now()
+        await served.later(0.09)  # in which it was read
+        x = {"x": np.zeros((1, 2), np.float32)}
+        deadlines = [
+            served.runner.submit(x, 1, "normal", heard_s + 30.0, lambda outcome: None, told_s)
+            for told_s in (heard_s, None)
+        ]
+        assert [each.deadline_s for each in deadlines] == pytest.approx(
+            [heard_s + 0.1, heard_s + 0.19]
+        )
+        await served.later(1.0)
+
+    told(story)
+
+
 def test_a_core_that_has_finished_is_asked_no_more(
     watched: list[WatchedCore], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -258,6 +258,16 @@ class Core:
 
     # --- What is known ----------------------------------------------------------------------------
 
+    def foretold(self, now: float, rank: int, target_s: float, deadline_s: float) -> Refused | None:
+        """What `arrive` would say to one row of the shape that ran last. None also while nothing
+        waits: then it may be tried."""
+        if self.admission is None or not self.queue.held or not self._latencies:
+            return None
+        bucket = next(reversed(self._latencies))
+        one = Waiting(rank, bucket, 1, 0, now, target_s, deadline_s)
+        finish_s = self._finish_s(now, one, self.admission)
+        return Refused("late", finish_s - now) if finish_s > deadline_s else None
+
     def learned(self, bucket: Bucket) -> LatencyModel:
         """How long batches of this shape take."""
         model = self._latencies.get(bucket)

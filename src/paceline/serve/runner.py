@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, NoReturn, TypeAlias
 
 from paceline.clock import SHORTEST_NAP_S, Clock
 from paceline.flow.queue import NEVER, Bucket, Waiting
@@ -21,7 +21,7 @@ from paceline.observe import log
 from paceline.serve.batch import Batch, Tuning
 from paceline.serve.batcher import Adaptive, Dynamic, LatencyOptimized, Policy, fixed
 from paceline.serve.classes import Classes, classes
-from paceline.serve.core import NORMAL, Core, End
+from paceline.serve.core import NORMAL, Core, End, Refused
 from paceline.serve.knobs import DEFAULTS, MAX_BATCH, Rules
 from paceline.serve.model import Model, Tensors
 from paceline.serve.pilot import Pilot
@@ -114,15 +114,35 @@ class Runner:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = NEVER
 
+    def check_unread(self, priority: Priority, deadline_s: float) -> None:
+        """Before a long body is read, which costs as much as to run a small model: refuses what
+        would be refused as things stand."""
+        if self._rules.slo_s is None:
+            return
+        core, now, rank = self._core, self._clock.now(), RANKS[priority]
+        targets_s, deadlines_s = self._made.classes
+        deadline_s = min(deadline_s, now + deadlines_s[rank])
+        refused = core.foretold(now, rank, now + targets_s[rank], deadline_s)
+        if refused is not None:
+            self._refuse(refused, 0.0, deadline_s - now)
+
     def submit(
-        self, inputs: Tensors, rows: int, priority: Priority, deadline_s: float, told: Told
+        self,
+        inputs: Tensors,
+        rows: int,
+        priority: Priority,
+        deadline_s: float,
+        told: Told,
+        heard_s: float | None = None,
     ) -> Waiting:
         """Has the request run, or refuses it by a PacelineError. Its deadline is a moment, and that
-        of its objective counts where it is earlier."""
+        of its objective counts where it is earlier: from when its body was there (`heard_s`, where
+        that was not now)."""
         core, now, rank = self._core, self._clock.now(), RANKS[priority]
         targets_s, deadlines_s = self._made.classes
         if self._rules.slo_s is not None:
-            deadline_s = min(deadline_s, now + deadlines_s[rank])
+            from_s = now if heard_s is None else heard_s
+            deadline_s = min(deadline_s, from_s + deadlines_s[rank])
         bucket = self._shapes.bucket(inputs)
         waiting = Waiting(
             rank,
@@ -140,11 +160,7 @@ class Runner:
         if self._pilot is not None:
             self._pilot.came()
         if refused is not None:
-            self._tally.not_run(refused.why)
-            if self._pilot is not None:
-                self._pilot.refused()
-            alone_s = core.learned(bucket).at(rows)
-            raise refusal(self._model.spec.name, refused, alone_s, deadline_s - now)
+            self._refuse(refused, core.learned(bucket).at(rows), deadline_s - now)
         self._asked = True
         waiting.work = _Call(inputs, told, core)
         if core.idle > 0:
@@ -153,6 +169,12 @@ class Runner:
             self._wake_at(core.wake_s)
             self._tally.look(now, core.queue)
         return waiting
+
+    def _refuse(self, refused: Refused, alone_s: float, left_s: float) -> NoReturn:
+        self._tally.not_run(refused.why)
+        if self._pilot is not None:
+            self._pilot.refused()
+        raise refusal(self._model.spec.name, refused, alone_s, left_s)
 
     def leave(self, waiting: Waiting) -> None:
         """Its caller has gone: it is not run if that has not begun, and tells nobody."""

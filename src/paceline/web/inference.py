@@ -275,6 +275,7 @@ class _Call(Held):
     """One inference request, from its head to its answer."""
 
     __slots__ = (
+        "_heard_s",
         "_inference",
         "_kind",
         "_model",
@@ -300,6 +301,8 @@ class _Call(Held):
         self._place: _Place | None = None
         self._read: Read | None = None
         self._waiting: Waiting | None = None
+        self._heard_s: float | None = None
+        """when a body that is read elsewhere was there"""
         self.request: v2.InferRequest | predict.PredictRequest | None = None
         self.priority: Priority = "normal"
         self.started_s = inference.clock.now()
@@ -372,6 +375,8 @@ class _Call(Held):
                 self._submit(plain.inputs, plain.rows)
         else:
             length = _header_length(self.exchange) if kind == "v2" else None
+            self._place.runner.check_unread(self.priority, self.deadline_s)
+            self._heard_s = self._inference.clock.now()
             self._inference.reader.decode(kind, body, spec, length, self._was_read)
 
     def _was_read(self, read: Read | PacelineError) -> None:
@@ -407,7 +412,7 @@ class _Call(Held):
                 remedy="Send several requests, or turn its knob max_rows up.",
             )
         self._waiting = self._place.runner.submit(
-            inputs, rows, self.priority, self.deadline_s, self._told
+            inputs, rows, self.priority, self.deadline_s, self._told, self._heard_s
         )
 
     def _told(self, outcome: Outcome) -> None:
