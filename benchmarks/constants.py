@@ -46,7 +46,7 @@ def _changes() -> list[Change | None]:
     constants: Sequence[tuple[ModuleType, str, Sequence[float]]] = (
         (latency, "EFFICIENT", (0.9, 0.98, 0.99, 1.0)),
         (batcher, "WORTH_A_CUT", (0.6, 1.0)),
-        (admission, "MARGIN_MOST", (0.2, 0.6, 0.8)),
+        (admission, "MARGIN_MOST", (0.2, 0.3, 0.6, 0.8)),
     )
     every: list[Change | None] = [None]
     for where, name, values in constants:
