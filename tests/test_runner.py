@@ -592,6 +592,26 @@ def test_a_body_is_not_read_for_an_answer_that_would_come_too_late() -> None:
     told(story)
 
 
+def test_what_waits_is_begun_before_the_answers_of_the_last_batch_are_told(
+    watched: list[WatchedCore],
+) -> None:
+    async def story(served: Served) -> None:
+        served.tune(executors=1, max_batch=1)
+        core = watched[-1]
+        running: list[int] = []
+        x = {"x": np.zeros((1, 2), np.float32)}
+
+        def tell(outcome: Outcome) -> None:
+            running.append(len(core.running))
+
+        for _ in range(3):
+            served.runner.submit(x, 1, "normal", served.clock.now() + 30.0, tell)
+        await served.later(1.0)
+        assert running == [1, 1, 0]
+
+    told(story)
+
+
 def test_an_objective_counts_from_when_the_body_was_there() -> None:
     async def story(served: Served) -> None:
         served.tune(slo_s=0.1)

@@ -8,7 +8,11 @@ import signal
 import stat
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +43,22 @@ def sums(batch):
 if __name__ == "__main__":
     paceline.serve(sums, slo="250ms", port=0, name="adds")
 """
+
+
+SLEEPS = """\
+import time
+import paceline
+
+@paceline.model(inputs={"x": ("FP32", [-1, 4])}, outputs={"sum": ("FP32", [-1])})
+def sleeps(batch):
+    time.sleep(0.4)
+    return batch["x"].sum(axis=1)
+
+if __name__ == "__main__":
+    paceline.serve(sleeps, slo="5s", port=0)
+"""
+
+LONG_AND_BROKEN = b'{"inputs": [' + b" " * 500_000
 
 
 class Started(NamedTuple):
@@ -99,10 +119,43 @@ def paceline(*arguments: str) -> tuple[str, ...]:
 
 
 def said(address: str, path: str) -> Any:
-    import urllib.request
-
     with urllib.request.urlopen(address + path, timeout=START_S) as answer:
         return json.load(answer)
+
+
+def status_of(address: str, path: str, body: bytes, **headers: str) -> int:
+    request = urllib.request.Request(address + path, body, {"content-type": "application/json"})
+    for name, value in headers.items():
+        request.add_header(name.replace("_", "-"), value)
+    try:
+        with urllib.request.urlopen(request, timeout=START_S) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_a_long_body_is_not_read_where_its_answer_would_be_too_late(tmp_path: Path) -> None:
+    """It is broken, which whoever reads it sees; nobody does while others wait for the model."""
+    (tmp_path / "sleeps.py").write_text(SLEEPS)
+    with started(tmp_path, sys.executable, "sleeps.py") as up:
+        path = "/v2/models/sleeps/infer"
+
+        def broken() -> int:
+            return status_of(up.address, path, LONG_AND_BROKEN, x_timeout_ms="200")
+
+        def ask() -> int:
+            return status_of(up.address, "/predict/sleeps", b"[1, 2, 3, 4]")
+
+        assert broken() == 400
+        with ThreadPoolExecutor() as pool:
+            asked = []
+            for _ in range(4):
+                asked.append(pool.submit(ask))
+                time.sleep(0.02)  # else the first ones share a batch, and nobody waits
+            assert broken() == 503
+            assert [each.result() for each in asked] == [200] * 4
+        assert broken() == 400
 
 
 # --- One model without a file ---------------------------------------------------------------------

@@ -30,12 +30,7 @@ from paceline.serve.isolation import PoisonRate, best_cap
 from paceline.serve.latency import LatencyModel
 from paceline.serve.look import LOOK, Ran
 from paceline.terms.errors import Overloaded
-from paceline.terms.limits import (
-    DEADLINE_S,
-    QUEUE_BYTES,
-    QUEUE_REQUESTS,
-    SHAPES,
-)
+from paceline.terms.limits import DEADLINE_S, QUEUE_BYTES, QUEUE_REQUESTS, SHAPES
 
 Why = Literal["late", "full"]
 """For which a newcomer is refused."""
@@ -259,14 +254,17 @@ class Core:
     # --- What is known ----------------------------------------------------------------------------
 
     def foretold(self, now: float, rank: int, target_s: float, deadline_s: float) -> Refused | None:
-        """What `arrive` would say to one row of the shape that ran last. None also while nothing
-        waits: then it may be tried."""
+        """What `arrive` would say to one row of the shape that ran last; if no, that row counts as
+        one that came. None also while nothing waits: then it may be tried."""
         if self.admission is None or not self.queue.held or not self._latencies:
             return None
         bucket = next(reversed(self._latencies))
         one = Waiting(rank, bucket, 1, 0, now, target_s, deadline_s)
         finish_s = self._finish_s(now, one, self.admission)
-        return Refused("late", finish_s - now) if finish_s > deadline_s else None
+        if finish_s <= deadline_s:
+            return None
+        self.admission.came(now, rank, 1)
+        return Refused("late", finish_s - now)
 
     def learned(self, bucket: Bucket) -> LatencyModel:
         """How long batches of this shape take."""

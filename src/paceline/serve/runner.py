@@ -124,6 +124,8 @@ class Runner:
         deadline_s = min(deadline_s, now + deadlines_s[rank])
         refused = core.foretold(now, rank, now + targets_s[rank], deadline_s)
         if refused is not None:
+            if self._pilot is not None:
+                self._pilot.came()
             self._refuse(refused, 0.0, deadline_s - now)
 
     def submit(
