@@ -221,16 +221,17 @@ def test_a_batch_that_takes_its_time_leaves_the_loop_alone_and_the_next_one_fill
     told(story)
 
 
-def test_what_is_run_in_place_lets_others_have_the_loop_between_two_batches() -> None:
+def test_what_is_run_in_place_lets_others_have_the_loop_after_a_millisecond() -> None:
     async def story(served: Served) -> None:
         tiny(served)
         served.tune(max_batch=1)
+        served.model.takes_s = lambda rows: 0.0006
         asked = [served.asks(value) for value in range(5)]
         seen = []
         while not all(each.done() for each in asked):
             seen.append(len(served.model.batches))
             await served.clock.until(0.0)
-        assert set(seen) >= {1, 2, 3, 4}
+        assert {2, 4} <= set(seen) <= {0, 2, 4, 5}, "two at a time"
 
     told(story)
 

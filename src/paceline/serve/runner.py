@@ -21,7 +21,7 @@ from paceline.observe import log
 from paceline.serve.batch import Batch, Tuning
 from paceline.serve.batcher import Adaptive, Dynamic, LatencyOptimized, Policy, fixed
 from paceline.serve.classes import Classes, classes
-from paceline.serve.core import NORMAL, Core, End, Refused
+from paceline.serve.core import NORMAL, Core, End, Refused, Why
 from paceline.serve.knobs import DEFAULTS, MAX_BATCH, Rules
 from paceline.serve.model import Model, Tensors
 from paceline.serve.pilot import Pilot
@@ -114,19 +114,40 @@ class Runner:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = NEVER
 
-    def check_unread(self, priority: Priority, deadline_s: float) -> None:
+    def check_unread(
+        self, priority: Priority, deadline_s: float, heard_s: float | None = None
+    ) -> None:
         """Before a long body is read, which costs as much as to run a small model: refuses what
         would be refused as things stand."""
         if self._rules.slo_s is None:
             return
         core, now, rank = self._core, self._clock.now(), RANKS[priority]
         targets_s, deadlines_s = self._made.classes
-        deadline_s = min(deadline_s, now + deadlines_s[rank])
+        deadline_s = min(deadline_s, (now if heard_s is None else heard_s) + deadlines_s[rank])
         refused = core.foretold(now, rank, now + targets_s[rank], deadline_s)
         if refused is not None:
             if self._pilot is not None:
                 self._pilot.came()
             self._refuse(refused, 0.0, deadline_s - now)
+
+    def allowed_s(self, priority: Priority, deadline_s: float) -> float:
+        """How long after it came a request may be begun, of the time that it has; less what is kept
+        free for what is not foreseen."""
+        if self._rules.slo_s is None:
+            return deadline_s
+        allowed_s = min(deadline_s, self._made.classes.deadlines_s[RANKS[priority]])
+        admission = self._core.admission
+        return allowed_s if admission is None else allowed_s * (1.0 - admission.margin)
+
+    def turned_away(self) -> None:
+        """A request was not even read, for its turn would have come too late."""
+        if self._pilot is not None:
+            self._pilot.came()
+        self._not_let_in("late")
+
+    def too_late(self, wait_s: float, left_s: float) -> PacelineError:
+        """What it is told."""
+        return refusal(self._model.spec.name, Refused("late", wait_s), 0.0, left_s)
 
     def submit(
         self,
@@ -173,10 +194,13 @@ class Runner:
         return waiting
 
     def _refuse(self, refused: Refused, alone_s: float, left_s: float) -> NoReturn:
-        self._tally.not_run(refused.why)
+        self._not_let_in(refused.why)
+        raise refusal(self._model.spec.name, refused, alone_s, left_s)
+
+    def _not_let_in(self, why: Why) -> None:
+        self._tally.not_run(why)
         if self._pilot is not None:
             self._pilot.refused()
-        raise refusal(self._model.spec.name, refused, alone_s, left_s)
 
     def leave(self, waiting: Waiting) -> None:
         """Its caller has gone: it is not run if that has not begun, and tells nobody."""
@@ -298,8 +322,9 @@ class Runner:
             self._pilot.turn(now, self._core)
 
     def _run_batches(self, core: Core) -> None:
-        """All that the core wants run now; of those in place one, then others want the loop."""
-        now = self._clock.now()
+        """All that the core wants run now; in place for about IN_PLACE_S, answers written, then
+        others want the loop."""
+        now = begun_s = self._clock.now()
         while (batch := core.next(now)) is not None:
             self._tally.began(batch, core)
             work = partial(self._compute, [each.work.inputs for each in batch.members])
@@ -309,8 +334,11 @@ class Runner:
                 except PacelineError as error:
                     told = self._failed(core, batch, error)
                 _tell(told)
-                self._soon()
-                return
+                now = self._clock.now()
+                if now - begun_s >= IN_PLACE_S:
+                    self._soon()
+                    return
+                continue
             self._beside(work).add_done_callback(partial(self._ran_beside, core, batch))
         self._wake_at(core.wake_s)
         if core is not self._core and not core.running and not core.queue.held:

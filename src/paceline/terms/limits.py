@@ -22,6 +22,15 @@ SLICE_BYTES = 16 * 1024
 TURN_REQUESTS = 16
 """of one caller that are answered in one go, for the same reason"""
 
+BEGUN = 32
+"""requests that a front begins in one turn of its loop; those beyond stand in line for the next"""
+
+BEGUN_LOW = 8
+"""of these, kept for who has a lower priority than others in line"""
+
+TURNED_AWAY = 64
+"""requests that are refused in one turn because their turn would come too late"""
+
 SWITCH_S = 0.0005
 """after this time a front's loop lets another of its threads have the interpreter: one that is to
 begin a batch needs it for a moment, and an executor stands still until it has it"""

@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
+import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paceline.access.gate import Caller, Gate
@@ -61,6 +62,24 @@ class InHand(Protocol):
         """Its time is over: it is answered 503, or its stream ends."""
 
 
+class Refusal:
+    """What is told to a hot request that is refused; the same to many, but for their names."""
+
+    __slots__ = ("_body", "_headers", "error")
+
+    def __init__(self, error: PacelineError) -> None:
+        self.error = error
+        self._body = error_body(error)[:-1]
+        content_type, _, *others = error_headers(error, self._body)  # the length is the door's
+        self._headers = rendered([content_type, *others])
+
+    def to(self, request_id: bytes) -> tuple[bytes, bytes]:
+        """Headers and body."""
+        name = msgspec.json.encode(request_id.decode())
+        headers = self._headers + b"x-request-id: %b\r\n" % request_id
+        return headers, b'%b,"request_id":%b}' % (self._body, name)
+
+
 class Held:
     """One hot request in hand: it has no task, and is answered by whoever finishes it. Made by
     `Inference` with its head; ends once, however that comes about."""
@@ -86,10 +105,8 @@ class Held:
     def refuse(self, error: PacelineError) -> None:
         if self.answered:
             return
-        body = error_body(error, self.id.decode())
-        headers = rendered([*error_headers(error, body)[:1], *error_headers(error, body)[2:]])
         self.door.refused(error)
-        self.answer(error.http, headers + b"x-request-id: %b\r\n" % self.id, body)
+        self.answer(error.http, *Refusal(error).to(self.id))
 
     def end(self, status: int) -> None:
         """What it held is free again. 0: it has no answer, for its caller has gone."""
@@ -217,6 +234,14 @@ class Door:
 
     def refused(self, error: PacelineError) -> None:
         self._counter(REFUSED, error.code).add()
+
+    def refuse(self, exchange: Exchange, refusal: Refusal) -> None:
+        """At once, before it is in hand."""
+        request_id = self.request_id(exchange.own_headers)
+        status = refusal.error.http
+        self.refused(refusal.error)
+        self.count(exchange.method, exchange.target, request_id, status)
+        exchange.answer(status, *refusal.to(request_id))
 
     def count(self, method: bytes, target: bytes, request_id: bytes, status: int) -> None:
         counter = self._answered.get((target, status))

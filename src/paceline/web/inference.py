@@ -5,8 +5,8 @@ The codecs (`serve/v2`, `serve/predict`) know the bodies, `serve/reading` parses
 elsewhere, a runner for each model (`serve/runner`) queues and runs; here are addresses, headers,
 deadlines, priorities, compression and counting. What every request passes is `door.py`.
 
-One request, in order: `Inference.begin` (head), `_Call.took` (body), `_submit` (decoded), the
-runner, `_told` (outputs), `Exchange.answer`.
+One request, in order: `Inference.begin` (head), `_Call.took` (body), perhaps a wait for a turn of
+the loop (`turns.py`), `_submit` (decoded), the runner, `_told` (outputs), `Exchange.answer`.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from paceline.serve.answers import Reply
 from paceline.serve.knobs import MAX_IN_FLIGHT, Rules, rules
 from paceline.serve.model import Model, ModelSpec, Tensors
 from paceline.serve.reading import Read, Reader
-from paceline.serve.runner import Outcome, Runner
+from paceline.serve.runner import RANKS, Outcome, Runner
 from paceline.serve.steering import Move
 from paceline.serve.tally import Tally
 from paceline.terms.errors import (
@@ -56,8 +56,9 @@ from paceline.terms.metric import (
 )
 from paceline.terms.plan import InForce
 from paceline.terms.request import PRIORITIES, Priority
-from paceline.web.door import Door, Held, bug
+from paceline.web.door import Door, Held, Refusal, bug
 from paceline.web.messages import Steer
+from paceline.web.turns import Turns
 
 TIMEOUT_HEADER = b"x-timeout-ms"
 PRIORITY_HEADER = b"x-priority"
@@ -76,6 +77,9 @@ LENGTH_DIGITS = 9
 
 KNOWN = 4096
 """addresses that are remembered; beyond it all are forgotten, and found again"""
+
+SAID_S = 0.005
+"""for which one refusal is said to all whose turn would come too late: the figures of the first"""
 
 JSON = b"content-type: application/json\r\n"
 BINARY = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
@@ -117,7 +121,20 @@ class _Serving(NamedTuple):
 class _Place:
     """One model in this front."""
 
-    __slots__ = ("failed_s", "in_hand", "memo", "name", "runner", "seconds", "spec")
+    __slots__ = (
+        "failed_s",
+        "in_hand",
+        "memo",
+        "name",
+        "refusal",
+        "refusal_until_s",
+        "runner",
+        "seconds",
+        "spec",
+    )
+
+    refusal: Refusal
+    """said to whoever is refused before `refusal_until_s`"""
 
     def __init__(self, name: str, model: Model, runner: Runner, board: Board) -> None:
         self.name = name
@@ -127,6 +144,7 @@ class _Place:
         self.memo = v2.Memo()
         self.failed_s = board.counter(FAILED_SECONDS, name)
         self.in_hand = 0
+        self.refusal_until_s = 0.0
         board.gauge(MODEL_INFO, name, model.spec.version).set(1)
 
 
@@ -146,6 +164,7 @@ class Inference:
         self._board = board
         self.clock = clock
         self.reader = reader
+        self.turns = Turns(clock.now)
         self.serving = _Serving("0", b"", {})
         self._plan_version = board.gauge(PLAN_VERSION, str(front))
         self._counters: dict[tuple[str, str, int], Counter] = {}
@@ -215,12 +234,39 @@ class Inference:
         address = self.address(exchange.target)
         if address is None or exchange.method != b"POST":
             return None
-        call = _Call(self, door, exchange, address)
+        if not self.turns.may_begin():
+            one = self._in_line(exchange, door, address)
+            if one is not None:
+                self.turns.join(one)
+                return _nothing
+        return self.call(exchange, door, address).took
+
+    def call(
+        self,
+        exchange: Exchange,
+        door: Door,
+        address: _Address,
+        came_s: float | None = None,
+    ) -> "_Call":
+        call = _Call(self, door, exchange, address, came_s)
         try:
             call.open()
         except PacelineError as error:
             call.fail(error)
-        return call.took
+        return call
+
+    def _in_line(self, exchange: Exchange, door: Door, address: _Address) -> "_InLine | None":
+        """Only what has come whole, with a head that is known: it costs little to let it wait."""
+        memo: _Memo | None = exchange.connection.memo
+        place = self._places.get(address[1])
+        known = memo is not None and memo.headers is exchange.steady_headers
+        if place is None or memo is None or not known or not exchange.complete:
+            return None
+        rules, facts = self.serving.rules[place.name], memo.facts
+        priority = facts.priority or rules.priority
+        deadline_s = rules.deadline_s if facts.timeout_s is None else facts.timeout_s
+        allowed_s = place.runner.allowed_s(priority, deadline_s)
+        return _InLine(self, door, exchange, address, place, priority, allowed_s)
 
     def facts(self, exchange: Exchange, door: Door) -> _Facts:
         memo: _Memo | None = exchange.connection.memo
@@ -271,6 +317,62 @@ class Inference:
         counter.add()
 
 
+class _InLine:
+    """A request that waits for a turn of the loop, known by its head."""
+
+    __slots__ = (
+        "_address",
+        "_door",
+        "_exchange",
+        "_inference",
+        "_place",
+        "_priority",
+        "allowed_s",
+        "came_s",
+        "rank",
+    )
+
+    def __init__(
+        self,
+        inference: Inference,
+        door: Door,
+        exchange: Exchange,
+        address: _Address,
+        place: _Place,
+        priority: Priority,
+        allowed_s: float,
+    ) -> None:
+        self._inference = inference
+        self._door = door
+        self._exchange = exchange
+        self._address = address
+        self._place = place
+        self._priority = priority
+        self.rank = RANKS[priority]
+        self.allowed_s = allowed_s
+        self.came_s = 0.0
+
+    def begin(self) -> None:
+        exchange = self._exchange
+        if not exchange.answered:  # its caller may have left
+            call = self._inference.call(exchange, self._door, self._address, self.came_s)
+            if not call.answered:
+                call.took(exchange)
+
+    def turn_away(self, wait_s: float) -> None:
+        inference, place = self._inference, self._place
+        place.runner.turned_away()
+        if self._exchange.answered:
+            return
+        now = inference.clock.now()
+        if now >= place.refusal_until_s:
+            place.refusal_until_s = now + SAID_S
+            left_s = self.came_s + self.allowed_s - now
+            place.refusal = Refusal(place.runner.too_late(wait_s, left_s))
+        self._door.refuse(self._exchange, place.refusal)
+        inference.count(place.name, self._priority, place.refusal.error.http)
+
+
 class _Call(Held):
     """One inference request, from its head to its answer."""
 
@@ -293,7 +395,12 @@ class _Call(Held):
     )
 
     def __init__(
-        self, inference: Inference, door: Door, exchange: Exchange, address: _Address
+        self,
+        inference: Inference,
+        door: Door,
+        exchange: Exchange,
+        address: _Address,
+        came_s: float | None,
     ) -> None:
         super().__init__(door, exchange)
         self._inference = inference
@@ -301,11 +408,11 @@ class _Call(Held):
         self._place: _Place | None = None
         self._read: Read | None = None
         self._waiting: Waiting | None = None
-        self._heard_s: float | None = None
-        """when a body that is read elsewhere was there"""
+        self._heard_s = came_s
+        """when its body was there, where it is not read at once"""
         self.request: v2.InferRequest | predict.PredictRequest | None = None
         self.priority: Priority = "normal"
-        self.started_s = inference.clock.now()
+        self.started_s = inference.clock.now() if came_s is None else came_s
         exchange.fail = self.fail
         exchange.gone = self.left
         exchange.body_most = INFER_BODY_BYTES
@@ -375,8 +482,9 @@ class _Call(Held):
                 self._submit(plain.inputs, plain.rows)
         else:
             length = _header_length(self.exchange) if kind == "v2" else None
-            self._place.runner.check_unread(self.priority, self.deadline_s)
-            self._heard_s = self._inference.clock.now()
+            self._place.runner.check_unread(self.priority, self.deadline_s, self._heard_s)
+            if self._heard_s is None:
+                self._heard_s = self._inference.clock.now()
             self._inference.reader.decode(kind, body, spec, length, self._was_read)
 
     def _was_read(self, read: Read | PacelineError) -> None:
@@ -509,6 +617,10 @@ class _Call(Held):
                 place.failed_s.add(self._inference.clock.now() - self.started_s)
         if self._read is not None:
             self._read.release()
+
+
+def _nothing(exchange: Exchange) -> None:
+    """Hears the body of what was answered already."""
 
 
 def _header_length(exchange: Exchange) -> int | None:

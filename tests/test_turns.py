@@ -1,0 +1,322 @@
+"""Requests that stand in line for a turn of the loop: who goes next, who is turned away, and that
+overload leaves goodput. What it decides is asked of `Line`; that it is obeyed, of a whole front's
+inference on connections without sockets, in virtual time.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paceline.access.gate import Gate
+from paceline.access.keys import KeyRing
+from paceline.access.sessions import Sessions
+from paceline.clock import Chance, SimulatedClock, run_simulated
+from paceline.observe.board import Board, read
+from paceline.serve.knobs import catalogue
+from paceline.serve.model import ModelSpec, Tensors, TensorSpec
+from paceline.serve.reading import Reader
+from paceline.terms.limits import BEGUN, BEGUN_LOW, TURNED_AWAY
+from paceline.terms.plan import InForce
+from paceline.web.door import Door
+from paceline.web.inference import Inference
+from paceline.web.turns import Line, Stands
+from wired import Wire
+
+NORMAL, CRITICAL = 1, 3
+
+
+class One:
+    def __init__(self, name: int, rank: int = NORMAL, allowed_s: float = 30.0) -> None:
+        self.name = name
+        self.rank = rank
+        self.allowed_s = allowed_s
+        self.came_s = 0.0
+
+    def begin(self) -> None:
+        raise AssertionError("whoever asks the line begins it")
+
+    def turn_away(self, wait_s: float) -> None:
+        raise AssertionError("whoever asks the line turns it away")
+
+
+def joined(line: Line, count: int, rank: int = NORMAL, allowed_s: float = 30.0) -> list[One]:
+    ones = [One(number, rank, allowed_s) for number in range(count)]
+    for one in ones:
+        line.join(one)
+    return ones
+
+
+# --- Who goes next --------------------------------------------------------------------------------
+
+
+def test_a_turn_begins_so_many_and_who_came_first_goes_first() -> None:
+    line = Line()
+    ones = joined(line, 2 * BEGUN + 1)
+    turns = [line.turn(0.0, 1.0, 0.01), line.turn(1.0, 1.01, 0.01), line.turn(1.01, 1.02, 0.01)]
+    assert [len(turn) for turn in turns] == [BEGUN, BEGUN, 1]
+    assert [one for turn in turns for one in turn] == ones
+    assert not line.turned_away()
+    assert len(line) == 0
+
+
+def test_higher_ranks_go_first_and_a_few_of_those_below_all_the_same() -> None:
+    line = Line()
+    low = joined(line, 2 * BEGUN, rank=0)
+    high = joined(line, 2 * BEGUN, rank=CRITICAL)
+    begun = line.turn(0.0, 1.0, 0.01)
+    assert begun == [*high[: BEGUN - BEGUN_LOW], *low[:BEGUN_LOW]]
+
+
+def test_they_are_taken_to_have_come_evenly_since_the_turn_before() -> None:
+    line = Line()
+    ones = joined(line, 4)
+    line.turn(1.0, 1.2, 0.01)
+    assert [one.came_s for one in ones] == pytest.approx([1.05, 1.1, 1.15, 1.2])
+
+
+def test_who_came_too_long_ago_is_turned_away_and_who_can_still_be_in_time_begins() -> None:
+    """After a turn that took longer than anybody may wait, those who came at its end."""
+    line = Line()
+    ones = joined(line, 10, allowed_s=0.05)
+    begun = line.turn(1.0, 1.1, 0.005)
+    assert begun == ones[5:]
+    assert line.turned_away() == ones[:5]
+
+
+def test_who_would_have_to_wait_too_long_is_told_so_at_once() -> None:
+    line = Line()
+    ones = joined(line, 6 * BEGUN, allowed_s=0.035)
+    begun = line.turn(1.0, 1.0, 0.01)  # which leaves time for the turn that runs and two more
+    assert begun == ones[:BEGUN]
+    away = line.turned_away()
+    assert len(away) == TURNED_AWAY
+    assert away[0] is ones[-1]
+    assert line.turn(1.0, 1.01, 0.01) == ones[BEGUN : 2 * BEGUN]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from([0.001, 0.02, 30.0]), st.integers(0, 200)),
+        max_size=12,
+    ),
+    st.floats(0.0, 0.1),
+)
+def test_everybody_is_begun_or_turned_away_once(
+    turns: list[tuple[int, float, int]], turn_s: float
+) -> None:
+    line = Line()
+    everybody: list[object] = []
+    told: list[object] = []
+    now = 1.0
+    for rank, allowed_s, count in turns:
+        everybody += joined(line, count, rank, allowed_s)
+        begun = line.turn(now, now + turn_s, turn_s)
+        away = line.turned_away()
+        assert len(begun) <= BEGUN
+        assert len(away) <= TURNED_AWAY
+        told += [*begun, *away]
+        now += turn_s
+        assert len(told) + len(line) == len(everybody)
+    while len(line):
+        told += [*line.turn(now, now, 0.0), *line.turned_away()]
+    assert len(told) == len(everybody)
+    assert set(map(id, told)) == set(map(id, everybody))
+
+
+class Costs(NamedTuple):
+    """Of a loop, in seconds: to receive, to read, run and answer, to say no."""
+
+    receive_s: float = 30e-6
+    serve_s: float = 110e-6
+    no_s: float = 30e-6
+
+
+def goodput(load: float, allowed_s: float, costs: Costs, *, all_at_once: bool = False) -> float:
+    """Of what one loop can do, what is answered in time at so many times of that; two seconds of
+    it, in virtual time. `all_at_once` is a loop that begins whatever has arrived."""
+    each_s = (costs.receive_s + costs.serve_s) / load
+    line = Line()
+    now = since_s = came_s = turn_s = 0.0
+    good = 0
+    began: dict[int, float] = {}
+    while now < 2.0:
+        arrived = []
+        while came_s <= now:
+            one = One(len(began), allowed_s=allowed_s)
+            began[one.name] = came_s
+            arrived.append(one)
+            came_s += each_s
+        now += costs.receive_s * len(arrived)
+        if all_at_once:
+            begun: Sequence[Stands] = arrived
+        else:
+            for one in arrived:
+                line.join(one)
+            begun = line.turn(since_s, now, turn_s)
+        turn_s, since_s = now - since_s, now
+        for served in begun:
+            assert isinstance(served, One)
+            now += costs.serve_s
+            good += now - began[served.name] <= allowed_s
+        now += costs.no_s * len(line.turned_away())
+        now = max(now, came_s) if not arrived and not len(line) else now
+    return good * (costs.receive_s + costs.serve_s) / 2.0
+
+
+@pytest.mark.parametrize("load", [1.0, 1.25, 1.5, 2.0])
+def test_overload_leaves_what_receiving_and_saying_no_leave(load: float) -> None:
+    """Each that is turned away costs 60 us of the 140 that an answer takes; the rest goes on."""
+    costs = Costs()
+    share = (costs.receive_s + costs.no_s) / (costs.receive_s + costs.serve_s)
+    best = min(1.0, (1 - load * share) / (1 - share))
+    assert goodput(load, 0.02, costs) >= 0.8 * best
+    if load > 1.0:
+        assert goodput(load, 0.02, costs, all_at_once=True) < 0.1
+
+
+# --- That it is obeyed ----------------------------------------------------------------------------
+
+SPEC = ModelSpec(
+    "twice",
+    "1",
+    (TensorSpec("x", "FP32", (-1, 2)),),
+    (TensorSpec("y", "FP32", (-1, 2)),),
+    pure=True,
+)
+BODY = json.dumps([1, 2]).encode()
+REQUEST = (
+    b"POST /predict/twice HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    b"content-length: %d\r\n\r\n%b" % (len(BODY), BODY)
+)
+
+
+class Twice:
+    def __init__(self) -> None:
+        self.spec = SPEC
+        self.rows = 0
+
+    def run(self, batch: Tensors) -> Tensors:
+        self.rows += len(batch["x"])
+        return {"y": 2 * np.asarray(batch["x"])}
+
+    def close(self) -> None:
+        pass
+
+
+class Front:
+    """The inference of one front; a request takes its loop 1 ms to receive."""
+
+    def __init__(self, clock: SimulatedClock, slo_ms: float | None) -> None:
+        self.clock = clock
+        self.board = Board()
+        self.model = Twice()
+        self.inference = Inference({"twice": self.model}, self.board, clock, Reader(clock, ()))
+        self.inference.warm()
+        self.model.rows = 0
+        knobs = catalogue(["twice"])
+        settings = {address: knob.default for address, knob in knobs.items()}
+        goals = {} if slo_ms is None else {"twice": slo_ms}
+        self.inference.prepare(InForce(1, "", settings, goals))()
+        gate = Gate("127.0.0.1", KeyRing(), Sessions(b"secret" * 4, 80))
+        self.door = Door(_nothing_else, gate, self.board, clock, Chance(), self.inference.begin)
+        self.wires: list[Wire] = []
+
+    def opens(self, count: int) -> None:
+        for _ in range(count):
+            wire = Wire()
+            wire.connection._hot = self.door.hot
+            self.wires.append(wire)
+
+    def ask(self, wire: Wire, request: bytes = REQUEST) -> None:
+        wire.transport.said.clear()
+        wire.connection.data_received(request)
+        self.clock.advance(0.001)
+
+    async def later(self, seconds: float = 0.01) -> None:
+        await self.clock.until(self.clock.now() + seconds)
+
+    def counted(self, name: str) -> dict[tuple[str, ...], float]:
+        found = {
+            each.labels: float(each.value)
+            for each in read([self.board])
+            if each.metric.name == name and isinstance(each.value, float)
+        }
+        return {labels: value for labels, value in found.items() if value}
+
+
+async def _nothing_else(scope: object, receive: object, send: object) -> None:
+    raise AssertionError("all of it is inference")
+
+
+def told(story: Callable[[Front], Awaitable[None]], slo_ms: float | None) -> None:
+    async def main(clock: SimulatedClock, chance: Chance) -> None:
+        await story(Front(clock, slo_ms))
+
+    run_simulated(main, shuffle=False)
+
+
+async def burst(front: Front) -> list[bytes]:
+    """Each connection has asked before, so its head is known; then all ask again in one turn."""
+    front.opens(4 * BEGUN)
+    for wire in front.wires:
+        front.ask(wire)
+        await front.later()
+    front.model.rows = 0
+    for wire in front.wires:
+        front.ask(wire)
+    await front.later(1.0)
+    return [bytes(wire.transport.said) for wire in front.wires]
+
+
+def test_with_an_objective_who_would_be_too_late_is_turned_away_unread() -> None:
+    """The last of 128 comes 0.128 s after the first."""
+
+    async def story(front: Front) -> None:
+        answers = await burst(front)
+        lines = [each.partition(b"\r\n")[0][9:12] for each in answers]
+        late = lines.count(b"504")  # read at once, and then too late for the turn
+        assert lines[:BEGUN] == [b"504"] * late + [b"200"] * (BEGUN - late)
+        away = lines.count(b"503")
+        assert 0 < away < BEGUN
+        assert lines[BEGUN:] == [b"503"] * away + [b"200"] * (3 * BEGUN - away)
+        assert front.model.rows == lines.count(b"200"), "who is turned away is not run"
+        refusal = answers[BEGUN]
+        assert b'"code":"overloaded"' in refusal
+        assert b"twice would answer this request in about" in refusal
+        assert refusal.count(b"x-request-id: ") == 1
+        assert front.counted("paceline_not_run_total")["twice", "late"] == away
+        assert front.counted("paceline_requests_total")["twice", "normal", "503"] == away
+        assert front.counted("paceline_refused_total")["overloaded",] == away
+
+    told(story, slo_ms=100.0)
+
+
+def test_without_an_objective_everybody_waits_for_a_turn() -> None:
+    async def story(front: Front) -> None:
+        answers = await burst(front)
+        assert all(each.startswith(b"HTTP/1.1 200") for each in answers)
+        assert front.model.rows == len(answers)
+
+    told(story, slo_ms=None)
+
+
+def test_who_leaves_the_line_is_not_run() -> None:
+    async def story(front: Front) -> None:
+        front.opens(2 * BEGUN)
+        for wire in front.wires:
+            front.ask(wire)
+            await front.later()
+        front.model.rows = 0
+        for wire in front.wires:
+            front.ask(wire)
+        for wire in front.wires[BEGUN:]:
+            wire.transport.abort()
+        await front.later()
+        assert front.model.rows == BEGUN
+
+    told(story, slo_ms=None)
