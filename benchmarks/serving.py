@@ -72,7 +72,7 @@ SHARES = (0.5, 0.8)
 """Of what the slower side of a pair can do."""
 
 AGAINST = " against "
-WARM_S = 3.0
+WARM_S = 1.5
 QUICK_S = 2.0
 BODIES = {"classifier": 32, "encoder": 32, "cnn": 4}
 """Different rows that wrk sends in turn."""
