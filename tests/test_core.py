@@ -470,3 +470,42 @@ def test_without_any_deadline_batches_are_sized_all_the_same() -> None:
     core.done(0.1, batch)
     assert core.next(0.1) is not None
     assert core.arrive(0.1, Waiting(NORMAL, 0, 1, 0, 0.1, 0.2, 5.0, 7)) is None
+
+
+def test_callers_who_take_turns_are_shared_among_the_executors() -> None:
+    """64 of them at two executors: one who comes first, and 63 who come while it is served."""
+    served = Served(slo_s=None, max_batch=64, executors=2)
+    core = served.core
+
+    def takes_s(rows: int) -> float:
+        return 0.002 + 0.001 * rows
+
+    for size in (1, 2, 4, 8, 16, 32, 64):
+        for _ in range(8):
+            core.learned("c").observe(size, takes_s(size))
+
+    def come(now: float, count: int) -> Batch:
+        for _ in range(count):
+            served.come(now, "c", shape="c")
+        return served.batch(now)
+
+    running = [come(0.0, 1), come(0.001, 63)]
+    assert [batch.rows for batch in running] == [1, 32], "half of all"
+    rows = []
+    for _ in range(40):
+        over = min(running, key=lambda each: each.begun_s + takes_s(each.rows))
+        now = over.begun_s + takes_s(over.rows)
+        running.remove(over)
+        running.append(come(now, len(core.done(now, over))))
+        rows.append(running[-1].rows)
+    assert max(rows[10:]) <= 2 * min(rows[10:])
+
+
+def test_a_batch_is_not_shared_where_smaller_ones_cost_an_executor_its_throughput() -> None:
+    served = Served(slo_s=None, max_batch=64, executors=2)
+    for size in (1, 2, 4, 8, 16, 32, 64):
+        for _ in range(8):
+            served.core.learned("b").observe(size, 0.030 + 0.0001 * size)
+    for _ in range(40):
+        served.come(0.0, "b", shape="b")
+    assert served.batch(0.0).rows == 40

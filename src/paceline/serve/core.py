@@ -45,6 +45,12 @@ requests wait for so long. Where the target is farther away, prediction alone bo
 
 NORMAL = 1
 
+SHARED_S = 0.002
+"""A batch that takes less is not shared among executors."""
+
+WORTH_SHARING = 0.9
+"""Of the rows a second of an executor, so much must be left with its share."""
+
 LONGEST = 0.6
 """Of what a request may take, a batch at most."""
 
@@ -84,6 +90,7 @@ class Core:
         self._longest_s = min(LONGEST * classes.deadlines_s[NORMAL], DEADLINE_S)
         self.queue = Queue(tuning.max_waiting, QUEUE_BYTES)
         self.policy: Policy = policy or AtOnce(self._longest_s)
+        self._own_policy = policy is None
         self.admission = Admission(targets_s, tuning.margin) if admission else None
         self.limiter = AdaptiveLimiter(standing_s, most=QUEUE_REQUESTS) if limited else None
         self.poison = PoisonRate()
@@ -164,6 +171,8 @@ class Core:
             if type(decision) is Dispatch:
                 if self.admission is not None:
                     self.admission.gave_up(late)
+                if self._executors > 1 and self._own_policy:
+                    decision = self._shared(decision)
                 return self._begin(now, decision)
             if type(decision) is Drop:
                 if decision.waiting is self._trying:
@@ -398,6 +407,22 @@ class Core:
         there = self.idle + len(running)
         each_s = work_s / there if there > 1 else work_s
         return each_s if each_s > first_s else first_s
+
+    def _shared(self, dispatch: Dispatch) -> Dispatch:
+        """Of all that waits and runs no executor takes more than its share: callers who take turns
+        come back together, so whoever is once alone with one executor would stay so, and all others
+        share a batch. Not where a batch is hardly worth handing over, nor where smaller ones cost
+        an executor much of its throughput."""
+        bucket, rows, _ = dispatch
+        held = self.queue.held_rows + sum([batch.rows for batch in self.running])
+        share = -(-held // self._executors)
+        if rows <= share:
+            return dispatch
+        model = self.learned(bucket)
+        whole_s = model.typical(rows)
+        if whole_s < SHARED_S or share * whole_s < WORTH_SHARING * rows * model.typical(share):
+            return dispatch
+        return Dispatch(bucket, share, "adaptive")
 
     def _begin(self, now: float, dispatch: Dispatch) -> Batch:
         bucket, most, reason = dispatch
