@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.peers.environment import Unavailable
-from benchmarks.peers.running import Asked, Running
+from benchmarks.peers.started import Asked, Started
 
 CONNECTIONS = 512
 TIMEOUT_S = 10
@@ -25,6 +25,7 @@ SPARE_S = 60.0
 class Times(msgspec.Struct, frozen=True):
     p50_ms: float
     p99_ms: float
+    p90_ms: float | None = None
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -55,6 +56,7 @@ class Seen(msgspec.Struct, frozen=True):
         for name, times in (("", self.latency), ("refusal_", self.refusals), ("lag_", self.lag)):
             if times is not None:
                 found |= {f"{name}p50_ms": times.p50_ms, f"{name}p99_ms": times.p99_ms}
+                found[f"{name}p90_ms"] = times.p90_ms
         return {name: value for name, value in found.items() if value is not None}
 
 
@@ -91,7 +93,7 @@ def parsed(output: str) -> Seen:
 
 
 def open_loop(
-    up: Running,
+    up: Started,
     asked: Sequence[Asked],
     rate: float,
     seconds: float,
