@@ -93,6 +93,37 @@ CORK_BYTES = 64 * 1024
 REST_BYTES = 1024 * 1024
 """of such an answer that may still come after its caller stopped reading; then it is cut off"""
 
+ANSWER_HEADERS = 256
+"""headers of an upstream's answer; its line and headers together are bounded by HEAD_BYTES"""
+
+UPSTREAM_CONNECTIONS = 1024
+"""connections of one front to one upstream, as many as requests it may have in hand"""
+
+UPSTREAM_OPENING = 64
+"""of these that are being opened at once"""
+
+UPSTREAM_WAITING = 1024
+"""requests that wait for a connection to one upstream"""
+
+UPSTREAM_IDLE_S = 4.0
+"""how long a connection to an upstream is kept unused; most servers written in Python, and node,
+close theirs after 5 seconds"""
+
+UPSTREAM_TLS_IDLE_S = 30.0
+"""the same with TLS, which costs more to open; what such servers stand behind waits for a minute"""
+
+CONNECT_S = 5.0
+"""how long one address of an upstream may take to accept a connection, TLS included"""
+
+DIAL_S = 10.0
+"""how long its name and all its addresses may take together"""
+
+UPSTREAM_ADDRESSES = 8
+"""addresses of one upstream that are tried"""
+
+RESOLVED_S = 10.0
+"""how long the addresses of a name are remembered"""
+
 DISCARD_BYTES = 64 * 1024 * 1024
 """of a body nobody wants, read and dropped so that the answer before it arrives"""
 
@@ -537,3 +568,6 @@ TRANSLATED_CALLS = 128
 
 ERROR_MESSAGE_CHARS = 2000
 """of what a provider says about an error in a form that is not known"""
+
+LEARNT_HEADS = 1024
+"""heads of requests to one provider that are remembered; beyond it all are forgotten, and made anew"""
