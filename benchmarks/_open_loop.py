@@ -89,7 +89,10 @@ def parsed(output: str) -> Seen:
     lines = [line for line in output.splitlines() if line.startswith("{")]
     if not lines:
         raise Unavailable(f"`paceline load` said nothing of what it found: {output[-300:]}")
-    return msgspec.json.decode(lines[-1], type=Seen)
+    try:
+        return msgspec.json.decode(lines[-1], type=Seen)
+    except msgspec.ValidationError as error:  # it says why it could not begin
+        raise Unavailable(f"`paceline load` measured nothing: {lines[-1][:300]}") from error
 
 
 def open_loop(
