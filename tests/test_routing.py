@@ -18,10 +18,12 @@ from paceline.gateway.standing import FADE_CALLS, FADE_S, TargetStatus
 from paceline.gateway.upstream import Target
 from paceline.gateway.verdicts import Answer, verdict_of
 from paceline.terms.errors import (
+    BadRequest,
     BadSetting,
     DeadlineExceeded,
     LimitReached,
     NotFound,
+    PacelineError,
     ProviderFailed,
     Unavailable,
     UnknownModel,
@@ -432,6 +434,28 @@ def test_a_401_is_not_tried_again_there_but_elsewhere() -> None:
     attempts.start(0.0)
     assert go(attempts.failed(0, 0.1, answer(401))).target == B
     assert given_up(attempts.failed(1, 0.2, answer(401))).answer == answer(401)
+
+
+def test_a_target_that_cannot_be_asked_this_is_passed_by_and_nobody_is_to_blame() -> None:
+    wrong = BadRequest("it has no words for this", remedy="Ask another.")
+    router = routed(route([A], [B], [C], retries=0))
+    now = broken(router, 1.0, A) + BREAKER_OPEN_FIRST_S
+    attempts = call(router, now)
+    assert go(attempts.start(now)).target == A
+    assert go(attempts.failed(0, now, wrong)).target == B
+    assert status(router, A, now).state == "half_open", "nothing was asked of it"
+    assert go(attempts.failed(1, now, wrong)).target == C
+    assert given_up(attempts.failed(2, now, wrong)).error is wrong
+    assert [each.ended for each in attempts.tried] == ["cannot"] * 3
+    router = routed(route([A], [B], retries_per_target=0))
+    ends: list[Lost | Answer] = ["unreachable", answer(503)]
+    for first in ends:
+        attempts = call(router, 0.0)
+        attempts.start(0.0)
+        attempts.failed(0, 0.0, first)
+        end = given_up(attempts.failed(1, 0.0, wrong))
+        assert end.error is not wrong, "somebody was asked"
+        assert end.answer == (first if isinstance(first, Answer) else None)
 
 
 def test_after_content_nothing_is_tried_again() -> None:
@@ -997,7 +1021,8 @@ def test_where_nobody_else_is_a_slow_attempt_goes_on() -> None:
 
 # --- Whatever happens -----------------------------------------------------------------------------
 
-ENDS: list[Lost | Answer] = [
+ENDS: list[Lost | Answer | PacelineError] = [
+    BadRequest("it has no words for this", remedy="Ask another."),
     *get_args(Lost),
     *(answer(each) for each in (400, 401, 408, 429, 500, 529)),
     answer(429, retry_after="5"),
@@ -1092,12 +1117,13 @@ def _one_call(
         pytest.fail("it goes on and on")
     assert attempts.over
     tried = attempts.tried
-    assert len(tried) == sum(asked.values()) <= 1 + way.retries
+    assert len(tried) == sum(asked.values())
+    assert sum(each.ended != "cannot" for each in tried) <= 1 + way.retries
     assert all(times <= 1 + way.retries_per_target for times in asked.values())
     assert all(each.ended != "running" for each in tried)
     assert all(each.began_s <= (each.ended_s or 0.0) <= deadline_s for each in tried)
     return now
 
 
-def _end(data: st.DataObject) -> Lost | Answer:
+def _end(data: st.DataObject) -> Lost | Answer | PacelineError:
     return data.draw(st.sampled_from([each for each in ENDS if each != "late"]))

@@ -66,8 +66,9 @@ SOON_S = 2.0
 """So long a call waits in one tier before it goes to the next, and before its first attempt."""
 
 Why = Literal["first", "again", "elsewhere", "hedge"]
-Ended = Literal["running", "done", "left", "outrun", "slow", "answered", Lost]
-"""`outrun`: another brought content first. `slow`: it was handed on. `answered`: with an error."""
+Ended = Literal["running", "done", "left", "outrun", "slow", "answered", "cannot", Lost]
+"""`outrun`: another brought content first. `slow`: it was handed on. `answered`: with an error.
+`cannot`: nothing was sent, the target cannot be asked this."""
 
 
 class Go(msgspec.Struct, frozen=True):
@@ -97,6 +98,7 @@ class GiveUp(msgspec.Struct, frozen=True):
 Decision = Go | Wait | GiveUp
 
 SLOW = Verdict(here=True, elsewhere=True, billed=True)
+CANNOT = Verdict(here=False, elsewhere=True)
 
 LOST: Mapping[Ended, str] = {
     "unreachable": "cannot be reached",
@@ -121,7 +123,7 @@ class Tried(msgspec.Struct, frozen=True):
 
 
 class _Try(msgspec.Struct, gc=False):
-    """An attempt, while its call lasts."""
+    """An attempt, while its call lasts. Nothing it holds leads back to it."""
 
     standing: Standing
     pace: Pace
@@ -156,9 +158,9 @@ class Way(msgspec.Struct, frozen=True):
     first: Go | None
 
 
-class Attempts(msgspec.Struct, gc=False):
-    """Made by `Router.begin`, with what stands before the defaults. A struct because it is made for
-    every call; nothing it holds leads back to it."""
+class Attempts(msgspec.Struct):
+    """Made by `Router.begin`, with what stands before the defaults; a struct, for it is made for
+    every call."""
 
     _way: Way
     _uniform: Uniform
@@ -182,6 +184,10 @@ class Attempts(msgspec.Struct, gc=False):
     """by whom the next attempt is granted already"""
     _answer: Answer | None = None
     _detail: str = ""
+    _wrong: PacelineError | None = None
+    """why a target could not be asked"""
+    _unsent: int = 0
+    """attempts of that kind, which count for nothing"""
 
     # --- What it is told --------------------------------------------------------------------------
 
@@ -230,12 +236,20 @@ class Attempts(msgspec.Struct, gc=False):
         self.over = True
         self._stop_others(now, "left")
 
-    def failed(self, number: int, now: float, ended: Lost | Answer, detail: str = "") -> Decision:
-        """An attempt is over, with no answer or one that is an error. After content this ends the
-        call, and what was told of the answer with it."""
+    def failed(
+        self, number: int, now: float, ended: Lost | Answer | PacelineError, detail: str = ""
+    ) -> Decision:
+        """An attempt is over, with no answer or one that is an error; or nothing was sent, for the
+        target cannot be asked this, and the error says why. After content this ends the call, and
+        what was told of the answer with it."""
         tried = self._tries[number]
         assert tried.ended == "running", "it had ended already"
         assert not self.over, "it was over already"
+        if isinstance(ended, PacelineError):
+            self._wrong = ended
+            self._unsent += 1
+            self._end(tried, now, "cannot", CANNOT, "")
+            return self._next(now)
         verdict = verdict_of(ended, self._repeatable)
         if isinstance(ended, Answer):
             self._answer = ended
@@ -327,7 +341,7 @@ class Attempts(msgspec.Struct, gc=False):
         """To the first target that may be gone to; else a wait for one; else it is given up."""
         if self._running:
             return Wait(min(self._hedge_s, self._patience_s))
-        if now >= self._deadline_s or len(self._tries) > self._way.route.retries:
+        if now >= self._deadline_s or not self._may_retry():
             return self._give_up(now)
         waits: list[tuple[float, Standing]] = []
         for tier in self._way.tiers:
@@ -378,6 +392,9 @@ class Attempts(msgspec.Struct, gc=False):
             return self._go(chosen, chosen.ticket, now, why)
         return None
 
+    def _may_retry(self) -> bool:
+        return len(self._tries) - self._unsent <= self._way.route.retries
+
     def _last_at(self, standing: Standing) -> tuple[_Try | None, int]:
         last = None
         tries = 0
@@ -426,7 +443,7 @@ class Attempts(msgspec.Struct, gc=False):
         tries.append(_Try(standing, pace, ticket, now, why))
         self._running += 1
         route = way.route
-        if way.hedges is not None and why != "hedge" and len(tries) <= route.retries:
+        if way.hedges is not None and why != "hedge" and self._may_retry():
             after_s = None if route.hedge is None else route.hedge.after_s
             self._hedge_s = now + (pace.high_s if after_s is None else after_s)
         if route.patience_s is not None and why != "hedge":
@@ -456,7 +473,7 @@ class Attempts(msgspec.Struct, gc=False):
 
     def _elsewhere(self, now: float, why: Why) -> Go | None:
         """To a target that takes calls now and that this call has not been to."""
-        if len(self._tries) > self._way.route.retries:
+        if not self._may_retry():
             return None
         for tier in self._way.tiers:
             go = self._within(tier, now, why, [])
@@ -490,8 +507,10 @@ class Attempts(msgspec.Struct, gc=False):
             return GiveUp(_refused(self._tries, self._answer), self._answer)
         if not self._tries and now < self._deadline_s:
             return self._nowhere(now)
-        lost = max(self._tries, key=lambda each: each.ended_s or 0.0, default=None)
-        if lost is None or lost.ended not in LOST or now >= self._deadline_s:
+        lost = [each for each in self._tries if each.ended in LOST]
+        if not lost and self._wrong is not None:
+            return GiveUp(self._wrong)
+        if not lost or now >= self._deadline_s:
             return GiveUp(
                 DeadlineExceeded(
                     "no answer came before the deadline",
@@ -499,9 +518,10 @@ class Attempts(msgspec.Struct, gc=False):
                     remedy="Allow more time, or ask for less.",
                 )
             )
+        last = max(lost, key=lambda each: each.ended_s or 0.0)
         return GiveUp(
             ProviderFailed(
-                f"{lost.standing.target} {LOST[lost.ended]}",
+                f"{last.standing.target} {LOST[last.ended]}",
                 value=self._detail or _names(self._tries),
                 remedy="Ask again; its provider may know more."
                 if self.committed is None

@@ -124,7 +124,7 @@ class Router:
         if hedge.after_s is None:
             for standing in standings.values():
                 for pace in standing.whole_and_stream:
-                    pace.learn_high()
+                    pace.learns_high = True
         return Way(route, tiers, RetryBudget(hedge.share, HEDGE_LEAST_PER_S), None, None)
 
     def _ranks(self, tier: Tier, now: float) -> Ranks:

@@ -66,19 +66,17 @@ OVERDUE_UNKNOWN_S = 30.0
 
 
 class Pace:
-    __slots__ = ("_missing", "_sketch", "high_s", "known", "usual_s")
+    __slots__ = ("_missing", "_sketch", "high_s", "known", "learns_high", "usual_s")
 
     def __init__(self) -> None:
         self.usual_s = GUESS_S
         self.known = False
+        self.learns_high = False
+        """somebody hedges"""
         self.high_s = math.inf
+        """within which 95 of 100 begin, as soon as that is known"""
         self._sketch: Sketch | None = None
         self._missing = HEDGE_LEARN_FIRST
-
-    def learn_high(self) -> None:
-        """Somebody hedges: 95 of 100 begin within `high_s`, as soon as that is known."""
-        if self._sketch is None:
-            self._sketch = Sketch()
 
     def learn(self, first_s: float) -> None:
         if self.known:
@@ -86,8 +84,8 @@ class Pace:
         else:
             self.usual_s = first_s
             self.known = True
-        if self._sketch is not None:
-            self._learn_high(self._sketch, first_s)
+        if self.learns_high:
+            self._learn_high(first_s)
 
     def at_least(self, waited_s: float) -> None:
         """It had not begun by then, and will not be waited for."""
@@ -101,12 +99,15 @@ class Pace:
             return waited_s >= OVERDUE_UNKNOWN_S
         return waited_s >= max(OVERDUE_LEAST_S, OVERDUE_TIMES * self.usual_s)
 
-    def _learn_high(self, sketch: Sketch, first_s: float) -> None:
+    def _learn_high(self, first_s: float) -> None:
+        sketch = self._sketch
+        if sketch is None:
+            sketch = self._sketch = Sketch()
         sketch.record(first_s)
         self._missing -= 1
         if not self._missing:
             self.high_s = sketch.quantile(HIGH) or math.inf
-            self._sketch = Sketch()
+            self._sketch = None
             self._missing = HEDGE_LEARN
 
 
@@ -135,6 +136,7 @@ class Standing:
         "since_s",
         "target",
         "ticket",
+        "troubled",
         "waiting",
         "whole_and_stream",
     )
@@ -156,6 +158,8 @@ class Standing:
         self._limits = 0
         self.clear = True
         """neither aside nor with a breaker that is not closed; where it is False, look"""
+        self.troubled = False
+        """it has failed or limited since its breaker was last seen closed at an answer"""
         self.ticket = self.breaker.ask(now)
         """of every call while it is clear: a closed breaker gives all the same"""
 
@@ -177,19 +181,20 @@ class Standing:
         was the news that it waits for, for a stream may go on for minutes."""
         self.waiting -= 1
         self.since_s = now
-        if self.clear and not self.failures and not self._limits:
-            pace.learn(first_s)
-            return ticket
-        return self._recovered(now, pace, first_s, ticket)
+        if self.troubled:
+            ticket = self._recovered(now, ticket, pace)
+        pace.learn(first_s)
+        return ticket
 
-    def _recovered(self, now: float, pace: Pace, first_s: float, ticket: int) -> int:
+    def _recovered(self, now: float, ticket: int, pace: Pace) -> int:
         self.failures = 0
         self._limits = 0
-        if self.breaker.status(now).state == "half_open":
+        state = self.breaker.status(now).state
+        if state == "half_open":
             pace.known = False  # what it was before it was down says little
             self.breaker.succeeded(now, ticket)
-            ticket = 0
-        pace.learn(first_s)
+            return 0
+        self.troubled = state != "closed"
         return ticket
 
     def ended_without(self, now: float) -> None:
@@ -201,6 +206,7 @@ class Standing:
     def failed(self, now: float, ticket: int, why: str) -> None:
         self.failures += 1
         self.clear = False
+        self.troubled = True
         self.breaker.failed(now, ticket, why)
 
     def put_aside(self, now: float, after_s: float | None) -> None:
@@ -211,6 +217,7 @@ class Standing:
             after_s = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2.0 ** min(self._limits - 1, DOUBLINGS))
         self.aside_until_s = max(self.aside_until_s, now + after_s)
         self.clear = False
+        self.troubled = True
 
     def score(self, now: float, stream: bool) -> float:
         """What a call may expect to wait, so to say; without the weight."""
