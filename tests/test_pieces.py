@@ -267,6 +267,19 @@ def test_whoever_writes_on_though_nothing_is_taken_does_not_fill_the_memory() ->
     assert wire.transport.buffered < REST_BYTES + 5 * CORK_BYTES
 
 
+def test_who_takes_what_is_there_now_and_then_may_have_as_much_again() -> None:
+    wire = Streaming()
+    exchange = wire.begin()
+    wire.transport.reads = False
+    for _ in range(10):
+        for _ in range(REST_BYTES // CORK_BYTES):
+            exchange.write(b"x" * CORK_BYTES)
+            wire.turn()
+        wire.transport.read()
+    assert not wire.transport.aborted
+    assert wire.heard == ["full", "room"] * 10
+
+
 def test_what_was_written_before_a_cut_has_its_time_to_be_read() -> None:
     wire = Streaming()
     exchange = wire.begin()

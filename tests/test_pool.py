@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from paceline.net.client import ClientConnection, Headers
 from paceline.net.pool import Asked, Lost, Pool
 from paceline.terms.limits import (
+    HEAD_BYTES,
     UPSTREAM_IDLE_S,
     UPSTREAM_OPENING,
     UPSTREAM_TLS_IDLE_S,
@@ -291,8 +292,20 @@ def test_a_connection_that_the_server_closed_is_not_used() -> None:
     bench.ask(b"other")  # before the loop has told of it
     assert server.asked == [b"a"]
     bench.turn()
-    assert bench.pool.open == 0
+    assert bench.pool.open == bench.pool.idle == 0
     assert bench.servers.accept().asked == [b"other"]
+
+
+def test_a_head_that_comes_in_one_piece_has_the_same_bound() -> None:
+    bench = Bench()
+    _, heard = bench.ask()
+    server = bench.servers.accept()
+    server.answer(headers=b"x: %b\r\n" % (b"y" * (HEAD_BYTES // 2)))
+    assert heard.said == [200, b"ok", "end"]
+    _, heard = bench.ask()
+    server.answer(headers=b"x: %b\r\n" % (b"y" * HEAD_BYTES))
+    bench.turn()
+    assert heard.said == [("lost", "garbled")]
 
 
 def test_nor_one_that_it_closed_a_moment_ago() -> None:

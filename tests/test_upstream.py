@@ -491,6 +491,21 @@ def test_a_name_that_is_none_is_unreachable(host: str) -> None:
     run(main)
 
 
+def test_a_name_that_tls_cannot_say_and_a_port_that_is_none_are_unreachable(
+    certificate: Path,
+) -> None:
+    async def main(place: Place) -> None:
+        resolve, _ = resolving("127.0.0.1")
+        for host, port in ((".example.com", 443), ("a.example.com", 70_000)):
+            pool = place.pool(port, host, resolve=resolve, private=True)
+            _, heard = place.ask(pool)
+            await heard.over.wait()
+            assert heard.said == ["unreachable"]
+            assert heard.detail
+
+    run(main, certificate)
+
+
 def test_a_name_that_leads_inside_is_refused_and_nothing_is_connected() -> None:
     async def main(place: Place) -> None:
         port = await place.listen(says(ONE))

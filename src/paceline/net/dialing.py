@@ -72,15 +72,15 @@ class Dialer:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _dial(self, make: Make, told: Told) -> None:
-        connection, why = None, ""
+        connection = None
         try:
             async with asyncio.timeout(DIAL_S):
-                connection = await self._connected(make)
-        except (OSError, UnicodeError) as error:
+                connection, why = await self._connected(make)
+        except (OSError, ValueError, OverflowError) as error:  # the last two of names and ports
             why = trouble(error)
         told(connection, why)
 
-    async def _connected(self, make: Make) -> ClientConnection:
+    async def _connected(self, make: Make) -> tuple[ClientConnection | None, str]:
         addresses = await self._addresses()
         if self._worked in addresses:
             addresses = [self._worked, *(each for each in addresses if each != self._worked)]
@@ -103,8 +103,8 @@ class Dialer:
                 failed.append(f"{address}: {trouble(error)}")
                 continue
             self._worked = address
-            return connection
-        raise OSError("; ".join(failed) or f"{self.host} has no address")
+            return connection, ""
+        return None, "; ".join(failed) or f"{self.host} has no address"
 
     async def _addresses(self) -> list[str]:
         """All dials share one question."""

@@ -91,10 +91,10 @@ class Loop(Protocol):
 
     def call_later(
         self, delay_s: float, call: Callable[..., object], /, *given: Any
-    ) -> "Handle": ...
+    ) -> "Timer": ...
 
 
-class Handle(Protocol):
+class Timer(Protocol):
     def cancel(self) -> None: ...
 
 
@@ -241,7 +241,7 @@ class Pool:
         self._opening = 0
         self._waiting: dict[Asked, None] = {}
         """oldest first"""
-        self._timer: Handle | None = None
+        self._timer: Timer | None = None
         self._timer_s = FOREVER
         self._closing = False
         self._all_lost: asyncio.Event | None = None
