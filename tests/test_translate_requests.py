@@ -32,7 +32,7 @@ PDF = "JVBERi0xLjc="
 
 
 FEW = settings(max_examples=40, deadline=None)
-MANY = settings(max_examples=3000, deadline=None)
+MANY = settings(max_examples=800, deadline=None)
 
 
 def to_messages(body: Body) -> Body:
