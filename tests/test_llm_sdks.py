@@ -24,7 +24,6 @@ from paceline.gateway import anthropic as anthropics
 from paceline.gateway import failures
 from paceline.gateway import openai as openais
 from paceline.gateway.call import Asked, Dialect, Endpoint, Headers
-from paceline.gateway.members import Missing, WrongType
 from paceline.gateway.sse import Event, Parser, write
 from paceline.terms.errors import (
     BadJson,
@@ -32,6 +31,7 @@ from paceline.terms.errors import (
     Draining,
     KeyRequired,
     LimitReached,
+    MissingField,
     NotAllowed,
     NotFound,
     Overloaded,
@@ -40,6 +40,7 @@ from paceline.terms.errors import (
     TooLarge,
     UnknownModel,
     WrongKey,
+    WrongType,
 )
 
 JSON = [(b"content-type", b"application/json")]
@@ -110,7 +111,12 @@ R = "Do this."
     ("error", "kind", "code", "param"),
     [
         (BadJson("no JSON", remedy=R), openai.BadRequestError, None, None),
-        (Missing("model", remedy=R), openai.BadRequestError, "missing_required_parameter", "model"),
+        (
+            MissingField("`model` is missing", param="model", remedy=R),
+            openai.BadRequestError,
+            "missing_required_parameter",
+            "model",
+        ),
         (
             WrongType("`messages` must be a list", param="messages", remedy=R),
             openai.BadRequestError,
@@ -155,7 +161,11 @@ def test_an_error_raises_the_class_of_openai(
     ("error", "kind", "word"),
     [
         (BadJson("no JSON", remedy=R), anthropic.BadRequestError, "invalid_request_error"),
-        (Missing("max_tokens", remedy=R), anthropic.BadRequestError, "invalid_request_error"),
+        (
+            MissingField("`max_tokens` is missing", remedy=R),
+            anthropic.BadRequestError,
+            "invalid_request_error",
+        ),
         (KeyRequired("no key", remedy=R), anthropic.AuthenticationError, "authentication_error"),
         (WrongKey("wrong", remedy=R), anthropic.AuthenticationError, "authentication_error"),
         (NotAllowed("no", remedy=R), anthropic.PermissionDeniedError, "permission_error"),

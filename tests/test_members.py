@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.gateway import members
-from paceline.gateway.members import Missing, WrongType
-from paceline.terms.errors import BadField, BadJson, BadRequest
+from paceline.terms.errors import BadField, BadJson, BadRequest, MissingField, WrongType
 
 NAMES = ["model", "stream", "a", 'mo"del', "mödel", "\\", "", "😀", "max_tokens", "model "]
 
@@ -203,7 +202,7 @@ def test_values_are_read_and_wrong_ones_shown() -> None:
     assert members.count(given, "not there") is None
     members.check_list(given, "list", remedy="")
     for name in ("empty", "not there"):
-        with pytest.raises(Missing, match=name):
+        with pytest.raises(MissingField, match=name):
             members.text(given, name, remedy="Send it.")
     with pytest.raises(BadJson):
         members.text(given, "bad", remedy="")

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from paceline.gateway.sse import Event, EventTooLong, Parser
+from paceline.gateway.sse import Event, Parser
+from paceline.terms.errors import EventTooLong
 
 PARTS = [
     b"data: {}",
@@ -137,7 +138,7 @@ def test_an_event_may_be_as_long_as_the_bound_and_no_longer(
                 events += parser.feed(stream[begin : begin + size])
             except EventTooLong as error:
                 events += error.before
-                raise EventTooLong(100, events) from None
+                raise EventTooLong("too long", remedy="", before=events) from None
         return events
 
     first = before * (b"data: first" + ends)

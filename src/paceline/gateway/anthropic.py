@@ -12,7 +12,6 @@ import msgspec
 
 from paceline.gateway import members
 from paceline.gateway.call import Asked, Endpoint
-from paceline.gateway.members import Missing
 from paceline.gateway.openai import kind, with_model
 from paceline.gateway.passing import Passing, Sign
 from paceline.gateway.sse import Event
@@ -34,7 +33,7 @@ def read(endpoint: Endpoint, body: bytes) -> Asked:
         return Asked(model)
     most = members.count(given, "max_tokens")
     if most is None:
-        raise Missing("max_tokens", remedy=MOST_REMEDY)
+        raise members.missing("max_tokens", MOST_REMEDY)
     return Asked(model, members.flag(given, "stream"), True, most)
 
 

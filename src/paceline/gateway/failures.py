@@ -17,7 +17,6 @@ import msgspec
 import orjson
 
 from paceline.gateway.call import Dialect, Endpoint, Headers
-from paceline.gateway.members import Missing, WrongType
 from paceline.gateway.sse import Event, write
 from paceline.net.answers import RETRY_AFTER_S, error_headers
 from paceline.terms.errors import BadField, PacelineError
@@ -33,6 +32,8 @@ OPENAI_CODE: Mapping[str, str | None] = {
     "bad_request": None,
     "bad_json": None,
     "bad_field": "invalid_value",
+    "missing_field": "missing_required_parameter",
+    "wrong_type": "invalid_type",
     "key_required": None,
     "wrong_key": "invalid_api_key",
     "not_allowed": "insufficient_permissions",
@@ -64,6 +65,7 @@ RETRY: Mapping[str, bool] = {
     "conflict": False,
     "not_offered": False,
     "provider_failed": False,
+    "event_too_long": False,
     "unreachable": False,
     "deadline_exceeded": False,
     "limit_reached": True,
@@ -157,10 +159,6 @@ def openai_error(error: PacelineError) -> dict[str, Any]:
     code = OPENAI_CODE.get(error.code, error.code)
     if isinstance(error, BadField):
         param = error.param
-        if isinstance(error, Missing):
-            code = "missing_required_parameter"
-        elif isinstance(error, WrongType):
-            code = "invalid_type"
     return {"message": str(error), "type": kind, "param": param, "code": code}
 
 

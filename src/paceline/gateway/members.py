@@ -6,7 +6,8 @@ members only where a member is an object and is taken as a body of its own.
 *A member given twice is refused.* Readers of JSON differ in which one counts (RFC 8259, 4), so the
 model that is allowed and billed here could be another than the one that answers. This costs little:
 where the lengths of all names and values add up to the length of the body, there is no room for
-another; else the body is walked through, member by member.
+another; with blanks between, it is compared with what Python would write of them; else the body is
+walked through, member by member.
 
 Checked is the whole body, but for UTF-8 within texts that are not read: to refuse those is left to
 whoever reads them. The parser holds the interpreter lock all the while, so a long body holds up the
@@ -15,11 +16,13 @@ loop from any thread, and belongs in another process. Called by the dialects.
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
+from itertools import chain
 from typing import Annotated, TypeAlias
 
 import msgspec
 
-from paceline.terms.errors import VALUE_CHARS, BadField, BadJson
+from paceline.terms.errors import VALUE_CHARS, BadField, BadJson, MissingField, WrongType
 
 Members: TypeAlias = "dict[str, msgspec.Raw]"
 
@@ -28,6 +31,9 @@ _text = msgspec.json.Decoder(str).decode
 _flag = msgspec.json.Decoder(bool | None).decode
 _count = msgspec.json.Decoder(Annotated[int, msgspec.Meta(ge=0)] | None).decode
 
+MEMBERS_KNOWN = 256
+"""names of members that are kept as they are written"""
+
 BEGIN = re.compile(rb"[ \t\n\r]*\{")
 KEY = re.compile(rb'[ \t\n\r]*("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\n\r]*:[ \t\n\r]*', re.DOTALL)
 NEXT = re.compile(rb"[ \t\n\r]*[,}]")
@@ -35,15 +41,6 @@ NEXT = re.compile(rb"[ \t\n\r]*[,}]")
 SIGNS = 4
 """beside each name and value in a body without spaces: two quotes, a colon, a comma. One is left
 over: two braces, and no comma after the last."""
-
-
-class Missing(BadField):
-    def __init__(self, name: str, *, remedy: str) -> None:
-        super().__init__(f"`{name}` is missing", param=name, remedy=remedy)
-
-
-class WrongType(BadField):
-    pass
 
 
 def checked(body: bytes) -> Members:
@@ -56,7 +53,7 @@ def checked(body: bytes) -> Members:
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
         raise _no_json(wrong) from None
-    if not _is_compact(body, given):
+    if _spaces(body, given) is None:
         _spans(body, given)
     return given
 
@@ -81,7 +78,7 @@ def text(given: Mapping[str, msgspec.Raw], name: str, *, remedy: str) -> str:
     """Missing also where it is empty."""
     raw = given.get(name)
     if raw is None:
-        raise Missing(name, remedy=remedy)
+        raise missing(name, remedy)
     try:
         value = _text(raw)
     except msgspec.ValidationError:
@@ -89,7 +86,7 @@ def text(given: Mapping[str, msgspec.Raw], name: str, *, remedy: str) -> str:
     except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
         raise _no_json(wrong) from None
     if not value:
-        raise Missing(name, remedy=remedy)
+        raise missing(name, remedy)
     return value
 
 
@@ -117,7 +114,7 @@ def count(given: Mapping[str, msgspec.Raw], name: str) -> int | None:
 def check_list(given: Mapping[str, msgspec.Raw], name: str, *, remedy: str) -> None:
     raw = given.get(name)
     if raw is None:
-        raise Missing(name, remedy=remedy)
+        raise missing(name, remedy)
     if memoryview(raw)[0] != ord("["):
         raise _wrong(name, "a list", raw, remedy)
 
@@ -126,18 +123,33 @@ def is_object(raw: msgspec.Raw) -> bool:
     return memoryview(raw)[0] == ord("{")
 
 
-def _is_compact(body: bytes, given: Members) -> bool:
-    """Whether nothing is in the body but these members; then none was in it twice."""
-    written = sum(map(len, given)) + sum(map(len, given.values())) + SIGNS * len(given)
-    return len(body) == written + 1 and bool(given)
+def _spaces(body: bytes, given: Members) -> int | None:
+    """How many blanks follow each colon and comma of the outer object: none, as the SDKs write, or
+    one, as Python does by default. Then nothing but these members is in the body. None where it is
+    otherwise, and it has to be walked through."""
+    written = sum(map(len, given)) + sum(map(len, given.values())) + SIGNS * len(given) + 1
+    more = len(body) - written
+    if more == 0 and given:
+        return 0
+    if more == 2 * len(given) - 1:
+        pairs = zip(map(_spaced, given), given.values(), strict=True)
+        if body[1:-1] == b"".join(chain.from_iterable(pairs))[2:]:
+            return 1
+    return None
+
+
+@lru_cache(MEMBERS_KNOWN)
+def _spaced(name: str) -> bytes:
+    return b', "%b": ' % name.encode()
 
 
 def _span(body: bytes, given: Members, name: str) -> tuple[int, int]:
-    if not _is_compact(body, given):
+    spaces = _spaces(body, given)
+    if spaces is None:
         return _spans(body, given)[name]
-    end = 0
+    end = -spaces
     for each, value in given.items():
-        begin = end + len(each) + SIGNS
+        begin = end + len(each) + SIGNS + 2 * spaces
         end = begin + len(value)
         if each == name:
             break
@@ -180,6 +192,10 @@ def _spans(body: bytes, given: Members) -> dict[str, tuple[int, int]]:
 
 def _twice(name: str) -> BadField:
     return BadField(f"`{name}` is given twice", param=name, remedy="Send each member once.")
+
+
+def missing(name: str, remedy: str) -> MissingField:
+    return MissingField(f"`{name}` is missing", param=name, remedy=remedy)
 
 
 def _wrong(name: str, wanted: str, raw: msgspec.Raw, remedy: str) -> WrongType:

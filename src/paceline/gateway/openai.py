@@ -14,11 +14,10 @@ import msgspec
 
 from paceline.gateway import members
 from paceline.gateway.call import Asked, Endpoint
-from paceline.gateway.members import Missing, WrongType
 from paceline.gateway.passing import Passing, Sign
 from paceline.gateway.sse import Event
 from paceline.gateway.usage import NOTHING, Told, Usage
-from paceline.terms.errors import PacelineError
+from paceline.terms.errors import PacelineError, WrongType
 from paceline.terms.limits import PARSE_IN_PLACE_BYTES
 
 MODEL_REMEDY = 'Name a model, as in "model": "gpt-5-mini"; GET /v1/models lists them.'
@@ -59,7 +58,7 @@ def read(endpoint: Endpoint, body: bytes) -> Asked:
         members.check_list(given, "messages", remedy=MESSAGES_REMEDY)
     elif endpoint in ("embeddings", "moderations"):
         if "input" not in given:
-            raise Missing("input", remedy=INPUT_REMEDY)
+            raise members.missing("input", INPUT_REMEDY)
         return Asked(model)
     most = None
     for name in MOST[endpoint]:

@@ -18,8 +18,10 @@ import re
 
 import msgspec
 
-from paceline.terms.errors import ProviderFailed
+from paceline.terms.errors import EventTooLong
 from paceline.terms.limits import SSE_EVENT_BYTES
+
+__all__ = ["Event", "EventTooLong", "Parser", "write"]
 
 BOM = b"\xef\xbb\xbf"
 
@@ -27,10 +29,8 @@ BLANK = re.compile(rb"\n\n|\r\r|\n\r\n|\n\r(?=[^\n])")
 """The end of a line, and a blank line: where a block ends."""
 
 LF_BLANK = re.compile(rb"\n\n")
-LF = 0x0A
 
 DATA = b"data: "
-LF_DATA = b"\ndata: "
 EVENT = b"event: "
 
 BLANK_REACH = 2
@@ -43,18 +43,6 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     """the values of its `data` lines, with LF between them"""
     raw: bytes
     """all of it, as it came, its blank line included"""
-
-
-class EventTooLong(ProviderFailed):
-    """`before` are the events that came whole in the same piece."""
-
-    def __init__(self, most: int, before: list[Event]) -> None:
-        super().__init__(
-            "an event in the provider's stream is longer than may be",
-            value=f"more than {most} bytes",
-            remedy="Ask for less in one answer, or ask the provider why its events are so long.",
-        )
-        self.before = before
 
 
 class Parser:
@@ -87,34 +75,37 @@ class Parser:
                 return []
             piece = bytes(held)
             held.clear()
-        size = len(piece)
-        if not self._begun or size > self._most:
+        if not self._begun or len(piece) > self._most:
             return self._feed_with(piece, LF_BLANK)
         events: list[Event] = []
-        find = piece.find
-        last = size - 1
-        begin = 0
-        while begin < size:  # the two forms that providers send, or any
-            line = find(b"\n", begin)
-            if piece[begin : begin + 6] == DATA:
-                if 0 < line < last and piece[line + 1] == LF:
-                    raw = piece[begin : line + 2]
-                    events.append(Event(None, piece[begin + 6 : line], raw))
-                    begin = line + 2
+        lines = piece.split(b"\n")
+        last = len(lines) - 1  # what follows the last LF
+        at = begin = 0
+        while at < last:  # the two forms that providers send, or any
+            line = lines[at]
+            if line[:6] == DATA:
+                if at + 1 < last and not lines[at + 1]:
+                    end = begin + len(line) + 2
+                    events.append(Event(None, line[6:], piece[begin:end]))
+                    at += 2
+                    begin = end
                     continue
-            elif piece[begin : begin + 7] == EVENT and piece[line : line + 7] == LF_DATA:
-                end = find(b"\n", line + 7)
-                if 0 < end < last and piece[end + 1] == LF:
-                    name, data = piece[begin + 7 : line], piece[line + 7 : end]
-                    events.append(Event(name or None, data, piece[begin : end + 2]))
-                    begin = end + 2
+            elif line[:7] == EVENT and at + 2 < last and not lines[at + 2]:
+                data = lines[at + 1]
+                if data[:6] == DATA:
+                    end = begin + len(line) + len(data) + 3
+                    events.append(Event(line[7:] or None, data[6:], piece[begin:end]))
+                    at += 3
+                    begin = end
                     continue
-            end = find(b"\n\n", begin) + 2
+            end = piece.find(b"\n\n", begin) + 2
             if end < 2:
-                held += piece[begin:]
                 break
-            events.append(_read(piece[begin:end], begins=False))
+            raw = piece[begin:end]
+            events.append(_read(raw, begins=False))
+            at += raw.count(b"\n")
             begin = end
+        held += piece[begin:]
         return events
 
     def end(self) -> Event | None:
@@ -151,13 +142,21 @@ class Parser:
 
     def _append(self, events: list[Event], raw: bytes) -> None:
         if len(raw) > self._most:
-            raise EventTooLong(self._most, events)
+            raise self._too_long(events)
         events.append(_read(raw, begins=not self._begun))
         self._begun = True
 
     def _check_held(self, before: list[Event]) -> None:
         if len(self._held) > self._most:
-            raise EventTooLong(self._most, before)
+            raise self._too_long(before)
+
+    def _too_long(self, before: list[Event]) -> EventTooLong:
+        return EventTooLong(
+            "an event in the provider's stream is longer than may be",
+            value=f"more than {self._most} bytes",
+            remedy="Ask for less in one answer, or ask the provider why its events are so long.",
+            before=before,
+        )
 
 
 def _read(raw: bytes, *, begins: bool) -> Event:

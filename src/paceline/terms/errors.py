@@ -66,7 +66,7 @@ class BadInput(BadRequest):
 
 
 class BadField(BadRequest):
-    """`param` is where in the body it stands, as `messages[2].content`; None: the body as a whole."""
+    """`param` is where in the body it stands, as `messages[2].content`; None: the whole body."""
 
     code = "bad_field"
 
@@ -75,6 +75,14 @@ class BadField(BadRequest):
     ) -> None:
         super().__init__(cause, remedy=remedy, value=value)
         self.param = param
+
+
+class MissingField(BadField):
+    code = "missing_field"
+
+
+class WrongType(BadField):
+    code = "wrong_type"
 
 
 class NotTranslatable(BadField):
@@ -261,6 +269,18 @@ class ProviderFailed(PacelineError):
     code = "provider_failed"
 
 
+class EventTooLong(ProviderFailed):
+    """`before` came whole in the same piece."""
+
+    code = "event_too_long"
+
+    def __init__(
+        self, cause: str, *, remedy: str, value: object = NO_VALUE, before: list[Any] | None = None
+    ) -> None:
+        super().__init__(cause, remedy=remedy, value=value)
+        self.before = before or []
+
+
 class NotMeasured(PacelineError):
     code = "not_measured"
 
@@ -312,6 +332,8 @@ TABLE: Mapping[str, Row] = {
     "bad_json": Row(400, EXIT_USAGE, "the body is not valid JSON, or not of the expected form"),
     "bad_input": Row(400, EXIT_USAGE, "an input has the wrong name, type, shape or values"),
     "bad_field": Row(400, EXIT_USAGE, "a field of the body is missing, unknown or of a wrong form"),
+    "missing_field": Row(400, EXIT_USAGE, "a field that is needed is not in the request"),
+    "wrong_type": Row(400, EXIT_USAGE, "a field of the request has the wrong type"),
     "not_translatable": Row(
         400, EXIT_USAGE, "a call asks for what the provider's dialect has no word for"
     ),
@@ -363,6 +385,9 @@ TABLE: Mapping[str, Row] = {
     "unreachable": Row(502, EXIT_UNREACHABLE, "nothing that can be used answers at the address"),
     "provider_failed": Row(
         502, EXIT_UNREACHABLE, "a provider of LLM calls gave no answer that can be passed on"
+    ),
+    "event_too_long": Row(
+        502, EXIT_UNREACHABLE, "an event in a provider's stream is longer than the limit"
     ),
     "not_measured": Row(409, EXIT_USAGE, "the load generator itself was too late to measure"),
 }
