@@ -506,7 +506,7 @@ Steps = st.lists(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(Steps)
 def test_in_no_order_of_events_is_anybody_told_twice_or_is_anything_left(
     steps: list[tuple[str, int, int]],
