@@ -1,6 +1,6 @@
 """The nouns of a relayed call: a Call as it came, an Ask as it goes to a provider.
 
-A Call's body stays the bytes that came; of what is in it, only what somebody decides by is read out.
+A Call's body stays the bytes that came; of what is in it, only what somebody decides by is read.
 Made by the dialects (`openai.py`, `anthropic.py`), which know where these things stand in a body.
 """
 
@@ -33,8 +33,8 @@ class Asked(msgspec.Struct, frozen=True):
     model: str
     stream: bool = False
     wants_usage: bool = True
-    """False for a stream in OpenAI's dialect whose caller did not ask for usage: it is asked for all
-    the same, and its chunk withheld"""
+    """False for a stream in OpenAI's dialect whose caller did not ask for usage: it is asked for
+    all the same, and its chunk withheld"""
     most_tokens: int | None = None
 
 
@@ -53,6 +53,9 @@ class Call(msgspec.Struct, frozen=True):
     asked: Asked
     priority: Priority
     deadline_s: float
+    plain_headers: Headers = []
+    """of those, what means something in the other dialect too"""
+    key_id: str | None = None
 
 
 class Ask(NamedTuple):

@@ -111,8 +111,8 @@ KNOWN: Mapping[str, Upstream] = {
         Upstream("xai", "openai", "https://api.x.ai/v1", "XAI_API_KEY", models=("grok-*",)),
     )
 }
-"""Those that a key in the environment is enough for, and the one that needs none. Others are written
-into the settings."""
+"""Those that a key in the environment is enough for, and the one that needs none. Others are
+written into the settings."""
 
 
 def is_private(url: str) -> bool:

@@ -570,4 +570,25 @@ ERROR_MESSAGE_CHARS = 2000
 """of what a provider says about an error in a form that is not known"""
 
 LEARNT_HEADS = 1024
-"""heads of requests to one provider that are remembered; beyond it all are forgotten, and made anew"""
+"""heads of requests to one provider that are remembered; beyond it all are forgotten"""
+
+LLM_SERIES = 64
+"""pairs of route and provider that are measured apart; what goes beyond is measured together"""
+
+LLM_IN_FLIGHT = 768
+"""LLM calls one front holds at once: three quarters of IN_FLIGHT, for they last"""
+
+LLM_WHOLE_BYTES = 64 * 1024
+"""of an answer that is held until it is whole; a longer one is passed on as it comes"""
+
+LLM_HELD_BYTES = 256 * 1024
+"""of a stream that may come before its first content; then it counts as begun"""
+
+LLM_TRANSLATED_BYTES = 16 * 1024 * 1024
+"""of an answer that is translated as a whole"""
+
+LLM_ERROR_BYTES = 64 * 1024
+"""of a provider's error; what is longer is cut"""
+
+LLM_TIMELINES = 500
+"""calls whose timelines one front remembers"""
