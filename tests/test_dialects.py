@@ -297,13 +297,18 @@ def test_a_message() -> None:
 # --- Streams --------------------------------------------------------------------------------------
 
 
+def compact(value: object) -> bytes:
+    """As the vendors write it."""
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
 def seen(passing: Passing, *events: tuple[str | None, object] | str) -> list[Sign]:
     """What each is, told with its name, or whole."""
     stream = b"".join(
         event.encode()
         if isinstance(event, str)
         else write(
-            event[1].encode() if isinstance(event[1], str) else json.dumps(event[1]).encode(),
+            event[1].encode() if isinstance(event[1], str) else compact(event[1]),
             event[0].encode() if event[0] else None,
         )
         for event in events

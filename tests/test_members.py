@@ -143,6 +143,7 @@ def test_a_member_given_twice_is_refused(body: tuple[list[str], list[Piece]]) ->
         b'{"model": "a", "messages": [], "model": "a"}',
         b'{"model":1,"model":12}',
         b'{"model":12,"model":1}',
+        b'{ "model":1,"model":1,"b":1}',
         # What the last value would cover of the first one ends where a member may.
         b'{"a":1,"b":12,"a":[1,"b":1]}'.replace(b'[1,"b":1]', b'"1,\\"b\\":1"'),
         b'{"a":"","b":12,"a":"xx,\\"b\\":1}"}',

@@ -93,6 +93,17 @@ def test_every_split_gives_the_same_events_and_loses_no_byte(
     ]
 
 
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n", b"\r"])
+def test_two_cuts_anywhere_make_no_difference(ends: bytes) -> None:
+    events = b"data: {}\n\nevent: ping\ndata: {}\n\n: x\n\ndata: a\ndata: b\n\nevent: e\nid: 1\n\n"
+    stream = (2 * events).replace(b"\n", ends)
+    whole = parsed([stream])
+    assert len(whole[0]) == 10
+    for i in range(len(stream)):
+        for j in range(i, len(stream)):
+            assert parsed([stream[:i], stream[i:j], stream[j:]]) == whole
+
+
 def test_an_event_is_told_with_its_last_byte() -> None:
     for event in (
         b"data: {}\n\n",
