@@ -36,7 +36,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from paceline.flow.breaker import Breaker
+from paceline.flow.breaker import REFUSED, Breaker
 from paceline.flow.retry import RetryBudget
 from paceline.gateway.upstream import Target
 from paceline.stats.sketch import Sketch
@@ -193,7 +193,8 @@ class Standing:
         if state == "half_open":
             pace.known = False  # what it was before it was down says little
             self.breaker.succeeded(now, ticket)
-            return 0
+            # If it is closed by that, what becomes of the rest of the stream counts as well.
+            return self.breaker.ask(now) if self.breaker.status(now).state == "closed" else REFUSED
         self.troubled = state != "closed"
         return ticket
 
