@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.peers.environment import Unavailable
-from benchmarks.peers.running import Asked, Running
+from benchmarks.peers.started import Asked, Started
 
 CONNECTIONS = 1000
 """As many as a front takes, nearly: a request that waits for one would be nobody's load."""
@@ -26,6 +26,7 @@ SPARE_S = 60.0
 class Times(msgspec.Struct, frozen=True):
     p50_ms: float
     p99_ms: float
+    p90_ms: float | None = None
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -56,6 +57,7 @@ class Seen(msgspec.Struct, frozen=True):
         for name, times in (("", self.latency), ("refusal_", self.refusals), ("lag_", self.lag)):
             if times is not None:
                 found |= {f"{name}p50_ms": times.p50_ms, f"{name}p99_ms": times.p99_ms}
+                found[f"{name}p90_ms"] = times.p90_ms
         return {name: value for name, value in found.items() if value is not None}
 
 
@@ -88,11 +90,14 @@ def parsed(output: str) -> Seen:
     lines = [line for line in output.splitlines() if line.startswith("{")]
     if not lines:
         raise Unavailable(f"`paceline load` said nothing of what it found: {output[-300:]}")
-    return msgspec.json.decode(lines[-1], type=Seen)
+    try:
+        return msgspec.json.decode(lines[-1], type=Seen)
+    except msgspec.ValidationError as error:  # it says why it could not begin
+        raise Unavailable(f"`paceline load` measured nothing: {lines[-1][:300]}") from error
 
 
 def open_loop(
-    up: Running,
+    up: Started,
     asked: Sequence[Asked],
     rate: float,
     seconds: float,

@@ -20,7 +20,8 @@ from benchmarks._open_loop import put_ahead
 from benchmarks.peers.contender import Command, Contender, Endpoint, Launch
 from benchmarks.peers.environment import Unavailable
 from benchmarks.peers.forms import V2, V2_BINARY, Answer
-from benchmarks.peers.running import Asked, Running
+from benchmarks.peers.running import Running
+from benchmarks.peers.started import Asked
 from paceline.serve.model import Tensors
 from paceline.serve.onnx_model import OnnxModel
 

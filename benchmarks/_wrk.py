@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.peers.environment import Unavailable
-from benchmarks.peers.running import Asked, Running
+from benchmarks.peers.started import Asked, Started
 
 TIMEOUT_S = 30
 SPARE_S = 60.0
@@ -83,7 +83,7 @@ def parsed(output: str) -> Seen:
     raise Unavailable(f"wrk said nothing of what it found: {output[-300:]}")
 
 
-def load(up: Running, asked: Sequence[Asked], callers: int, seconds: float, folder: Path) -> Seen:
+def load(up: Started, asked: Sequence[Asked], callers: int, seconds: float, folder: Path) -> Seen:
     """The path and the headers are those of the first; a binary body has its length in a header,
     which is the same for all rows of a model."""
     files = []

@@ -23,7 +23,8 @@ from benchmarks._served import Seen, alone, expected, load, ours
 from benchmarks._server import cpu_s
 from benchmarks.peers.environment import Unavailable
 from benchmarks.peers.forms import Answer
-from benchmarks.peers.running import end_on_sigterm, running
+from benchmarks.peers.running import running
+from benchmarks.peers.started import end_on_sigterm
 from paceline.serve.model import Tensors
 from paceline.web import front
 

@@ -34,7 +34,8 @@ from benchmarks import models, record
 from benchmarks._served import Seen, Series, alone, expected, load, metrics, ours, total
 from benchmarks._wrk import load as without_pause
 from benchmarks.peers.environment import cache_folder
-from benchmarks.peers.running import Running, end_on_sigterm, running
+from benchmarks.peers.running import Running, running
+from benchmarks.peers.started import end_on_sigterm
 from paceline.serve.onnx_model import OnnxModel
 
 MODEL = "encoder"

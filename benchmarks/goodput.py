@@ -33,7 +33,8 @@ from benchmarks.peers.contender import WAIT_MS, Contender
 from benchmarks.peers.environment import Unavailable, cache_folder
 from benchmarks.peers.litserve import LITSERVE
 from benchmarks.peers.paceline import paceline
-from benchmarks.peers.running import Running, end_on_sigterm, running
+from benchmarks.peers.running import Running, running
+from benchmarks.peers.started import end_on_sigterm
 from benchmarks.peers.triton import triton
 from benchmarks.serving import BODIES, Subject, line, subject
 

@@ -38,7 +38,8 @@ from benchmarks.models import _Graph
 from benchmarks.peers.contender import Contender
 from benchmarks.peers.environment import Unavailable
 from benchmarks.peers.forms import Answer
-from benchmarks.peers.running import ANSWER_S, Running, end_on_sigterm, running
+from benchmarks.peers.running import ANSWER_S, Running, running
+from benchmarks.peers.started import end_on_sigterm
 from paceline.serve.model import Tensors
 from paceline.terms.limits import MODELS
 

@@ -38,7 +38,8 @@ from benchmarks.peers.environment import Unavailable, cache_folder, python_of
 from benchmarks.peers.forms import ROW, Answer
 from benchmarks.peers.litserve import LITSERVE
 from benchmarks.peers.paceline import PACELINE
-from benchmarks.peers.running import NEAR, Asked, Running, end_on_sigterm, running
+from benchmarks.peers.running import NEAR, Running, running
+from benchmarks.peers.started import Asked, end_on_sigterm
 from benchmarks.peers.triton import TRITON
 from paceline.serve.model import Tensors
 from paceline.terms.limits import INFER_BODY_BYTES

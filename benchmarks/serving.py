@@ -46,7 +46,8 @@ from benchmarks.peers.contender import Contender
 from benchmarks.peers.environment import Unavailable, cache_folder, python_of, version_in
 from benchmarks.peers.forms import Answer
 from benchmarks.peers.known import CONTENDERS, PYTHON_SERVERS
-from benchmarks.peers.running import Running, end_on_sigterm, running
+from benchmarks.peers.running import Running, running
+from benchmarks.peers.started import end_on_sigterm
 from paceline.serve.model import Tensors
 from paceline.serve.onnx_model import OnnxModel
 

@@ -115,6 +115,7 @@ class SmallServer(Server):
             refused={},
             usage=Usage(0.0, 0.0, 0.0, None),
             models=[],
+            providers=[],
             plan=1,
             entry=1,
         )

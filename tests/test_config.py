@@ -18,14 +18,17 @@ from hypothesis import strategies as st
 from paceline.config import (
     AT_RELOAD,
     ModelSettings,
+    ProviderSettings,
+    RouteSettings,
     Server,
     Settings,
     default_fronts,
     lines,
+    llm,
     needs_restart,
     served,
 )
-from paceline.config.fields import Names, leaves, toml, variable
+from paceline.config.fields import Names, dotted, leaves, toml, variable
 from paceline.config.source import Source
 from paceline.serve.knobs import KNOBS, catalogue, executors
 from paceline.serve.model_source import ModelSource
@@ -93,7 +96,9 @@ def test_without_anything_the_defaults_hold(
     loaded = source(None).load()
     fronts = default_fronts(CORES)
     assert loaded.settings == Settings(
-        server=Server(fronts=fronts), models={"digits": ModelSettings()}
+        server=Server(fronts=fronts),
+        models={"digits": ModelSettings()},
+        providers={"simulated": llm.defaults("simulated")},
     )
     assert (loaded.file, loaded.pins, loaded.goals) == (None, {}, {})
     assert {str(origin) for origin in loaded.origins.values()} == {"default"}
@@ -569,7 +574,39 @@ MODEL = st.builds(
     goal=GOALS,
     pins=st.fixed_dictionaries({}, optional={knob.name: values(knob) for knob in KNOBS}),
 )
-SETTINGS = st.builds(Settings, server=SERVERS, models=st.fixed_dictionaries({"digits": MODEL}))
+PROVIDERS_SAID = st.fixed_dictionaries(
+    {
+        "simulated": st.just(llm.defaults("simulated")),
+        "local": st.builds(
+            ProviderSettings,
+            kind=st.sampled_from(["openai", "anthropic"]),
+            url=st.sampled_from(["http://127.0.0.1:1/v1", "https://llm.example"]),
+            key_env=st.sampled_from(["", "A_KEY"]),
+            private=st.booleans(),
+            models=st.sampled_from([(), ("m", "n-*")]),
+        ),
+    }
+)
+ROUTES_SAID = st.dictionaries(
+    st.sampled_from(["a", "a.b/c", "d-*"]),
+    st.builds(
+        RouteSettings,
+        targets=st.sampled_from([("local",), ("local/m", "simulated/sim-small")]),
+        fallbacks=st.sampled_from([(), ("simulated/sim-large",)]),
+        retries=st.integers(0, 10),
+        hedge=st.booleans(),
+        hedge_ms=st.integers(0, 1000),
+        timeout_s=st.floats(0.001, 600),
+        raw=st.sampled_from([(), ("/files", "/audio/speech")]),
+    ),
+)
+SETTINGS = st.builds(
+    Settings,
+    server=SERVERS,
+    models=st.fixed_dictionaries({"digits": MODEL}),
+    providers=PROVIDERS_SAID,
+    routes=ROUTES_SAID,
+)
 
 
 def as_toml(those: Settings) -> str:
@@ -579,6 +616,11 @@ def as_toml(those: Settings) -> str:
     for model, of_model in those.models.items():
         said.append(f"[models.{model}]\ngoal = {toml(of_model.goal)}\n[models.{model}.pins]")
         said += [f"{knob} = {toml(value)}" for knob, value in of_model.pins.items()]
+    for kind, sections in (("providers", those.providers), ("routes", those.routes)):
+        for name, section in sections.items():
+            said.append(f"[{dotted([kind, name])}]")
+            of_section = msgspec.structs.asdict(section).items()
+            said += [f"{field} = {toml(value)}" for field, value in of_section]
     return "\n".join(said)
 
 
@@ -602,7 +644,10 @@ SLOW_TO_MAKE = [HealthCheck.function_scoped_fixture]
 @settings(suppress_health_check=SLOW_TO_MAKE, deadline=None)
 def test_settings_written_down_are_read_back(tmp_path: Path, those: Settings) -> None:
     assert source(written(tmp_path, as_toml(those))).load().settings == those
-    assert source(written(tmp_path, ""), as_environ(those)).load().settings == those
+    alone = msgspec.structs.replace(
+        those, providers={"simulated": llm.defaults("simulated")}, routes={}
+    )
+    assert source(written(tmp_path, ""), as_environ(alone)).load().settings == alone
 
 
 @given(
@@ -797,12 +842,14 @@ def test_init_check_and_a_server_that_obeys(tmp_path: Path) -> None:
 def test_the_lines_of_a_fresh_file_are_the_defaults(tmp_path: Path) -> None:
     paceline(tmp_path, "config", "init", "fresh.toml")
     text = (tmp_path / "fresh.toml").read_text()
-    set_all = re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE)
+    set_all = re.sub(r"^# (\w+ = |\[)", r"\1", text, flags=re.MULTILINE)
     loaded = source(written(tmp_path, set_all)).load()
     assert "default" not in {str(origin) for origin in loaded.origins.values()}
     assert loaded.settings.server == Server(fronts=default_fronts(CORES))
     assert loaded.settings.models["digits"].pins == {knob.name: knob.default for knob in KNOBS}
     assert loaded.goals == {}
+    assert loaded.settings.providers == {"openai": llm.defaults("openai")}
+    assert loaded.settings.routes == {"gpt-4o": RouteSettings(targets=("openai/gpt-4o",))}
 
 
 def test_init_overwrites_nothing(tmp_path: Path) -> None:
@@ -877,14 +924,19 @@ def test_every_setting_is_explained_in_the_reference() -> None:
     page = (ROOT / "docs" / "reference" / "settings.md").read_text()
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
     assert [row[0] for row in rows] == [
-        f"| `{'.'.join(names)}`" for names in leaves(catalogue(["MODEL"]), ["MODEL"])
+        f"| `{'.'.join(names)}`"
+        for names in leaves(catalogue(["MODEL"]), ["MODEL"], ["NAME"], ["NAME"])
     ]
     assert all(row[3].strip() for row in rows)
 
 
 def test_everything_in_the_structs_can_be_set() -> None:
-    known = leaves(catalogue(MODELS), MODELS)
+    known = leaves(catalogue(MODELS), MODELS, ["p"], ["r"])
     assert {names[0] for names in known} == set(Settings.__struct_fields__)
     assert {names[1] for names in known if names[0] == "server"} == set(Server.__struct_fields__)
     of_models = {names[2] for names in known if names[0] == "models"}
     assert of_models == set(ModelSettings.__struct_fields__)
+    of_providers = {names[2] for names in known if names[0] == "providers"}
+    assert of_providers == set(ProviderSettings.__struct_fields__)
+    of_routes = {names[2] for names in known if names[0] == "routes"}
+    assert of_routes == set(RouteSettings.__struct_fields__)

@@ -22,7 +22,7 @@ from benchmarks.floors import Batches, Efficiency
 from benchmarks.growth import Cost, Step
 from benchmarks.peers.environment import Unavailable
 from benchmarks.peers.forms import V2, V2_BINARY
-from benchmarks.peers.running import Asked
+from benchmarks.peers.started import Asked
 
 from paceline.config.served import named
 from paceline.serve.onnx_model import OnnxModel

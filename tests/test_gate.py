@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -507,3 +508,51 @@ def test_garbage_is_answered_never_a_crash(
     gate: Gate, method: str, path: str, headers: list[tuple[str, bytes]]
 ) -> None:
     _admitted(gate, method, path, [(name.encode(), value) for name, value in headers])
+
+
+# --- LLM calls ------------------------------------------------------------------------------------
+
+CHAT = "POST /v1/chat/completions"
+FORM = {"content-type": "multipart/form-data; boundary=x"}
+
+
+@KEYED_GATES
+def test_a_client_may_call_llms(gate: Gate) -> None:
+    for call in (CHAT, "GET /v1/models", "POST /v1/messages", "DELETE /v1/files/x"):
+        assert admit(gate, call, LOCAL, AS_CLIENT, JSON).role == "client"
+    for call in ("POST /v1", "POST /v1x/chat", "GET /v1/../api/plan"):
+        with pytest.raises(NotAllowed):
+            admit(gate, call, LOCAL, AS_CLIENT, JSON)
+
+
+def test_the_models_of_a_key_go_with_its_caller() -> None:
+    client = RING.get("bbbbbbbb")
+    assert client is not None
+    key = msgspec.structs.replace(client, models=("gpt-4o", "claude-*"))
+    gate = Gate("127.0.0.1", KeyRing([key]), SESSIONS)
+    assert admit(gate, CHAT, LOCAL, AS_CLIENT, JSON).models == ("gpt-4o", "claude-*")
+
+
+def test_an_sdk_s_foreign_key_means_nothing_where_none_is_needed() -> None:
+    foreign = {"authorization": "Bearer sk-anything"}
+    assert admit(OPEN, CHAT, LOCAL, foreign, JSON) == Caller("admin")
+    with pytest.raises(WrongKey):
+        admit(OPEN, "POST /predict/digits", LOCAL, foreign, JSON)
+    with pytest.raises(WrongKey):  # one of ours that is mistyped is told
+        admit(OPEN, CHAT, LOCAL, {"x-api-key": "pl_wrong"}, JSON)
+    for gate in (LOCKED, PUBLIC):
+        with pytest.raises(WrongKey):
+            admit(gate, CHAT, LOCAL, foreign, JSON)
+    with pytest.raises(KeyRequired):
+        admit(OPEN, CHAT, LOCAL, foreign, JSON, {"x-forwarded-for": "1.2.3.4"})
+
+
+def test_a_form_is_taken_with_a_key_and_for_llms_alone() -> None:
+    upload = "POST /v1/files"
+    assert admit(LOCKED, upload, LOCAL, AS_CLIENT, FORM).role == "client"
+    for refused in ((OPEN, upload, {}), (LOCKED, "POST /predict/digits", AS_CLIENT)):
+        gate, call, key = refused
+        with pytest.raises(WrongContentType):
+            admit(gate, call, LOCAL, key, FORM)
+    with pytest.raises(ForeignOrigin):
+        admit(LOCKED, upload, LOCAL, AS_CLIENT, FORM, {"origin": "http://evil.example"})

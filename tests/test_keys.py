@@ -259,3 +259,30 @@ def test_what_root_makes_belongs_to_the_owner_of_the_directory(tmp_path: Path) -
     KeyFile(tmp_path / "keys.json").create("app", "client", 0.0)
     for path in tmp_path.iterdir():
         assert path.stat().st_uid == 12345
+
+
+def test_a_key_may_be_bound_to_models(file: KeyFile) -> None:
+    key, secret = file.create("ci", "client", 0.0, ["gpt-4o", "claude-*"])
+    assert key.models == ("gpt-4o", "claude-*")
+    assert KeyRing(file.load()).check(secret) == key
+
+
+@pytest.mark.parametrize("models", [[""], ["a b"], ["gpt*4o"], ["x" * 201], ["m"] * 33, ["a,b"]])
+def test_what_names_no_model_binds_no_key(file: KeyFile, models: list[str]) -> None:
+    with pytest.raises(Misuse):
+        file.create("ci", "client", 0.0, models)
+    assert not file.path.exists()
+
+
+def test_a_file_from_before_models_is_read_and_stays_as_it_was(file: KeyFile) -> None:
+    before = (
+        b'{"format":1,"keys":[{"id":"aaaaaaaa","name":"old","role":"client",'
+        b'"created_unix_s":1.0,"sha256":"' + b"0" * 64 + b'"}]}'
+    )
+    file.path.parent.mkdir(mode=0o700)
+    file.path.write_bytes(before)
+    file.path.chmod(0o600)
+    (old,) = file.load()
+    assert old.models == ()
+    file.create("new", "client", 0.0)
+    assert b"models" not in file.path.read_bytes()

@@ -23,7 +23,8 @@ from benchmarks.peers import environment, forms
 from benchmarks.peers.contender import Command, Contender, Endpoint, Launch
 from benchmarks.peers.environment import Unavailable
 from benchmarks.peers.known import CONTENDERS, PYTHON_SERVERS
-from benchmarks.peers.running import Asked, Running, running
+from benchmarks.peers.running import Running, running
+from benchmarks.peers.started import Asked
 
 from paceline.serve.model import Tensors
 from paceline.serve.onnx_model import OnnxModel

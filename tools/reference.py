@@ -17,7 +17,7 @@ import typer
 
 from paceline.cli.main import command_line
 from paceline.config import AT_RELOAD, MODEL_AT_START
-from paceline.config.fields import leaves, toml, variable
+from paceline.config.fields import dotted, leaves, toml, variable
 from paceline.config.source import flag
 from paceline.serve.knobs import catalogue
 from paceline.terms import limits as bounds
@@ -94,14 +94,14 @@ def constants(module: ast.Module) -> Iterator[tuple[str, str]]:
 
 def settings() -> str:
     rows = []
-    for names, leaf in leaves(catalogue(["MODEL"]), ["MODEL"]).items():
+    for names, leaf in leaves(catalogue(["MODEL"]), ["MODEL"], ["NAME"], ["NAME"]).items():
         of_server = names[0] == "server"
         option = f"`{flag(leaf.name)}`" if of_server else ""
-        at_reload = AT_RELOAD if of_server else {leaf.name} - MODEL_AT_START
-        when = "reload" if leaf.name in at_reload else "start"
+        at_reload = {"server": AT_RELOAD, "models": {leaf.name} - MODEL_AT_START}
+        when = "reload" if leaf.name in at_reload.get(names[0], ()) else "start"
         rows.append(
             (
-                f"`{'.'.join(names)}`",
+                f"`{dotted(names)}`",
                 leaf.takes,
                 f"`{toml(leaf.default)}`",
                 leaf.meaning,
@@ -114,7 +114,8 @@ def settings() -> str:
         "Settings",
         "src/paceline/config/ and src/paceline/serve/knobs.py",
         "What `paceline.toml`, the environment and the options of `paceline up` may say; the\n"
-        "[guide](../guides/settings.md) tells how. `MODEL` stands for the name of a model. A knob\n"
+        "[guide](../guides/settings.md) tells how. `MODEL` stands for the name of a model, `NAME`\n"
+        "for that of a provider, or of a route, which is a model that LLM calls ask for. A knob\n"
         "without a pin starts from its default, and others may turn it. The last column says when\n"
         "a new value counts: at a reload, or at the next start.",
         table(("setting", "takes", "default", "meaning", "variable", "option", "at"), rows),

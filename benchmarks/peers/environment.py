@@ -1,8 +1,8 @@
-"""A virtual environment for each peer, outside the repository, made once.
+"""An environment for each peer, outside the repository, made once: of Python's, or of Node's.
 
 What a peer needs is in requirements-NAME.txt; what stands in requirements-NAME-alone.txt is added
-without its own requirements. A stamp in the environment holds both, so a changed file installs
-again. Called by `serving` and `goodput`.
+without its own requirements. For Node it is in package-NAME.json. A stamp in the environment holds
+them, so a changed file installs again. Called by `serving`, `goodput` and `gateway`.
 """
 
 import os
@@ -49,6 +49,26 @@ def python_of(name: str, folder: Path, *, make: bool = True) -> Path:
     return python
 
 
+def node_packages_of(name: str, folder: Path, *, make: bool = True) -> Path:
+    """The folder node_modules of the peer's environment, which is made if need be."""
+    place = folder / name
+    wanted = (REQUIREMENTS / f"package-{name}.json").read_text()
+    stamp = place / "installed.txt"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return place / "node_modules"
+    if not make:
+        raise Unavailable(f"{name} is not installed in {place}")
+    print(f"installing {name} into {place}", file=sys.stderr)
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    (place / "package.json").write_text(wanted)
+    # What a package runs when it is installed may fetch anything; the peers need none of it.
+    options = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]
+    _run("npm", "install", "--prefix", str(place), *options)
+    stamp.write_text(wanted)
+    return place / "node_modules"
+
+
 def version_in(python: Path, package: str) -> str:
     if python == Path(sys.executable):
         try:
@@ -66,6 +86,8 @@ def _install(python: Path, *what: str) -> None:
 def _run(*command: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S)
+    except FileNotFoundError as error:
+        raise Unavailable(f"{command[0]} is not installed") from error
     except subprocess.TimeoutExpired as error:
         raise Unavailable(f"`{' '.join(command)}` took more than {INSTALL_S} s") from error
     if done.returncode:

@@ -11,7 +11,7 @@ import resource
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,8 @@ from paceline.changes.desk import Desk, Nobody, Wanted
 from paceline.clock import Chance, RealClock
 from paceline.config import Server
 from paceline.config.source import Loaded
+from paceline.gateway.routes import Route
+from paceline.gateway.upstream import SIMULATED, Upstream, costs
 from paceline.journal.fold import State
 from paceline.journal.journal import Journal
 from paceline.journal.pending import Pending
@@ -39,12 +41,13 @@ from paceline.processes.memory import keep_freed
 from paceline.processes.state_dir import Holder, StateDir
 from paceline.serve import digits
 from paceline.serve.knobs import catalogue, executors
-from paceline.terms.errors import CannotStart, NoKey, PortTaken
+from paceline.terms.errors import CannotStart, NoKey, NotAllowed, PortTaken
 from paceline.terms.limits import CONNECTION_BACKLOG, KEPT_BYTES, SWITCH_S
 from paceline.terms.plan import Address, Catalogue, Knob, changed
 
 if TYPE_CHECKING:
     from paceline.web.fronts import Takes
+    from paceline.web.llm import Llm
 
 KEY_FILE = "keys.json"
 SHIPPED = {digits.NAME: digits.MODEL_PATH}
@@ -62,6 +65,7 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
 
     settings = loaded.settings.server
     tls_of(settings)
+    loaded.check_start()
     for model in loaded.models:
         model.check()  # what a front would find, told before anything begins
     before_s, of_models = ended_cpu_s(), ModelCpu()
@@ -80,6 +84,7 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
         keys = key_file(settings)
         _require_key(settings, keys)
         listener = _listen(settings.host, settings.port)
+        _tell_of_providers(loaded)
         if settings.insecure and not is_loopback(settings.host):
             log.get(__name__).warning(
                 "open to everybody who reaches this address, without a key", host=settings.host
@@ -180,13 +185,73 @@ def run_front() -> None:
             not_ready,
             clock,
         )
-        door = Door(routes, gate, board, clock, Chance(), inference.begin)
-        return Parts(door, gate, inference, clock, tls_of(settings))
+        llm = _llm(start.providers, start.routes, board, clock)
+        door = Door(routes, gate, board, clock, Chance(), llm.begin, inference.begin)
+        return Parts(door, gate, inference, clock, llm, tls_of(settings))
 
     async def serve() -> None:
         await Front(socket.socket(fileno=LINK_FD), build).run()
 
     uvloop.run(serve())
+
+
+def _llm(
+    upstreams: Sequence[Upstream], routes: Sequence[Route], board: Board, clock: RealClock
+) -> "Llm":
+    """Providers with their keys, which no message between processes has, and the ways to them."""
+    from paceline.gateway.provider import Provider
+    from paceline.gateway.providers.http import HttpProvider, secret
+    from paceline.gateway.providers.simulated import SimulatedProvider, Simulation
+    from paceline.gateway.relay import Relay
+    from paceline.gateway.routing import Router
+    from paceline.gateway.tally import Tally
+    from paceline.web.llm import Llm
+
+    chance = Chance()
+    providers: dict[str, list[Provider]] = {}
+    for each in upstreams:
+        if each.kind == SIMULATED:
+            providers[each.name] = [
+                SimulatedProvider("openai", Simulation(), clock, chance.fork("openai")),
+                SimulatedProvider("anthropic", Simulation(), clock, chance.fork("anthropic")),
+            ]
+        elif not each.withheld:
+            key = secret(os.environ.get(each.key_env), each) if each.key_env else ""
+            log.hide(key)
+            providers[each.name] = [HttpProvider(each, key, clock.now)]
+    withheld = {
+        route.name: _withheld(target.provider)
+        for route in routes
+        for tier in route.tiers
+        for target in tier.targets
+        if target.provider not in providers
+    }
+    router = Router(routes, chance.fork("routes"), clock.now())
+    return Llm(Relay(providers, router, Tally(board), clock), board, withheld)
+
+
+def _withheld(provider: str) -> NotAllowed:
+    return NotAllowed(
+        f"{provider} may cost money, and there are no budgets yet that could limit it",
+        value=provider,
+        remedy="Start the server with --no-budget to call it all the same.",
+    )
+
+
+def _tell_of_providers(loaded: Loaded) -> None:
+    """In the log, where the page's red line is not seen."""
+    logger = log.get(__name__)
+    for each in loaded.providers:
+        if each.withheld:
+            logger.warning(
+                "a provider with a key in the environment is off: it may cost money",
+                provider=each.name,
+                remedy="start with --no-budget to call it",
+            )
+        elif costs(each):
+            logger.warning(
+                "calls to this provider cost money, and no budget limits them", provider=each.name
+            )
 
 
 @asynccontextmanager

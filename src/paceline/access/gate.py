@@ -17,7 +17,7 @@ from typing import Literal
 
 import msgspec
 
-from paceline.access.keys import KeyRing
+from paceline.access.keys import SECRET_PREFIX, KeyRing
 from paceline.access.sessions import Sessions
 from paceline.terms.errors import (
     BadRequest,
@@ -37,6 +37,9 @@ LOGIN = "/login"
 REPOSITORY = "/v2/repository/"
 """Whoever may infer may read the list there, but not load and unload."""
 
+LLM = "/v1/"
+"""The addresses of LLM calls, which programs of two vendors call."""
+
 FORWARDED = frozenset(
     b"forwarded via x-real-ip x-forwarded-for x-forwarded-host x-forwarded-proto".split()
 )
@@ -50,6 +53,9 @@ ONCE = frozenset(
 OWN_TYPES = frozenset((b"application/json", b"application/octet-stream"))
 """Neither can a foreign page send without asking first; the second is that of binary tensors."""
 
+FORM = b"multipart/form-data"
+"""Files go to LLM providers so. A page can send it, but no key with it without asking first."""
+
 _OCTET = rb"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 LOOPBACK_HOST = re.compile(
     rb"(?:(?:[a-z0-9-]+\.)*localhost\.?|127(?:\." + _OCTET + rb"){3}|\[::1\])(?::\d{0,5})?",
@@ -58,10 +64,12 @@ LOOPBACK_HOST = re.compile(
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who a request counts as. `anyone` has shown nothing and may see health and the login page."""
+    """Who a request counts as. `anyone` has shown nothing and may see health and the login page.
+    `models` are the LLMs the key may call; empty: whichever."""
 
     role: Literal["admin", "client", "anyone"]
     key_id: str | None = None
+    models: tuple[str, ...] = ()
 
 
 LOCAL_PROGRAM = Caller("admin")
@@ -112,11 +120,11 @@ class Gate:
         host = self._check_host(seen)
         changes = method not in SAFE_METHODS
         if changes:
-            _check_sender(seen, host, self._proto)
+            _check_sender(seen, host, self._proto, path)
         caller = self._identify(seen, changes, method, path, wall)
         if caller.role == "client" and not _client_may(method, path):
             raise NotAllowed(
-                "this key's role is client, which may infer and read health and metrics",
+                "this key's role is client, which may infer, call LLMs and read health and metrics",
                 value=f"{method} {path}",
                 remedy="Use a key with the role admin: `paceline key create NAME --role admin`.",
             )
@@ -140,7 +148,7 @@ class Gate:
     def _identify(
         self, seen: dict[bytes, bytes], changes: bool, method: str, path: str, wall: float
     ) -> Caller:
-        key = self._key(seen)
+        key = self._key(seen, path)
         if key is not None:
             return key
         if self._needs_key:
@@ -163,8 +171,10 @@ class Gate:
             )
         return LOCAL_PROGRAM
 
-    def _key(self, seen: dict[bytes, bytes]) -> Caller | None:
-        """The caller a key header names; a wrong key is refused even where none is needed."""
+    def _key(self, seen: dict[bytes, bytes], path: str) -> Caller | None:
+        """The caller a key header names. A wrong key is refused even where none is needed; but the
+        SDKs of LLM providers insist on sending one, and where it is none of ours that means
+        nothing."""
         secret = seen.get(b"x-api-key")
         if secret is None:
             authorization = seen.get(b"authorization")
@@ -173,14 +183,18 @@ class Gate:
             scheme, _, secret = authorization.partition(b" ")
             if scheme.lower() != b"bearer":
                 secret = b""
-        key = self.ring.check(secret.strip())
+        secret = secret.strip()
+        key = self.ring.check(secret)
         if key is None:
+            ours = secret.startswith(SECRET_PREFIX.encode())
+            if not (ours or self._needs_key) and path.startswith(LLM):
+                return None
             raise WrongKey(
                 "the key is unknown or revoked",
                 remedy="Check it for missing characters; `paceline key list` shows the keys there "
                 "are. Send `Authorization: Bearer pl_…` or `x-api-key: pl_…`.",
             )
-        return Caller(key.role, key.id)
+        return Caller(key.role, key.id, key.models)
 
     def _session(self, seen: dict[bytes, bytes], changes: bool, wall: float) -> Caller | None:
         for pair in seen.get(b"cookie", b"").split(b";"):
@@ -196,7 +210,7 @@ class Gate:
                     "a session cookie may change something only from this server's own page",
                     remedy="Send a key instead of the cookie: `Authorization: Bearer pl_…`.",
                 )
-            return Caller(key.role, key.id)
+            return Caller(key.role, key.id, key.models)
         return None
 
 
@@ -218,7 +232,7 @@ def _read(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return seen
 
 
-def _check_sender(seen: dict[bytes, bytes], host: bytes, proto: bytes | None) -> None:
+def _check_sender(seen: dict[bytes, bytes], host: bytes, proto: bytes | None, path: str) -> None:
     """Refuse what a page of another origin may have sent."""
     origin = seen.get(b"origin")
     own = _own_origin(proto or seen.get(b"x-forwarded-proto"), host)
@@ -234,8 +248,13 @@ def _check_sender(seen: dict[bytes, bytes], host: bytes, proto: bytes | None) ->
     if content_type is None:
         if origin is None:
             return  # a program, such as tritonclient; browsers always send one of the two
-    elif content_type.partition(b";")[0].strip().lower() in OWN_TYPES:
-        return
+    else:
+        kind = content_type.partition(b";")[0].strip().lower()
+        if kind in OWN_TYPES:
+            return
+        keyed = b"authorization" in seen or b"x-api-key" in seen
+        if kind == FORM and keyed and path.startswith(LLM):
+            return
     raise WrongContentType(
         "the body is not declared as application/json",
         value="no content type" if content_type is None else content_type.decode("latin-1"),
@@ -264,7 +283,7 @@ def _client_may(method: str, path: str) -> bool:
         return path == REPOSITORY + "index"
     if ".." in path:  # routing compares text, but whoever is behind a relay might resolve it
         return False
-    if path == "/v2" or path.startswith(("/v2/", "/predict/")):
+    if path == "/v2" or path.startswith(("/v2/", "/predict/", LLM)):
         return True
     if method in READ_METHODS and (path == "/metrics" or path.startswith("/health/")):
         return True

@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,7 +23,7 @@ import msgspec
 
 from paceline.processes.state_dir import make_directory, refusal
 from paceline.terms.errors import KeysDamaged, LimitReached, Misuse, NotFound, StateUnusable
-from paceline.terms.limits import KEY_FILE_BYTES, KEYS
+from paceline.terms.limits import KEY_FILE_BYTES, KEY_MODELS, KEYS, LLM_MODEL_CHARS
 
 Role = Literal["admin", "client"]
 
@@ -33,16 +33,22 @@ SECRET_PREFIX = "pl_"
 SECRET_RANDOM_BYTES = 16
 SECRET_CHARS = len(SECRET_PREFIX) + 26
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+MODEL = re.compile(r"[\x21-\x29\x2b\x2d-\x7e]+\*?|\*")
+"""The name of an LLM, or how such names begin: `gpt-4o`, `claude-*`."""
+
+Model = Annotated[str, msgspec.Meta(min_length=1, max_length=LLM_MODEL_CHARS)]
 
 
-class Key(msgspec.Struct, frozen=True):
-    """What is kept of a key. `sha256` is the hash of the whole secret, prefix included."""
+class Key(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is kept of a key. `sha256` is the hash of the whole secret, prefix included; `models`
+    are the LLMs it may call, with a `*` at the end for all that begin so. Empty: whichever."""
 
     id: Annotated[str, msgspec.Meta(pattern=r"^[a-z2-7]{8}$")]
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_CHARS)]
     role: Role
     created_unix_s: float
     sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    models: Annotated[tuple[Model, ...], msgspec.Meta(max_length=KEY_MODELS)] = ()
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,8 +105,11 @@ class KeyFile:
             )
         return self._parse(content)
 
-    def create(self, name: str, role: Role, wall: float) -> tuple[Key, str]:
+    def create(
+        self, name: str, role: Role, wall: float, models: Sequence[str] = ()
+    ) -> tuple[Key, str]:
         """Add a key. The secret is returned this once and kept nowhere; `wall` is unix seconds."""
+        _check_models(models)
         if len(name) > MAX_NAME_CHARS or not NAME.fullmatch(name):
             raise Misuse(
                 "a key's name is not usable",
@@ -125,7 +134,7 @@ class KeyFile:
             secret = SECRET_PREFIX + _base32(secrets.token_bytes(SECRET_RANDOM_BYTES))
             key_id = next(i for i in iter(_new_id, None) if i not in taken)
             sha256 = hashlib.sha256(secret.encode()).hexdigest()
-            key = Key(key_id, name, role, wall, sha256)
+            key = Key(key_id, name, role, wall, sha256, tuple(models))
             self._replace((*keys, key))
         return key, secret
 
@@ -173,6 +182,12 @@ class KeyFile:
     def _replace(self, keys: tuple[Key, ...]) -> None:
         """Write beside the file, then rename: a crash at any instant leaves the old or the new."""
         content = msgspec.json.format(msgspec.json.encode(_Document(1, keys)), indent=2)
+        if len(content) >= KEY_FILE_BYTES:
+            raise LimitReached(
+                "the key file would be longer than it may be",
+                value=f"{len(content)} bytes",
+                remedy="Name fewer models for a key, or more of them with one `*`.",
+            )
         new = self.path.with_name(self.path.name + ".new")  # fixed: a crash leaves one at most
         with self._os_errors():
             try:
@@ -209,6 +224,22 @@ class KeyFile:
             yield
         except OSError as error:
             raise refusal(self.path, error) from error
+
+
+def _check_models(models: Sequence[str]) -> None:
+    if len(models) > KEY_MODELS:
+        raise Misuse(
+            "a key names more models than it may",
+            value=len(models),
+            remedy=f"Name up to {KEY_MODELS}; `gpt-*` stands for all that begin so.",
+        )
+    for model in models:
+        if len(model) > LLM_MODEL_CHARS or MODEL.fullmatch(model) is None:
+            raise Misuse(
+                "this names no model",
+                value=model,
+                remedy="Write it as callers do, `gpt-4o`, or how it begins with a `*`: `claude-*`.",
+            )
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -13,8 +13,8 @@ import msgspec
 import typer
 
 from paceline.cli.showing import help_without_command
-from paceline.config import DEFAULT_FILE, ModelSettings
-from paceline.config.fields import fields, leaves, toml
+from paceline.config import DEFAULT_FILE, ModelSettings, llm
+from paceline.config.fields import dotted, fields, leaves, toml
 from paceline.terms.errors import DiskFull, Misuse
 from paceline.terms.plan import Catalogue
 
@@ -31,6 +31,13 @@ app = typer.Typer(
     invoke_without_command=True,
     callback=help_without_command,
 )
+
+WIDEST = 50
+"""Longer values push where they come from to the right."""
+
+PROVIDERS = ("openai",)
+ROUTES = ("gpt-4o",)
+"""Those in the file that `init` writes, as examples."""
 
 File = Annotated[Path | None, typer.Argument(help=CONFIG_HELP, show_default=False)]
 NewFile = Annotated[
@@ -94,12 +101,12 @@ def show(file: File = None, config: Config = None, as_json: Json = False) -> Non
     if as_json:
         rows = [
             {"name": name, "value": value, "origin": str(loaded.origins[name])}
-            for name, value in _values(loaded)
+            for name, value in loaded.values()
         ]
         print(msgspec.json.encode({"file": _file(loaded), "settings": rows}).decode())
         return
-    shown = {name: toml(value) for name, value in _values(loaded)}
-    names, values = max(map(len, shown)), max(map(len, shown.values()))
+    shown = {name: toml(value) for name, value in loaded.values()}
+    names, values = max(map(len, shown)), min(WIDEST, max(map(len, shown.values())))
     for name, text in shown.items():
         print(f"{name:{names}}  {text:{values}}  {loaded.origins[name]}")
 
@@ -133,31 +140,32 @@ def _file(loaded: "Loaded") -> str | None:
     return None if loaded.file is None else str(loaded.file)
 
 
-def _values(loaded: "Loaded") -> Iterator[tuple[str, object]]:
-    """In the order of the origins, which have each of them."""
-    tree = msgspec.to_builtins(loaded.settings)
-    for name in loaded.origins:
-        value = tree
-        for part in name.split("."):
-            value = value[part]
-        yield name, value
-
-
 def _lines(catalogue: Catalogue, models: tuple[str, ...]) -> Iterator[str]:
     yield "# Settings of Paceline. `paceline config check` says whether they are right, and"
     yield "# `paceline config show` which of them hold, and why. A # makes a line a comment."
     section = None
-    for (*above, name), leaf in leaves(catalogue, models).items():
+    for (*above, name), leaf in leaves(catalogue, models, PROVIDERS, ROUTES).items():
         yield ""
         if above != section:
             section = above
-            yield f"[{'.'.join(above)}]"
+            free = above[0] in ("providers", "routes")  # to name one is to have one
+            yield f"{'# ' * free}[{dotted(above)}]"
             if above[-1] == "pins":
                 yield f"# {fields(ModelSettings)['pins'].meaning}"
                 yield ""
         yield f"# {leaf.meaning}"
         yield f"# It takes {leaf.takes}."
-        yield f"# {name} = {toml(leaf.default)}"
+        yield f"# {name} = {toml(_example(above, name, leaf.default))}"
+
+
+def _example(above: list[str], name: str, default: object) -> object:
+    """The default, but where a section would mean nothing with it."""
+    match above:
+        case ["providers", provider]:
+            return getattr(llm.defaults(provider), name)
+        case ["routes", model] if name == "targets":
+            return [f"{PROVIDERS[0]}/{model}"]
+    return default
 
 
 def _write(path: Path, text: str) -> None:

@@ -6,7 +6,7 @@ again: keys change within 100 ms in a running server, and without one all the sa
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -34,8 +34,15 @@ def create(
     name: Annotated[str, typer.Argument(help="What the key is for, such as the caller's name.")],
     role: Annotated[
         Literal["client", "admin"],
-        typer.Option(help="client may infer and read metrics; admin may do everything."),
+        typer.Option(help="client may infer, call LLMs, read metrics; admin may do everything."),
     ] = "client",
+    models: Annotated[
+        str | None,
+        typer.Option(
+            help="The LLMs it may call, such as gpt-4o,claude-*; by default all there are.",
+            show_default=False,
+        ),
+    ] = None,
     state: State = None,
     as_json: Json = False,
 ) -> None:
@@ -47,12 +54,16 @@ def create(
     from paceline.clock import RealClock
 
     state = state_directory(state)
-    key, secret = key_file(Server(state=state)).create(name, role, RealClock().wall())
+    allowed = [] if models is None else [each.strip() for each in models.split(",")]
+    key, secret = key_file(Server(state=state)).create(name, role, RealClock().wall(), allowed)
     _tell_owner(state)
     if as_json:
         print(msgspec.json.encode({**_shown(key), "key": secret}).decode())
     else:
-        print(f"{secret}\n\nThis is {key.name}'s key, role {key.role}. It is not shown again.")
+        only = f", for {', '.join(key.models)} alone" if key.models else ""
+        print(
+            f"{secret}\n\nThis is {key.name}'s key, role {key.role}{only}. It is not shown again."
+        )
 
 
 @app.command("list")
@@ -69,7 +80,8 @@ def list_keys(state: State = None, as_json: Json = False) -> None:
         return
     for key in keys:
         shown = _shown(key)
-        print(f"{shown['id']}  {shown['role']:6}  {shown['created']}  {shown['name']}")
+        only = f"  ({', '.join(key.models)})" if key.models else ""
+        print(f"{shown['id']}  {shown['role']:6}  {shown['created']}  {shown['name']}{only}")
     if not keys:
         print("There is no key yet. `paceline key create NAME` makes one.")
 
@@ -95,9 +107,10 @@ def revoke(
         print(f"{gone.name} ({gone.id}) is revoked.")
 
 
-def _shown(key: "Key") -> dict[str, str]:
+def _shown(key: "Key") -> dict[str, Any]:
     created = datetime.fromtimestamp(key.created_unix_s, UTC).strftime("%Y-%m-%d %H:%M")
-    return {"id": key.id, "name": key.name, "role": key.role, "created": created}
+    shown = {"id": key.id, "name": key.name, "role": key.role, "created": created}
+    return {**shown, "models": key.models} if key.models else shown
 
 
 def _tell_owner(state: str) -> None:

@@ -8,6 +8,7 @@ import msgspec
 import paceline
 from paceline.cli.calling import curl
 from paceline.config import Server
+from paceline.gateway.upstream import costs
 
 if TYPE_CHECKING:
     from paceline.config.source import Loaded
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from paceline.web.fronts import Takes
 
 MODELS_SHOWN = 8
+LLMS_SHOWN = 4
 
 
 def say(
@@ -29,6 +31,7 @@ def say(
             "state": settings.state,
             "config": None if loaded.file is None else str(loaded.file),
             "models": [each.name for each in loaded.models],
+            "providers": [each.name for each in loaded.providers if not each.withheld],
             "version": paceline.__version__,
         }
         print(msgspec.json.encode(what).decode(), flush=True)
@@ -43,6 +46,7 @@ def say(
         f"Paceline {paceline.__version__} answers at {address}\n"
         f"\n"
         f"{models}"
+        f"{_of_llm(loaded)}"
         f"  page   {address}/\n"
         f"  state  {settings.state}, {settings.fronts} front{'s' * (settings.fronts > 1)}"
         f"{state_note}\n"
@@ -51,6 +55,27 @@ def say(
         f"  try    {curl(address, first, takes.get(first, ()), key)}\n"
         f"  stop   Ctrl-C here, or: curl -X POST {address}/api/shutdown{key}\n",
         flush=True,
+    )
+
+
+def _of_llm(loaded: "Loaded") -> str:
+    """Who answers LLM calls, and who would."""
+    lines = []
+    for each in loaded.providers[:MODELS_SHOWN]:
+        if each.withheld:
+            lines.append(f"{each.name}: off until --no-budget, for it may cost money")
+        else:
+            names = [model for model in each.models if ":" not in model]
+            models = ", ".join(names[:LLMS_SHOWN]) + ", ..." * (len(names) > LLMS_SHOWN)
+            budget = "; WITHOUT A BUDGET" if costs(each) else ""
+            lines.append(f"{each.name}: {models or f'{each.name}/MODEL'}{budget}")
+    if len(loaded.providers) > MODELS_SHOWN:
+        lines.append(f"and {len(loaded.providers) - MODELS_SHOWN} more")
+    if not lines:
+        return ""
+    return "".join(
+        f"  {'llm' if not number else '':6} {'/v1' if not number else '':3}  {line}\n"
+        for number, line in enumerate(lines)
     )
 
 

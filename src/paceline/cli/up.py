@@ -14,11 +14,11 @@ from paceline.observe.log import Format, Level
 FIELDS = fields(Server)
 
 
-def option(name: str) -> Any:
+def option(name: str, *spelt: str) -> Any:
     """No option has a default of its own: what is not given is asked of environment and file."""
     field = FIELDS[name]
     default = "" if isinstance(field.default, bool) else f"  [default: {field.default}]"
-    return typer.Option(help=f"{field.meaning}{default}")
+    return typer.Option(*spelt, help=f"{field.meaning}{default}")
 
 
 def up(
@@ -35,6 +35,7 @@ def up(
     log_level: Annotated[Level | None, option("log_level")] = None,
     access_log: Annotated[bool | None, option("access_log")] = None,
     reload_on_save: Annotated[bool | None, option("reload_on_save")] = None,
+    no_budget: Annotated[bool | None, option("no_budget", "--no-budget/--budget")] = None,
     config: Annotated[Path | None, typer.Option(help=CONFIG_HELP)] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Say what runs as one line of JSON.")
@@ -62,6 +63,7 @@ def up(
         "log_level": log_level,
         "access_log": access_log,
         "reload_on_save": reload_on_save,
+        "no_budget": no_budget,
     }
     loaded = settings_source(config, flags).load()
     run_owner(loaded, lambda address, takes: say(loaded, address, takes, as_json))

@@ -11,9 +11,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from paceline.gateway.upstream import Kind
 from paceline.observe import log
 from paceline.terms.errors import BadSetting
-from paceline.terms.limits import DRAIN_LEAST_S, FRONTS
+from paceline.terms.limits import DRAIN_LEAST_S, FRONTS, LLM_DEADLINE_S, LLM_RETRIES
 from paceline.terms.plan import Value
 
 DEFAULT_FILE = "paceline.toml"
@@ -57,6 +58,10 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     access_log: Annotated[bool, Meta(description="Log each request.")] = False
     reload_on_save: Annotated[
         bool, Meta(description="Read the settings again whenever their file is saved.")
+    ] = False
+    no_budget: Annotated[
+        bool,
+        Meta(description="Call LLM providers that cost money, though nothing limits how much."),
     ] = False
 
     def check(self, told: Callable[[str], str] = str) -> None:
@@ -107,9 +112,89 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = {}
 
 
+class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    kind: Annotated[
+        Kind, Meta(description="Whose dialect it speaks; simulated is a machine that makes words.")
+    ] = "openai"
+    url: Annotated[
+        str, Meta(description="Where it is, as its SDK has it: https://api.openai.com/v1.")
+    ] = ""
+    key_env: Annotated[
+        str, Meta(description="The variable of the environment that holds its key.")
+    ] = ""
+    ca_file: Annotated[
+        str, Meta(description="File with the authorities that may sign its certificate (PEM).")
+    ] = ""
+    private: Annotated[
+        bool, Meta(description="Whether it is in a private network, where none is looked for.")
+    ] = False
+    models: Annotated[
+        tuple[str, ...],
+        Meta(
+            description='Models that are its own, such as "gpt-4o"; "gpt-*" is all that begin so.'
+        ),
+    ] = ()
+
+
+class RouteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    targets: Annotated[
+        tuple[str, ...],
+        Meta(description='Where its calls go: "openai/gpt-4o", or "openai" for the same model.'),
+    ] = ()
+    weights: Annotated[
+        tuple[Annotated[int, Meta(ge=0, le=1000)], ...],
+        Meta(description="How often each target comes first, such as [3, 1]; else equally often."),
+    ] = ()
+    fallbacks: Annotated[
+        tuple[str, ...],
+        Meta(description="Where they go, in this order, when no target answers."),
+    ] = ()
+    retries: Annotated[
+        int,
+        Meta(description="How often a call that failed is tried again.", ge=0, le=LLM_RETRIES),
+    ] = 2
+    hedge: Annotated[
+        bool, Meta(description="Ask a second target too when the first is late; the sooner counts.")
+    ] = False
+    hedge_ms: Annotated[
+        int,
+        Meta(
+            description="After so long it is late; 0 is longer than 95 of 100 of its calls take.",
+            ge=0,
+            le=int(LLM_DEADLINE_S * 1e3),
+        ),
+    ] = 0
+    patience_ms: Annotated[
+        int,
+        Meta(
+            description="After so long without an answer it goes to the next target; 0 is never.",
+            ge=0,
+            le=int(LLM_DEADLINE_S * 1e3),
+        ),
+    ] = 0
+    timeout_s: Annotated[
+        float,
+        Meta(description="How long a call may take, all of it.", ge=0.001, le=LLM_DEADLINE_S),
+    ] = LLM_DEADLINE_S
+    least_latency: Annotated[
+        bool, Meta(description="Prefer the target that has answered soonest of late.")
+    ] = False
+    raw: Annotated[
+        tuple[str, ...],
+        Meta(description='Addresses below /v1 that go to its first target unread: ["/files"].'),
+    ] = ()
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: Annotated[Server, Meta(description="How it serves, whatever it serves.")] = Server()
     models: Annotated[dict[str, ModelSettings], Meta(description="What holds for one model.")] = {}
+    providers: Annotated[
+        dict[str, ProviderSettings], Meta(description="Who answers LLM calls.")
+    ] = {}
+    routes: Annotated[
+        dict[str, RouteSettings],
+        Meta(description="Where LLM calls go, by the model that they ask for."),
+    ] = {}
 
 
 MODEL_AT_START = frozenset({"path", "python"})

@@ -5,12 +5,13 @@ It says so for messages, for the reference and for `paceline config`; it reads n
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
-from paceline.config import ModelSettings, Server
+from paceline.config import ModelSettings, ProviderSettings, RouteSettings, Server
 from paceline.terms.errors import BadValue
 from paceline.terms.plan import Catalogue, Choice, Knob
 
@@ -74,7 +75,12 @@ def fields(struct: type[msgspec.Struct]) -> dict[str, Field]:
 Leaf = Field | Knob
 
 
-def leaves(catalogue: Catalogue, models: Iterable[str]) -> dict[Names, Leaf]:
+def leaves(
+    catalogue: Catalogue,
+    models: Iterable[str],
+    providers: Iterable[str] = (),
+    routes: Iterable[str] = (),
+) -> dict[Names, Leaf]:
     """Everything that can be set, by its place in the file, in the order in which it is shown."""
     of_model = [each for name, each in fields(ModelSettings).items() if name != "pins"]
     found: dict[Names, Leaf] = {("server", name): each for name, each in fields(Server).items()}
@@ -83,7 +89,20 @@ def leaves(catalogue: Catalogue, models: Iterable[str]) -> dict[Names, Leaf]:
         for address, knob in catalogue.items():
             if address == f"{model}.{knob.name}":
                 found["models", model, "pins", knob.name] = knob
+    for provider in providers:
+        of_provider = fields(ProviderSettings).items()
+        found |= {("providers", provider, name): each for name, each in of_provider}
+    for route in routes:
+        found |= {("routes", route, name): each for name, each in fields(RouteSettings).items()}
     return found
+
+
+BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def dotted(names: Iterable[str]) -> str:
+    """A place as TOML writes it: `routes."gpt-4.1".targets`."""
+    return ".".join(name if BARE.fullmatch(name) else toml(name) for name in names)
 
 
 def variable(names: Names) -> str:
@@ -106,7 +125,9 @@ def _takes(kind: Any) -> str:
             return "true or false"
         case inspect.StrType():
             return "a text, not empty" if kind.min_length else "a text"
-        case inspect.VarTupleType():
+        case inspect.VarTupleType(item_type=item):
+            if isinstance(item, inspect.IntType):
+                return "a list of whole numbers, such as [3, 1]"
             return 'a list of texts, such as ["..."]'
     raise AssertionError(f"no words for {kind}")
 

@@ -16,19 +16,31 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
-from paceline.config import DEFAULT_FILE, ModelSettings, Server, Settings, default_fronts, served
+from paceline.config import (
+    DEFAULT_FILE,
+    ModelSettings,
+    RouteSettings,
+    Server,
+    Settings,
+    default_fronts,
+    llm,
+    served,
+)
 from paceline.config.fields import (
     PREFIX,
     Field,
     Leaf,
     Names,
     did_you_mean,
+    dotted,
     leaves,
     printable,
     reads_text,
     toml,
     variable,
 )
+from paceline.gateway.routes import Route
+from paceline.gateway.upstream import Upstream
 from paceline.serve.model_source import ModelSource
 from paceline.terms.errors import NO_VALUE, BadSetting, BadValue, PacelineError
 from paceline.terms.limits import SETTINGS_BYTES, SETTINGS_FAULTS
@@ -93,18 +105,29 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """by model; one that has none is left out"""
     models: tuple[ModelSource, ...]
     """all that are served"""
+    providers: tuple[Upstream, ...]
+    """all there are, with those that may not be called yet"""
+    providers_of_file: bool
+    """and not found in the environment"""
+    routes: tuple[Route, ...]
+    """those of the settings, and one for each model that is a provider's own"""
     file: Path | None
     source: "Source"
     """loads again, from the same places"""
+    places: tuple[Names, ...]
 
     def values(self) -> Iterator[tuple[str, object]]:
         """In the order of the origins, which have each of them."""
         tree = msgspec.to_builtins(self.settings)
-        for name in self.origins:
+        for names in self.places:
             value = tree
-            for part in name.split("."):
+            for part in names:
                 value = value[part]
-            yield name, value
+            yield dotted(names), value
+
+    def check_start(self) -> None:
+        """What more a server needs to start, of the environment that this was read in."""
+        llm.check_start(self.providers, self.source.environ, of_file=self.providers_of_file)
 
 
 # --- Reading --------------------------------------------------------------------------------------
@@ -167,8 +190,15 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         named = served.named(text.tree if text else None, self.models)
         if self.only is not None:
             named = [self.only.model.name]
-        known = leaves(self.catalogue(named), named)
-        said = [*_from_file(text, known, self.models, faults)] if text else []
+        providers: list[str] = []
+        routes: list[str] = []
+        of_file = False
+        if self.only is None:
+            providers, of_file = llm.providers_named(text.tree if text else None, self.environ)
+            routes = llm.routes_named(text.tree if text else None)
+        known = leaves(self.catalogue(named), named, providers, routes)
+        said = [] if of_file else [*_from_found(providers)]
+        said += [*_from_file(text, known, self.models, faults)] if text else []
         said += _from_environ(self.environ, known, faults)
         said += _from_flags(self.flags)
         said += [] if self.only is None else _from_command(self.only)
@@ -180,19 +210,25 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
                 faults.append(_fault(origin, error.cause, shown, error.remedy))
         file = text.path if text else None
         sources = [] if faults else [*self._sources(named, given, file, faults)]
-        if faults:
+        settings = None if faults else self._settings(given, named, providers, routes)
+        upstreams: list[Upstream] = []
+        routes_named: list[Route] = []
+        if settings is not None:
+            folder = Path() if file is None else file.parent
+            upstreams += _upstreams(settings, given, text, folder, faults)
+            routes_named += _routes(settings, given, text, faults)
+            routes_named += llm.routes_of_models(upstreams, routes_named)
+        if faults or settings is None:
             raise _together(faults)
         origins = {names: each.origin for names, each in given.items()}
-        settings = self._settings(given, named)
         _check_server(settings.server, origins)
+        places = tuple(
+            names for names, leaf in known.items() if names in given or isinstance(leaf, Field)
+        )
         pins = {names: each for names, each in given.items() if isinstance(known[names], Knob)}
         return Loaded(
             settings=settings,
-            origins={
-                ".".join(names): origins.get(names, DEFAULT)
-                for names, leaf in known.items()
-                if names in given or isinstance(leaf, Field)
-            },
+            origins={dotted(names): origins.get(names, DEFAULT) for names in places},
             pins={
                 f"{model}.{knob}": Pin(value, origin)
                 for (_, model, _, knob), (value, origin) in pins.items()
@@ -203,7 +239,11 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
                 if names[-1] == "goal" and clauses
             },
             models=tuple(sources),
+            providers=tuple(upstreams),
+            providers_of_file=of_file,
+            routes=tuple(routes_named),
             file=file,
+            places=places,
             # A file that was there must not be missing the next time: its pins would be gone.
             source=self if file is None else msgspec.structs.replace(self, file=file),
         )
@@ -234,7 +274,13 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
                 origin = next(each.origin for each in (python, path) if each)
                 faults.append(_fault(origin, error.cause, error.value, error.remedy))
 
-    def _settings(self, given: Mapping[Names, _Given], named: Sequence[str]) -> Settings:
+    def _settings(
+        self,
+        given: Mapping[Names, _Given],
+        named: Sequence[str],
+        providers: Sequence[str],
+        routes: Sequence[str],
+    ) -> Settings:
         def below(*above: str) -> dict[str, Any]:
             return {names[-1]: each.value for names, each in given.items() if names[:-1] == above}
 
@@ -245,7 +291,12 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             model: ModelSettings(**below("models", model), pins=below("models", model, "pins"))
             for model in named
         }
-        return Settings(server=server, models=of_models)
+        of_providers = {
+            name: msgspec.structs.replace(llm.defaults(name), **below("providers", name))
+            for name in providers
+        }
+        of_routes = {name: RouteSettings(**below("routes", name)) for name in routes}
+        return Settings(server=server, models=of_models, providers=of_providers, routes=of_routes)
 
     def _read(self, may_be_empty: bool) -> "_Text | None":
         path = self.file or Path(DEFAULT_FILE)
@@ -266,6 +317,53 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
                 remedy="Write a comment into it if nothing is to be set.",
             )
         return _parsed(path, content)
+
+
+def _upstreams(
+    settings: Settings,
+    given: Mapping[Names, _Given],
+    text: "_Text | None",
+    folder: Path,
+    faults: list[_Fault],
+) -> Iterator[Upstream]:
+    for name, said in settings.providers.items():
+        for each in llm.upstream_of(name, said, folder, may_cost=settings.server.no_budget):
+            if isinstance(each, Upstream):
+                yield each
+            else:
+                faults.append(_of_section(("providers", name), each, given, text))
+
+
+def _routes(
+    settings: Settings,
+    given: Mapping[Names, _Given],
+    text: "_Text | None",
+    faults: list[_Fault],
+) -> Iterator[Route]:
+    for name, said in settings.routes.items():
+        for each in llm.route_of(name, said, settings.providers):
+            if isinstance(each, Route):
+                yield each
+            else:
+                faults.append(_of_section(("routes", name), each, given, text))
+
+
+def _of_section(
+    section: Names,
+    wrong: tuple[str, BadSetting],
+    given: Mapping[Names, _Given],
+    text: "_Text | None",
+) -> _Fault:
+    """At the field that it is about, or where the section begins."""
+    field, error = wrong
+    at = given.get((*section, field))
+    if at is not None:
+        origin = at.origin
+    elif text is not None:
+        origin = Origin("file", str(text.path), text.place[section])
+    else:
+        origin = next(each.origin for names, each in given.items() if names[:-1] == section)
+    return _fault(origin, error.cause, error.value, error.remedy)
 
 
 class _Text(NamedTuple):
@@ -343,6 +441,18 @@ def _from_file(
                 faults.append(_fault(origin, cause, _shown(names, value), remedy))
 
     yield from walk((), text.tree)
+
+
+def _from_found(providers: Iterable[str]) -> Iterator[_Said]:
+    """Those that no file names: one is always there, of the others there is a key."""
+    for name in providers:
+        of_name = llm.defaults(name)
+        origin = Origin("environment", of_name.key_env) if of_name.key_env else DEFAULT
+        for field in ("kind", "url", "key_env", "models"):
+            value = getattr(of_name, field)
+            if value:
+                value = [*value] if isinstance(value, tuple) else value
+                yield _Said(("providers", name, field), value, origin, toml(value))
 
 
 def _from_environ(
@@ -469,6 +579,12 @@ def _unknown_key(
                 )
         case ["models", model, "pins"]:
             cause = f"{model} has no knob {name}"
+        case ["providers" | "routes" as kind] if isinstance(value, dict):
+            cause = f"this cannot be the name of one of the {kind}"
+            return _fault(origin, cause, name, llm.remedy(kind))
+        case ["providers", _]:  # its value is not shown: it may well be a key
+            cause = f"there is no setting {dotted(names)}"
+            return _Fault(origin, cause, NO_VALUE, partial(_right_key, above, name, known, tables))
         case _:
             cause = f"there is no {'section' if isinstance(value, dict) else 'setting'} "
             cause += ".".join(names)
@@ -483,6 +599,8 @@ def _right_key(
     beside = [each[-1] for each in (*tables, *known) if each and [*each[:-1]] == above]
     elsewhere = {each[-1]: ".".join(each) for each in known}
     near = did_you_mean(name, beside, ".".join([*above, "{}?"]))
+    if not near and above[:1] == ["providers"] and "key" in name:
+        near = "Name the variable that its key is in: key_env. A key stands in no file."
     if not near and name in elsewhere:
         near = f"Did you mean {elsewhere[name]}?"
     return near or f"There is {', '.join(beside)}."

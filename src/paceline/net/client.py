@@ -2,17 +2,19 @@
 
 HTTP/1.1, one exchange after the other; httptools decides what the bytes mean. It knows no URL, no
 pool, no retry and no clock: whoever holds connections decides which to use, how long to wait and
-what to do when one is lost. HEAD and upgrades are not spoken. Called by `evidence/load.py`.
+what to do when one is lost. HEAD and upgrades are not spoken. Called by `evidence/load.py`, which
+holds its own, and by `pool.py`.
 """
 
 import asyncio
+import select
 import ssl
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from paceline.terms.limits import HEAD_BYTES
+from paceline.terms.limits import ANSWER_HEADERS, HEAD_BYTES, SLICE_BYTES
 
 Headers = list[tuple[bytes, bytes]]
 """Names in lower case."""
@@ -25,6 +27,8 @@ ANSWER_FROM = 200
 """Below are interim answers; the one that counts follows."""
 
 BODYLESS = (204, 304)
+
+VERSIONS = ("1.1", "1.0")
 
 
 class Receiver(Protocol):
@@ -58,13 +62,19 @@ class ClientConnection(asyncio.Protocol):
         self._receiver: Receiver | None = None
         self._headers: Headers = []
         self._head_bytes = 0
+        """of what has come of this answer, while its head is not whole"""
+        self._trailer_bytes = 0
         self._status = 0
         self._begun = False
         self._to_close = False
         """The body has no length: it ends with the connection."""
         self._complete = False
         self._keep = False
+        self._paused = False
+        self._look: select.poll | None = None
         self._why: Lost | None = None
+        self.trouble = ""
+        """more of why it was lost, where more is known"""
 
     # --- What its holder tells
 
@@ -73,24 +83,49 @@ class ClientConnection(asyncio.Protocol):
         """Whether it can take a request."""
         return self._receiver is None and not self.transport.is_closing()
 
-    def ask(self, request: bytes, receiver: Receiver) -> None:
-        """Sends a whole request. The next may follow when this one's `end` is called, or later."""
+    @property
+    def has_more(self) -> bool:
+        """Whether something waits to be read that the loop has not seen. On a connection that was
+        asked nothing that is its end, or what nobody may trust. It costs a call of the system."""
+        if self._look is None:
+            socket = self.transport.get_extra_info("socket")
+            self._look = select.poll()
+            self._look.register(socket.fileno(), select.POLLIN)
+        return bool(self._look.poll(0))
+
+    def ask(self, request: bytes, receiver: Receiver, body: bytes = b"") -> None:
+        """Sends a whole request: in `request`, or with a `body` behind it that need not be copied.
+        The next may follow when this one's `end` is called, or later."""
         assert self._receiver is None, "one exchange at a time"
         self._receiver = receiver
-        self._head_bytes = 0
-        self.transport.write(request)
+        self._head_bytes = self._trailer_bytes = 0
+        if len(body) <= SLICE_BYTES:
+            self.transport.write(request + body)
+        else:
+            self.transport.writelines((request, body))
 
     def abort(self) -> None:
         """Ends the connection now; an exchange that runs is lost."""
         self._why = self._why or "aborted"
         self.transport.abort()
 
+    def leave(self) -> None:
+        """Ends the connection now, and whoever asked hears nothing more."""
+        self._receiver = None
+        self.transport.abort()
+
     def pause(self) -> None:
-        """Reads nothing until `resume`: whoever passes a body on need not store it."""
-        self.transport.pause_reading()
+        """Reads nothing until `resume`, or the end: whoever passes a body on need not store it.
+        What was read already still comes."""
+        if not self._paused and not self.transport.is_closing():
+            self._paused = True
+            self.transport.pause_reading()
 
     def resume(self) -> None:
-        self.transport.resume_reading()
+        if self._paused:
+            self._paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
 
     # --- What the loop tells
 
@@ -104,13 +139,13 @@ class ClientConnection(asyncio.Protocol):
         self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade):
-            self._garbled()
+        except (HttpParserError, HttpParserUpgrade) as why:
+            self._garbled(str(why.__context__ or why))
             return
         if self._complete:
             self._finish(self._keep)
         elif not self._begun and self._head_bytes > HEAD_BYTES:
-            self._garbled()
+            self._garbled("a head without an end")
 
     def eof_received(self) -> bool:
         if self._begun and self._to_close:
@@ -120,6 +155,8 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
+            if error is not None and not self.trouble:
+                self.trouble = str(error)
             receiver.lost(self._why or ("cut" if self._head_bytes else "closed"))
         self._on_closed(self)
 
@@ -132,13 +169,24 @@ class ClientConnection(asyncio.Protocol):
             raise HttpParserError("an answer that nobody asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._begun:  # a trailer: dropped, but counted
+            self._trailer_bytes += len(name) + len(value)
+            if self._trailer_bytes > HEAD_BYTES:
+                raise HttpParserError("trailers without an end")
+            return
         self._headers.append((name.lower(), value))
+        if len(self._headers) > ANSWER_HEADERS:
+            raise HttpParserError(f"more than {ANSWER_HEADERS} headers")
 
     def on_headers_complete(self) -> None:
         self._status = self._parser.get_status_code()
         if self._status < ANSWER_FROM or self._receiver is None:
             return
         self._begun = True
+        if self._parser.get_http_version() not in VERSIONS:
+            raise HttpParserError("another version than HTTP/1.1")
+        if self._head_bytes > HEAD_BYTES and _bytes(self._headers) > HEAD_BYTES:
+            raise HttpParserError("a head that is too long")
         self._to_close = self._status not in BODYLESS and not any(
             name in (b"content-length", b"transfer-encoding") for name, _ in self._headers
         )
@@ -157,14 +205,20 @@ class ClientConnection(asyncio.Protocol):
     def _finish(self, keep: bool) -> None:
         receiver, self._receiver = self._receiver, None
         self._begun = self._complete = False
-        if not keep:
+        if not keep or self.transport.get_write_buffer_size():  # answered before it had read all
             self.transport.close()
+        elif self._paused:
+            self.resume()
         if receiver is not None:
             receiver.end()
 
-    def _garbled(self) -> None:
-        self._why = "garbled"
+    def _garbled(self, trouble: str) -> None:
+        self._why, self.trouble = "garbled", trouble
         self.transport.abort()
+
+
+def _bytes(headers: Headers) -> int:
+    return sum(len(name) + len(value) for name, value in headers)
 
 
 async def connect(

@@ -20,6 +20,7 @@ from paceline.net.answers import STATUS_LINES, error_body, error_headers, render
 from paceline.net.asgi import AsgiCall
 from paceline.net.exchange import Exchange, Hot
 from paceline.net.known_heads import KnownHead
+from paceline.net.pieces import Pieces
 from paceline.terms.errors import (
     BadRequest,
     DeadlineExceeded,
@@ -158,6 +159,10 @@ class Connection(asyncio.Protocol):
         if self._discard_bytes is not None:
             return False
         self._eof = True
+        current = self._current
+        if current is not None and current.gone_at_eof and current.complete:
+            self.abort()
+            return False
         self._advance()
         # Whoever has no more to say may still listen, but not where both halves end at once (TLS).
         return not self._closing and self.transport.can_write_eof()
@@ -170,19 +175,26 @@ class Connection(asyncio.Protocol):
         self._ready.clear()
         self._held = b""
         exchange, self._current, self._reading = self._current, None, None
-        if exchange is not None and not exchange.answered:
+        if exchange is not None and (not exchange.answered or exchange.out is not None):
             exchange.answered = True
+            if exchange.out is not None:
+                exchange.out.forget()
+                exchange.out = None
             if exchange.stream is not None:
                 exchange.stream.left()
             elif exchange.gone is not None:
                 exchange.gone()
             exchange.fail = exchange.gone = exchange.listener = None
+            exchange.on_full = exchange.on_room = None
 
     def pause_writing(self) -> None:
         self._write_paused = True
         self._unread = self.transport.get_write_buffer_size()
         self._until_before_s = self._until_s
         self.within(SEND_S)
+        current = self._current
+        if current is not None and current.out is not None and current.on_full is not None:
+            current.on_full()
 
     def resume_writing(self) -> None:
         self._write_paused = False
@@ -195,6 +207,10 @@ class Connection(asyncio.Protocol):
             self._until_s = self._until_before_s
             if current.stream is not None:
                 current.stream.writable()
+            elif current.out is not None:
+                current.out.room()
+                if current.on_room is not None:
+                    current.on_room()
         self._advance()
 
     # --- What the server tells --------------------------------------------------------------------
@@ -557,6 +573,20 @@ class Connection(asyncio.Protocol):
         else:
             self.transport.writelines((head, *parts))
         self.finished(exchange, goes_on)
+
+    def begin_answer(self, exchange: Exchange, status: int, headers: bytes) -> None:
+        if exchange.answered:
+            return
+        assert exchange.complete, "an answer in pieces before the body of the request is whole"
+        exchange.answered = True
+        exchange.fail = exchange.listener = None
+        exchange.body = b""
+        server = self._server
+        exchange.out = Pieces(self, exchange, server.corks, status, server.stamp() + headers)
+
+    def unread(self, size: int) -> None:
+        """So much is written though the caller takes no more: that is not what it left unread."""
+        self._unread += size
 
     def finished(self, exchange: Exchange, goes_on: bool) -> None:
         """The answer is on its way. Unless it goes on, the connection ends with it."""

@@ -1,4 +1,17 @@
-"""One request and its answer: what `connection.py` and those who answer share."""
+"""One request and its answer: what `connection.py` and those who answer share.
+
+A hot listener answers once, in one of two ways, at once or whenever it likes:
+
+    exchange.answer(200, headers, body)             # whole
+
+    exchange.gone = stop                            # the caller has left: nobody hears the rest
+    exchange.on_full, exchange.on_room = pause, resume
+    exchange.begin_answer(200, headers)             # in pieces: in chunks, or for HTTP/1.0 until
+    exchange.write(piece)                           # the connection ends
+    exchange.finish_answer()                        # or cut_answer(): seen to be not whole
+
+`headers` are lines, each with its end, without content-length, transfer-encoding and connection.
+"""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -24,6 +37,25 @@ class Wire(Protocol):
         headers: bytes,
         parts: "tuple[bytes | bytearray | memoryview, ...]",
     ) -> None: ...
+
+    def begin_answer(self, exchange: "Exchange", status: int, headers: bytes) -> None: ...
+
+    @property
+    def can_write(self) -> bool: ...
+
+
+class Out(Protocol):
+    """An answer in pieces (`pieces.py`)."""
+
+    def write(self, piece: bytes) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def cut(self) -> None: ...
+
+    def room(self) -> None: ...
+
+    def forget(self) -> None: ...
 
 
 class Stream(Protocol):
@@ -75,8 +107,18 @@ class Exchange:
     """hears each piece of the body instead"""
     fail: Callable[[PacelineError], None] | None = None
     """what answers if the body is too long, too late or broken; by default the connection"""
+    out: Out | None = None
+    """the answer in pieces, from its begin to its end"""
     gone: Callable[[], None] | None = None
-    """hears that the caller has left before the answer"""
+    """hears that the caller has left before the end of the answer; after that, nobody hears more"""
+    gone_at_eof = False
+    """whether a caller who ends its half of the connection has left. Almost every client that gives
+    up does just that, and cannot be told from one that still listens"""
+    on_full: Callable[[], None] | None = None
+    """hears that the caller does not take what was written; whoever goes on writing all the same
+    may write REST_BYTES more, then the caller is cut off"""
+    on_room: Callable[[], None] | None = None
+    """hears that it does again"""
 
     def __init__(
         self,
@@ -101,3 +143,28 @@ class Exchange:
         """The whole answer; `headers` are lines, each with its end. Once; a caller who has left
         misses it."""
         self.connection.answer(self, status, headers, parts)
+
+    def begin_answer(self, status: int, headers: bytes) -> None:
+        """The head of an answer in pieces, once, and not before the request's body is whole."""
+        self.connection.begin_answer(self, status, headers)
+
+    def write(self, piece: bytes) -> None:
+        """More of the body; it goes out at the end of this turn of the loop, or before."""
+        if self.out is not None:
+            self.out.write(piece)
+
+    def finish_answer(self) -> None:
+        """All of the body has been written."""
+        if self.out is not None:
+            self.out.finish()
+
+    def cut_answer(self) -> None:
+        """No more can come: what was written still goes out, then the connection ends, without
+        the last chunk. A caller of HTTP/1.0 cannot tell that from an end."""
+        if self.out is not None:
+            self.out.cut()
+
+    @property
+    def full(self) -> bool:
+        """Whether the caller does not take what was written."""
+        return not self.connection.can_write

@@ -336,6 +336,13 @@ def setup(
     return output
 
 
+def hide(secret: str) -> None:
+    """Never write this again, under whatever name it is told."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, Output):
+            handler.hide(secret)
+
+
 def change(level: Level, *, access: bool) -> None:
     """While it runs, after `setup`."""
     logging.getLogger().setLevel(level.upper())

@@ -65,6 +65,30 @@ class BadInput(BadRequest):
     code = "bad_input"
 
 
+class BadField(BadRequest):
+    """`param` is where in the body it stands, as `messages[2].content`; None: the whole body."""
+
+    code = "bad_field"
+
+    def __init__(
+        self, cause: str, *, remedy: str, value: object = NO_VALUE, param: str | None = None
+    ) -> None:
+        super().__init__(cause, remedy=remedy, value=value)
+        self.param = param
+
+
+class MissingField(BadField):
+    code = "missing_field"
+
+
+class WrongType(BadField):
+    code = "wrong_type"
+
+
+class NotTranslatable(BadField):
+    code = "not_translatable"
+
+
 class TooLarge(BadRequest):
     code = "too_large"
 
@@ -241,6 +265,22 @@ class Unreachable(PacelineError):
     code = "unreachable"
 
 
+class ProviderFailed(PacelineError):
+    code = "provider_failed"
+
+
+class EventTooLong(ProviderFailed):
+    """`before` came whole in the same piece."""
+
+    code = "event_too_long"
+
+    def __init__(
+        self, cause: str, *, remedy: str, value: object = NO_VALUE, before: list[Any] | None = None
+    ) -> None:
+        super().__init__(cause, remedy=remedy, value=value)
+        self.before = before or []
+
+
 class NotMeasured(PacelineError):
     code = "not_measured"
 
@@ -291,6 +331,12 @@ TABLE: Mapping[str, Row] = {
     "bad_request": Row(400, EXIT_USAGE, "the request cannot be understood"),
     "bad_json": Row(400, EXIT_USAGE, "the body is not valid JSON, or not of the expected form"),
     "bad_input": Row(400, EXIT_USAGE, "an input has the wrong name, type, shape or values"),
+    "bad_field": Row(400, EXIT_USAGE, "a field of the body is missing, unknown or of a wrong form"),
+    "missing_field": Row(400, EXIT_USAGE, "a field that is needed is not in the request"),
+    "wrong_type": Row(400, EXIT_USAGE, "a field of the request has the wrong type"),
+    "not_translatable": Row(
+        400, EXIT_USAGE, "a call asks for what the provider's dialect has no word for"
+    ),
     "too_large": Row(413, EXIT_USAGE, "the body is larger than the limit"),
     "head_too_large": Row(431, EXIT_USAGE, "line and headers are larger than the limit"),
     "wrong_version": Row(505, EXIT_USAGE, "a version of HTTP that is not spoken here"),
@@ -337,5 +383,11 @@ TABLE: Mapping[str, Row] = {
     "limit_reached": Row(429, EXIT_USAGE, "a named bound is reached"),
     "misuse": Row(400, EXIT_USAGE, "the command was used in a way it does not support"),
     "unreachable": Row(502, EXIT_UNREACHABLE, "nothing that can be used answers at the address"),
+    "provider_failed": Row(
+        502, EXIT_UNREACHABLE, "a provider of LLM calls gave no answer that can be passed on"
+    ),
+    "event_too_long": Row(
+        502, EXIT_UNREACHABLE, "an event in a provider's stream is longer than the limit"
+    ),
     "not_measured": Row(409, EXIT_USAGE, "the load generator itself was too late to measure"),
 }

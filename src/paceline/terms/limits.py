@@ -96,6 +96,43 @@ SEND_S = 10.0
 SENT_LEAST_BYTES = 64 * 1024
 """of a long answer, read in that time, show that its caller reads on"""
 
+CORK_BYTES = 64 * 1024
+"""of an answer in pieces that wait for the end of the loop's turn; more goes out at once"""
+
+REST_BYTES = 1024 * 1024
+"""of such an answer that may still come after its caller stopped reading; then it is cut off"""
+
+ANSWER_HEADERS = 256
+"""headers of an upstream's answer; its line and headers together are bounded by HEAD_BYTES"""
+
+UPSTREAM_CONNECTIONS = 1024
+"""connections of one front to one upstream, as many as requests it may have in hand"""
+
+UPSTREAM_OPENING = 64
+"""of these that are being opened at once"""
+
+UPSTREAM_WAITING = 1024
+"""requests that wait for a connection to one upstream"""
+
+UPSTREAM_IDLE_S = 4.0
+"""how long a connection to an upstream is kept unused; most servers written in Python, and node,
+close theirs after 5 seconds"""
+
+UPSTREAM_TLS_IDLE_S = 30.0
+"""the same with TLS, which costs more to open; what such servers stand behind waits for a minute"""
+
+CONNECT_S = 5.0
+"""how long one address of an upstream may take to accept a connection, TLS included"""
+
+DIAL_S = 10.0
+"""how long its name and all its addresses may take together"""
+
+UPSTREAM_ADDRESSES = 8
+"""addresses of one upstream that are tried"""
+
+RESOLVED_S = 10.0
+"""how long the addresses of a name are remembered"""
+
 DISCARD_BYTES = 64 * 1024 * 1024
 """of a body nobody wants, read and dropped so that the answer before it arrives"""
 
@@ -117,6 +154,9 @@ that callers who are slow take no place of those who are not"""
 
 KEYS = 500
 """keys in the key file"""
+
+KEY_MODELS = 32
+"""names of LLMs that one key is bound to"""
 
 KEY_FILE_BYTES = 1024 * 1024
 """the key file; a longer one is not ours"""
@@ -439,3 +479,125 @@ LOAD_ANSWER_BYTES = 1024 * 1024
 
 LOAD_GIVE_UP_S = 5.0
 """after so long without an answer, and no connection to be had, a load test ends early"""
+
+SSE_EVENT_BYTES = 4 * 1024 * 1024
+"""one event in the stream of a provider, such as the whole answer at the end of `/v1/responses`"""
+
+LLM_MODEL_CHARS = 200
+"""the name of a model that an LLM call asks for"""
+
+PROVIDERS = 32
+"""providers of LLM calls of one server"""
+
+PROVIDER_NAME_CHARS = 32
+"""the name of a provider"""
+
+PROVIDER_URL_CHARS = 500
+"""the address of a provider"""
+
+PROVIDER_MODELS = 200
+"""models that one provider is known to have; a name with a `*` counts as one"""
+
+ROUTES = 256
+"""routes of LLM calls of one server"""
+
+ROUTE_TARGETS = 16
+"""targets, and fallbacks, of one route"""
+
+LLM_RETRIES = 10
+"""retries of one LLM call, whatever its route says"""
+
+LLM_DEADLINE_S = 600.0
+"""how long an LLM call without a timeout of its own may take, as its SDKs have it"""
+
+LLM_BODY_BYTES = 64 * 1024 * 1024
+"""the body of an LLM call"""
+
+SIMULATED_TOKENS = 4096
+"""tokens of one answer of the simulated provider, whatever is asked of it"""
+
+SIMULATED_CHOICES = 16
+"""choices in one such answer"""
+
+SIMULATED_CALLS = 8
+"""tools that are called in one such choice"""
+
+SIMULATED_ECHO_CHARS = 200
+"""of what was asked that such an answer repeats"""
+
+SIMULATED_INPUTS = 2048
+"""texts in one request for simulated embeddings, as many as OpenAI takes"""
+
+SIMULATED_INPUT_TOKENS = 8192
+"""tokens of one of them"""
+
+SIMULATED_DIMENSIONS = 3072
+"""numbers in a simulated embedding, as many as OpenAI's largest has"""
+
+SIMULATED_ITEMS = 100
+"""elements of a list that the simulated provider makes up, and texts that it moderates at once"""
+
+SIMULATED_DEPTH = 16
+"""how deep what it makes up of a schema nests; from there on it is as short as the schema permits,
+and at the double it ends"""
+
+SIMULATED_NODES = 2000
+"""values in it, in the same way"""
+
+SIMULATED_TURN_PIECES = 64
+"""pieces of one simulated answer that are told in one turn of the loop"""
+
+ROUTE_TIERS = 1 + ROUTE_TARGETS
+"""tiers of one route: its targets, then each of its fallbacks"""
+
+ROUTES_NAMED = 100
+"""names of routes among which the nearest to an unknown one is looked for"""
+
+RETRY_AFTER_MOST_S = 3600.0
+"""how long a provider may ask not to be asked again; what it says beyond that is not believed"""
+
+HEDGE_SHARE = 0.05
+"""of the calls of a route that go to a second target, because the first is slow to begin"""
+
+HEDGE_LEAST_PER_S = 0.1
+"""such calls besides, however few the calls"""
+
+HEDGE_LEARN_FIRST = 20
+"""answers by which it is first known how long 95 of 100 take to begin"""
+
+HEDGE_LEARN = 200
+"""answers after which that is found anew"""
+
+MESSAGES_ANSWER_TOKENS = 16_384
+"""the answer of a provider of Anthropic's dialect, which wants a bound, to a caller of OpenAI's who
+gave none; every model since 2025 takes it, and thinking counts too"""
+
+TRANSLATED_CALLS = 128
+"""tool calls in one streamed answer that is translated"""
+
+ERROR_MESSAGE_CHARS = 2000
+"""of what a provider says about an error in a form that is not known"""
+
+LEARNT_HEADS = 1024
+"""heads of requests to one provider that are remembered; beyond it all are forgotten"""
+
+LLM_SERIES = 64
+"""pairs of route and provider that are measured apart; what goes beyond is measured together"""
+
+LLM_IN_FLIGHT = 768
+"""LLM calls one front holds at once: three quarters of IN_FLIGHT, for they last"""
+
+LLM_WHOLE_BYTES = 64 * 1024
+"""of an answer that is held until it is whole; a longer one is passed on as it comes"""
+
+LLM_HELD_BYTES = 256 * 1024
+"""of a stream that may come before its first content; then it counts as begun"""
+
+LLM_TRANSLATED_BYTES = 16 * 1024 * 1024
+"""of an answer that is translated as a whole"""
+
+LLM_ERROR_BYTES = 64 * 1024
+"""of a provider's error; what is longer is cut"""
+
+LLM_TIMELINES = 500
+"""calls whose timelines one front remembers"""

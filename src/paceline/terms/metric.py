@@ -135,6 +135,56 @@ AT_RISK = Metric(
     "Waiting requests that have used more than 80 % of the time to their target.",
     ("model",),
 )
+LLM_CALLS = Metric(
+    "paceline_llm_calls_total",
+    "counter",
+    "calls",
+    "LLM calls answered, by endpoint, route, the provider whose answer it is, and HTTP status; "
+    "status 0 where the caller had left.",
+    ("endpoint", "route", "provider", "status"),
+)
+LLM_SECONDS = Metric(
+    "paceline_llm_call_duration_seconds",
+    "sketch",
+    "seconds",
+    "Time from an LLM call's head to the end of its answer; OpenTelemetry's "
+    "gen_ai.server.request.duration.",
+    ("route", "provider"),
+)
+LLM_FIRST_SECONDS = Metric(
+    "paceline_llm_first_token_seconds",
+    "sketch",
+    "seconds",
+    "Time to the first content of a streamed answer; OpenTelemetry's "
+    "gen_ai.server.time_to_first_token.",
+    ("route", "provider"),
+)
+LLM_TOKEN_SECONDS = Metric(
+    "paceline_llm_output_token_seconds",
+    "sketch",
+    "seconds",
+    "Time for each further token of a streamed answer; OpenTelemetry's "
+    "gen_ai.server.time_per_output_token.",
+    ("route", "provider"),
+)
+LLM_TOKENS = Metric(
+    "paceline_llm_tokens_total",
+    "counter",
+    "tokens",
+    "Tokens that providers told, by kind; OpenTelemetry's gen_ai.client.token.usage. Those of "
+    "cache_read, cache_write and reasoning are within input and output.",
+    ("route", "provider", "kind"),
+)
+LLM_ATTEMPTS = Metric(
+    "paceline_llm_attempts_total",
+    "counter",
+    "attempts",
+    "Requests to providers, by why each was made and how it ended.",
+    ("provider", "why", "ended"),
+)
+LLM_IN_FLIGHT = Metric(
+    "paceline_llm_in_flight_calls", "gauge", "calls", "LLM calls being answered right now."
+)
 HTTP_REQUESTS = Metric(
     "paceline_http_requests_total",
     "counter",
@@ -236,6 +286,13 @@ METRICS: tuple[Metric, ...] = (
     QUEUED,
     QUEUE_AGE,
     AT_RISK,
+    LLM_CALLS,
+    LLM_SECONDS,
+    LLM_FIRST_SECONDS,
+    LLM_TOKEN_SECONDS,
+    LLM_TOKENS,
+    LLM_ATTEMPTS,
+    LLM_IN_FLIGHT,
     HTTP_REQUESTS,
     REFUSED,
     PLAN_VERSION,

@@ -10,7 +10,6 @@ import asyncio
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -44,10 +43,8 @@ TARGETS = 1024
 """of which the counters are remembered; beyond it all are forgotten, and found again"""
 
 HARMLESS = re.compile(rb"[ -~]+")
-AREAS = {
-    b"": "page",
-    **{area.encode(): area for area in ("v2", "predict", "health", "metrics", "api", "login")},
-}
+NAMED_AREAS = ("v1", "v2", "predict", "health", "metrics", "api", "login")
+AREAS = {b"": "page", **{area.encode(): area for area in NAMED_AREAS}}
 
 logger = log.get(__name__)
 access_log = log.get(log.ACCESS)
@@ -147,7 +144,7 @@ class _Task:
 
 
 class Begin(Protocol):
-    """Begins a hot request by its head; None where it is for the application."""
+    """Begins a hot request by its head; None where it is for somebody else."""
 
     def __call__(self, exchange: Exchange, door: "Door") -> "Callable[[Exchange], None] | None": ...
 
@@ -160,10 +157,11 @@ class Door:
         board: Board,
         clock: Clock,
         chance: Chance,
-        begin: Begin | None = None,
+        *begin: Begin,
     ) -> None:
         self._app = app
-        self.hot: Hot | None = None if begin is None else partial(begin, door=self)
+        self._begin = begin
+        self.hot: Hot | None = self._begun if begin else None
         """for the connection, which asks here before it asks the application"""
         self._gate = gate
         self._clock = clock
@@ -175,6 +173,14 @@ class Door:
         self._counters: dict[tuple[str, ...], Counter] = {}
         self._answered: dict[tuple[bytes, int], Counter] = {}
         self._emptied: asyncio.Event | None = None
+
+    def _begun(self, exchange: Exchange) -> "Callable[[Exchange], None] | None":
+        """Of those who answer hot requests, whoever knows the address."""
+        for begin in self._begin:
+            listener = begin(exchange, self)
+            if listener is not None:
+                return listener
+        return None
 
     def why_not_ready(self) -> str:
         return "as many requests are in hand as may be" if len(self._in_hand) > IN_FLIGHT else ""

@@ -23,6 +23,7 @@ from paceline.terms.limits import FLUSH_S, LEAVE_S, OWNER_GONE_S
 from paceline.terms.plan import InForce
 from paceline.web.door import Door
 from paceline.web.inference import Inference
+from paceline.web.llm import Llm
 from paceline.web.messages import (
     Adopt,
     Adopted,
@@ -62,6 +63,7 @@ class Parts(NamedTuple):
     gate: Gate
     inference: Inference
     clock: Clock
+    llm: Llm
     tls: ssl.SSLContext | None = None
 
 
@@ -112,7 +114,7 @@ class Front:
             await self._serve(start, socket.socket(fileno=listener_fd), parts)
 
     async def _serve(self, start: Start, listener: socket.socket, parts: Parts) -> None:
-        door, gate, inference, clock, tls = parts
+        door, gate, inference, clock, llm, tls = parts
         self._gate = gate
         if self._newer_keys is not None:  # changed after its orders were written
             gate.ring = self._newer_keys
@@ -144,6 +146,7 @@ class Front:
         else:
             await door.finish(0.0)
         await connections.closed(FLUSH_S)
+        await llm.close()
         self._link.close()
 
     async def _finished_or_stopped(self, door: Door) -> None:

@@ -55,13 +55,12 @@ from paceline.terms.metric import (
     REQUESTS,
 )
 from paceline.terms.plan import InForce
-from paceline.terms.request import PRIORITIES, Priority
+from paceline.terms.request import Priority
 from paceline.web.door import Door, Held, Refusal, bug
 from paceline.web.messages import Steer
 from paceline.web.turns import Turns
+from paceline.web.urgency import PRIORITY_HEADER, TIMEOUT_HEADER, priority_of, timeout_s_of
 
-TIMEOUT_HEADER = b"x-timeout-ms"
-PRIORITY_HEADER = b"x-priority"
 LENGTH_HEADER = b"inference-header-content-length"
 ENCODING_HEADER = b"content-encoding"
 ACCEPT_HEADER = b"accept-encoding"
@@ -257,10 +256,11 @@ class Inference:
 
     def _in_line(self, exchange: Exchange, door: Door, address: _Address) -> "_InLine | None":
         """Only what has come whole, with a head that is known: it costs little to let it wait."""
-        memo: _Memo | None = exchange.connection.memo
+        memo = exchange.connection.memo
         place = self._places.get(address[1])
-        known = memo is not None and memo.headers is exchange.steady_headers
-        if place is None or memo is None or not known or not exchange.complete:
+        if place is None or type(memo) is not _Memo or not exchange.complete:
+            return None
+        if memo.headers is not exchange.steady_headers or memo.keys is not door.keys:
             return None
         rules, facts = self.serving.rules[place.name], memo.facts
         priority = facts.priority or rules.priority
@@ -269,9 +269,13 @@ class Inference:
         return _InLine(self, door, exchange, address, place, priority, allowed_s)
 
     def facts(self, exchange: Exchange, door: Door) -> _Facts:
-        memo: _Memo | None = exchange.connection.memo
+        memo = exchange.connection.memo
         keys = door.keys
-        if memo is not None and memo.keys is keys and memo.headers == exchange.steady_headers:
+        if (
+            type(memo) is _Memo  # the connection may have called an LLM before
+            and memo.keys is keys
+            and memo.headers == exchange.steady_headers
+        ):
             return memo.facts
         headers = exchange.headers
         path = unquote(exchange.target.partition(b"?")[0].decode())
@@ -279,8 +283,8 @@ class Inference:
         said = dict(headers)
         facts = _Facts(
             caller,
-            _priority(said.get(PRIORITY_HEADER)),
-            _timeout_s(said.get(TIMEOUT_HEADER)),
+            priority_of(said.get(PRIORITY_HEADER)),
+            timeout_s_of(said.get(TIMEOUT_HEADER), DEADLINE_S),
             coding_of(said.get(ENCODING_HEADER, b"")),
             accepted(said.get(ACCEPT_HEADER, b"")),
         )
@@ -642,37 +646,6 @@ def _unknown_model(name: str, models: Mapping[str, object]) -> UnknownModel:
     return UnknownModel(
         "no model has this name", value=name, remedy=f"{hint}Models here: {', '.join(models)}."
     )
-
-
-def _priority(given: bytes | None) -> Priority | None:
-    if given is None:
-        return None
-    text = given.decode("latin-1")
-    for priority in PRIORITIES:
-        if text == priority:
-            return priority
-    raise BadRequest(
-        f"{PRIORITY_HEADER.decode()} names no priority",
-        value=text,
-        remedy=f"Use one of {', '.join(PRIORITIES)}, or leave the header away.",
-    )
-
-
-def _timeout_s(given: bytes | None) -> float | None:
-    if given is None:
-        return None
-    text = given.decode("latin-1")
-    try:
-        timeout_ms = float(text)
-    except ValueError:
-        timeout_ms = -1.0
-    if not 0 < timeout_ms < float("inf"):
-        raise BadRequest(
-            f"{TIMEOUT_HEADER.decode()} is not a positive number of milliseconds",
-            value=text,
-            remedy=f"Send for example {TIMEOUT_HEADER.decode()}: 250, or leave the header away.",
-        )
-    return min(timeout_ms / 1e3, DEADLINE_S)
 
 
 def _wish_of(name: str, wish: Callable[[Steer], None]) -> Callable[[Move], None]:

@@ -4,6 +4,8 @@ import msgspec
 
 from paceline.access.keys import Key
 from paceline.config import Server
+from paceline.gateway.routes import Route
+from paceline.gateway.upstream import Upstream
 from paceline.serve.model import TensorSpec
 from paceline.serve.model_source import ModelSource
 from paceline.terms.plan import Address, InForce, Prediction, Value
@@ -19,6 +21,9 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     keys: tuple[Key, ...]
     session_secret: bytes
     models: tuple[ModelSource, ...] = ()
+    providers: tuple[Upstream, ...] = ()
+    """their keys are in the environment, and never in a message"""
+    routes: tuple[Route, ...] = ()
 
 
 class KeysChanged(msgspec.Struct, frozen=True, tag=True):

@@ -42,7 +42,15 @@ from paceline.web.fronts import Fronts, Takes
 from paceline.web.messages import KeysChanged, SettingsChanged, Start
 from paceline.web.scores import Scores
 from paceline.web.settings_api import SettingsInForce, wanted
-from paceline.web.status import Status, answered, of_models, refused, total, usage
+from paceline.web.status import (
+    Status,
+    answered,
+    of_models,
+    of_providers,
+    refused,
+    total,
+    usage,
+)
 from paceline.web.steered import Steered
 from paceline.web.upkeep import Upkeep
 from paceline.web.v2_owner import Repository
@@ -72,6 +80,8 @@ class Owner:
         on_ready: Callable[[Takes], None],
     ) -> None:
         settings = loaded.settings.server
+        self._loaded = loaded
+        """as it was started with"""
         self._journal = journal
         self._wanted = wanted(loaded)
         self._held = held
@@ -191,6 +201,8 @@ class Owner:
             keys=self._keys,
             session_secret=self._session_secret,
             models=self._models,
+            providers=self._loaded.providers,
+            routes=self._loaded.routes,
         )
 
     def _on_change(self) -> None:
@@ -258,6 +270,7 @@ class Owner:
             refused=refused(measured),
             usage=usage(measured),
             models=of_models(tuple(each.name for each in self._models), measured),
+            providers=of_providers(self._loaded.providers, measured),
             plan=self._desk.state.plan.version,
             entry=self._desk.state.seq,
         )

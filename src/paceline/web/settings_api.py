@@ -16,7 +16,7 @@ from msgspec import Meta
 from paceline.changes.decide import FilePin
 from paceline.changes.desk import Desk, Turns, Wanted
 from paceline.changes.wording import of_step
-from paceline.config import AT_RELOAD, Server, at_reload, needs_restart, served
+from paceline.config import AT_RELOAD, Server, at_reload, llm, needs_restart, served
 from paceline.config.fields import toml
 from paceline.config.source import Loaded
 from paceline.observe import log
@@ -74,6 +74,8 @@ class SettingsInForce:
         self._loaded = loaded
         self._started_with = loaded.settings.server
         self._models = loaded.models
+        self._providers = loaded.providers
+        self._routes = loaded.routes
         self._desk = desk
         self._on_change = on_change
         self._turns = Turns()
@@ -104,6 +106,8 @@ class SettingsInForce:
             waiting = (
                 *needs_restart(self._started_with, loaded.settings.server),
                 *served.needs_restart(self._models, loaded.models),
+                *llm.needs_restart(self._providers, loaded.providers, "providers"),
+                *llm.needs_restart(self._routes, loaded.routes, "routes"),
             )
         view = ReloadView((*changed, *goals, *map(of_step, done.steps)), waiting, done.version)
         logger.info("settings were read again", who=who, changed=view.changed, waiting=waiting)

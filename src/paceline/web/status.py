@@ -5,15 +5,18 @@ rates takes the difference of two.
 """
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
+from paceline.gateway.upstream import SIMULATED, Upstream, costs
 from paceline.terms.measurement import Distribution, Measurement
 from paceline.terms.metric import (
     CONTAINER_CORES,
     CONTAINER_MEMORY_LIMIT,
     CPU_SECONDS,
+    LLM_CALLS,
+    LLM_TOKENS,
     MODEL_SECONDS,
     REFUSED,
     REQUEST_SECONDS,
@@ -39,6 +42,25 @@ class ModelStatus(msgspec.Struct):
     run_p50_ms: Milliseconds | None = None
 
 
+State = Literal["simulated", "on", "without budget", "off"]
+
+
+class ProviderStatus(msgspec.Struct):
+    """What one provider of LLM answers was asked, by whichever front."""
+
+    name: str
+    state: Annotated[
+        State,
+        Meta(description="Off: it may cost money, and nobody has said that it may be called."),
+    ]
+    models: Annotated[tuple[str, ...], Meta(description="Those that are its own.")] = ()
+    calls: Annotated[float, Meta(description="LLM calls that it answered last.")] = 0.0
+    errors: Annotated[float, Meta(description="Those of them that failed.")] = 0.0
+    left: Annotated[float, Meta(description="Those of them whose caller left.")] = 0.0
+    input_tokens: Annotated[float, Meta(description="As it counted them.")] = 0.0
+    output_tokens: Annotated[float, Meta(description="As it counted them.")] = 0.0
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Of all our processes, and what the container allows."""
 
@@ -62,6 +84,7 @@ class Status(msgspec.Struct, frozen=True):
     refused: Annotated[dict[str, float], Meta(description="Requests refused, by error code.")]
     usage: Usage
     models: list[ModelStatus]
+    providers: Annotated[list[ProviderStatus], Meta(description="Who answers LLM calls.")]
     plan: Annotated[int, Meta(description="The version of the Plan in force.")]
     entry: Annotated[int, Meta(description="The newest entry of the journal.")]
 
@@ -85,6 +108,38 @@ def of_models(names: Iterable[str], measured: Iterable[Measurement]) -> list[Mod
             model.requests += value
             model.errors += value if each.labels[2] != "200" else 0.0
     return list(models.values())
+
+
+def of_providers(
+    upstreams: Iterable[Upstream], measured: Iterable[Measurement]
+) -> list[ProviderStatus]:
+    providers = {
+        each.name: ProviderStatus(each.name, _state(each), each.models) for each in upstreams
+    }
+    for each in measured:
+        if each.metric not in (LLM_CALLS, LLM_TOKENS) or not isinstance(each.value, float):
+            continue
+        *_, name, what = each.labels
+        provider = providers.get(name)
+        if provider is None:
+            continue
+        if each.metric is LLM_CALLS:
+            provider.calls += each.value
+            provider.left += each.value if what == "0" else 0.0
+            provider.errors += each.value if what >= "300" else 0.0
+        elif what == "input":
+            provider.input_tokens += each.value
+        elif what == "output":
+            provider.output_tokens += each.value
+    return list(providers.values())
+
+
+def _state(upstream: Upstream) -> State:
+    if upstream.withheld:
+        return "off"
+    if upstream.kind == SIMULATED:
+        return "simulated"
+    return "without budget" if costs(upstream) else "on"
 
 
 def total(metric: Metric, measured: Iterable[Measurement]) -> float:

@@ -1,0 +1,125 @@
+"""What is counted of LLM calls, on the board of their front. Decides nothing. Called by `relay.py`.
+
+Series are few: beyond LLM_SERIES pairs of route and provider, what is left is counted together.
+"""
+
+from paceline.gateway.call import Call
+from paceline.gateway.usage import Usage
+from paceline.observe.board import Board, Counter
+from paceline.terms.limits import LLM_SERIES
+from paceline.terms.metric import (
+    LLM_ATTEMPTS,
+    LLM_CALLS,
+    LLM_FIRST_SECONDS,
+    LLM_SECONDS,
+    LLM_TOKEN_SECONDS,
+    LLM_TOKENS,
+)
+
+OTHERS = "others"
+NOBODY = "none"
+"""In the place of a route or a provider, where a call has come to none."""
+
+
+class _Series:
+    """Of one route and the provider that answered."""
+
+    __slots__ = (
+        "_board",
+        "_calls",
+        "_input",
+        "_kinds",
+        "_output",
+        "first",
+        "provider",
+        "route",
+        "seconds",
+        "token",
+    )
+
+    def __init__(self, board: Board, route: str, provider: str) -> None:
+        self._board = board
+        self.route = route
+        self.provider = provider
+        self.seconds = board.sketch(LLM_SECONDS, route, provider)
+        self.first = board.sketch(LLM_FIRST_SECONDS, route, provider)
+        self.token = board.sketch(LLM_TOKEN_SECONDS, route, provider)
+        self._input = board.counter(LLM_TOKENS, route, provider, "input")
+        self._output = board.counter(LLM_TOKENS, route, provider, "output")
+        self._kinds: dict[str, Counter] = {}
+        self._calls: dict[tuple[str, int], Counter] = {}
+
+    def call(self, endpoint: str, status: int) -> None:
+        counter = self._calls.get((endpoint, status))
+        if counter is None:
+            counter = self._board.counter(
+                LLM_CALLS, endpoint, self.route, self.provider, str(status)
+            )
+            self._calls[endpoint, status] = counter
+        counter.add()
+
+    def used(self, usage: Usage) -> None:
+        self._input.add(usage.input_tokens)
+        self._output.add(usage.output_tokens)
+        if usage.cached_tokens or usage.cache_write_tokens or usage.reasoning_tokens:
+            self._kind("cache_read", usage.cached_tokens)
+            self._kind("cache_write", usage.cache_write_tokens)
+            self._kind("reasoning", usage.reasoning_tokens)
+
+    def _kind(self, kind: str, tokens: int) -> None:
+        if tokens:
+            counter = self._kinds.get(kind)
+            if counter is None:
+                counter = self._board.counter(LLM_TOKENS, self.route, self.provider, kind)
+                self._kinds[kind] = counter
+            counter.add(tokens)
+
+
+class Tally:
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._series: dict[tuple[str, str], _Series] = {}
+        self._attempts: dict[tuple[str, str, str], Counter] = {}
+
+    def refused(self, endpoint: str, status: int) -> None:
+        """A call that came to no route."""
+        self._of(NOBODY, NOBODY).call(endpoint, status)
+
+    def ended(
+        self,
+        call: Call,
+        route: str,
+        provider: str,
+        status: int,
+        received_s: float,
+        first_s: float | None,
+        now: float,
+        usage: Usage | None,
+    ) -> None:
+        """`first_s` is when its first content came; `status` 0 where its caller had left."""
+        series = self._of(route, provider)
+        series.call(call.endpoint, status)
+        if usage is not None:
+            series.used(usage)
+        if status == 200:
+            series.seconds.record(now - received_s)
+            if call.asked.stream and first_s is not None:
+                series.first.record(first_s - received_s)
+                further = 0 if usage is None else usage.output_tokens - 1
+                if further > 0:
+                    series.token.record((now - first_s) / further, further)
+
+    def attempt(self, provider: str, why: str, ended: str) -> None:
+        counter = self._attempts.get((provider, why, ended))
+        if counter is None:
+            counter = self._board.counter(LLM_ATTEMPTS, provider, why, ended)
+            self._attempts[provider, why, ended] = counter
+        counter.add()
+
+    def _of(self, route: str, provider: str) -> _Series:
+        series = self._series.get((route, provider))
+        if series is None:
+            if len(self._series) >= LLM_SERIES and route != OTHERS:
+                return self._of(OTHERS, provider)
+            series = self._series[route, provider] = _Series(self._board, route, provider)
+        return series

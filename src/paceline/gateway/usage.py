@@ -1,0 +1,44 @@
+"""What an answer says of itself: the tokens it took, the model it is of, how it ended.
+
+The two vendors count input in two ways. OpenAI's `prompt_tokens` includes what was read from a
+cache and what was written to one; Anthropic's `input_tokens` includes neither. Here input is all of
+it, as OpenTelemetry has it too, and `fresh_tokens` is the rest, so that nothing is billed twice.
+Both count reasoning as output.
+
+Read by the dialects; recorded and billed by whoever called.
+"""
+
+import msgspec
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    input_tokens: int = 0
+    """cached and cache-written ones included"""
+    output_tokens: int = 0
+    """reasoning included"""
+    cached_tokens: int = 0
+    """of the input, read from the provider's cache"""
+    cache_write_tokens: int = 0
+    """of the input, written to it"""
+    cache_write_1h_tokens: int = 0
+    """of those, the ones that are kept for an hour, where a vendor tells them apart"""
+    reasoning_tokens: int = 0
+    """of the output"""
+
+    @property
+    def fresh_tokens(self) -> int:
+        return max(0, self.input_tokens - self.cached_tokens - self.cache_write_tokens)
+
+
+class Told(msgspec.Struct, frozen=True, gc=False):
+    """None: it does not say. `failed`: it is an error, whatever its status."""
+
+    usage: Usage | None = None
+    finish: str | None = None
+    """in the vendor's own word; of several choices, the first one's"""
+    model: str | None = None
+    id: str | None = None
+    failed: bool = False
+
+
+NOTHING = Told()
