@@ -28,7 +28,10 @@ OK = b"HTTP/1.1 200 OK\r\n"
 ONE = OK + b"content-length: 1\r\n\r\n1"
 ASK = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
 ONCE = OK + b"connection: close\r\ncontent-length: 1\r\n\r\n1"
-WAIT_S = 10.0
+WAIT_S = 30.0
+GONE_S = 5.0
+"""Then a connection whose end nobody tells of is left alone."""
+
 FLOOD_BYTES = 20_000_000
 """More than all buffers hold."""
 
@@ -106,13 +109,13 @@ class Place:
                     await serve(reader, writer)
             finally:
                 writer.close()
-                with suppress(ConnectionError, ssl.SSLError):
-                    await writer.wait_closed()
+                with suppress(ConnectionError, ssl.SSLError, TimeoutError):
+                    await asyncio.wait_for(writer.wait_closed(), GONE_S)
                 self._serving.discard(task)
 
         if tls is None and self.ca_file is not None:
             tls = serving_tls(self.ca_file)
-        server = await asyncio.start_server(accepted, "127.0.0.1", 0, ssl=tls)
+        server = await asyncio.start_server(accepted, "127.0.0.1", 0, ssl=tls, backlog=512)
         self._stack.push_async_callback(self._stop, server)
         return int(server.sockets[0].getsockname()[1])
 
