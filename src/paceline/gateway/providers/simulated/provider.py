@@ -21,8 +21,16 @@ from paceline.clock import SHORTEST_NAP_S, Chance, Clock
 from paceline.flow.limiter import TokenBucket
 from paceline.gateway.call import Ask, Dialect, Headers
 from paceline.gateway.provider import Heard, Lost, Running
-from paceline.gateway.providers.simulated import anthropic, openai, responses
+from paceline.gateway.providers.simulated import (
+    anthropic,
+    completions,
+    embeddings,
+    moderations,
+    openai,
+    responses,
+)
 from paceline.gateway.providers.simulated.answers import JSON, Answer, Made, Piece, Refused
+from paceline.gateway.providers.simulated.reading import read
 from paceline.gateway.providers.simulated.wishes import (
     CHAT_MODELS,
     MODERATION_MODEL,
@@ -101,9 +109,9 @@ SHAPES: Mapping[Dialect, _Shapes] = {
     "openai": _Shapes(
         {
             "/chat/completions": openai.chat,
-            "/completions": openai.completions,
-            "/embeddings": openai.embeddings,
-            "/moderations": openai.moderations,
+            "/completions": completions.answer,
+            "/embeddings": embeddings.answer,
+            "/moderations": moderations.answer,
             "/responses": responses.answer,
         },
         openai.models,
@@ -196,7 +204,7 @@ class SimulatedProvider:
             make = self._shapes.makers.get(path)
             if make is None or ask.method != "POST":
                 return wished, self._elsewhere(ask.method, path, made)
-            name = openai.read(ask.body, _Named).model
+            name = read(ask.body, _Named).model
             if self._bucket is not None and not self._bucket.try_take(now):
                 wait_s = self._bucket.ready_at(now) - now
                 return wished, self._refusal(failed(429), made, wait_s)
