@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,6 +40,9 @@ HI: Any = [{"role": "user", "content": "Hi"}]
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="  # noqa: E501
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL: Any = {"type": "function", "function": {"name": "get_weather", "parameters": SCHEMA}}
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Each client would read all certificates there are: a twentieth of a second."""
+
 CLAUDE_TOOL: Any = {"name": "get_weather", "input_schema": SCHEMA}
 
 
@@ -56,12 +60,18 @@ def to_anthropic() -> Iterator[AnthropicUpstream]:
 
 def gpt(upstream: OpenAIUpstream, **options: Any) -> Any:
     options = {"api_key": upstream.key, "max_retries": 0, "timeout": 10, **options}
-    return openai.OpenAI(base_url=upstream.address, **options)
+    http = openai.DefaultHttpxClient(verify=NO_TLS)
+    return openai.OpenAI(base_url=upstream.address, http_client=http, **options)
 
 
 def claude(upstream: AnthropicUpstream, **options: Any) -> Any:
     options = {"api_key": upstream.key, "max_retries": 0, "timeout": 10, **options}
-    return anthropic.Anthropic(base_url=upstream.address, **options)
+    http = anthropic.DefaultHttpxClient(verify=NO_TLS)
+    return anthropic.Anthropic(base_url=upstream.address, http_client=http, **options)
+
+
+def post(address: str, **options: Any) -> httpx2.Response:
+    return httpx2.post(address, verify=NO_TLS, **options)
 
 
 def chat(client: Any, **fields: Any) -> Any:
@@ -291,7 +301,7 @@ def test_a_stream_has_named_events_and_a_ping(to_anthropic: AnthropicUpstream) -
 def raw_answer(upstream: Upstream, path: str, fields: dict[str, Any]) -> httpx2.Response:
     body = {"model": "m", "max_tokens": 9, "messages": HI, **fields}
     headers = {"x-api-key": upstream.key, "anthropic-version": "2023-06-01"}
-    return httpx2.post(upstream.origin + path, json=body, headers=headers)
+    return post(upstream.origin + path, json=body, headers=headers)
 
 
 def test_tools_are_used_in_pieces(to_anthropic: AnthropicUpstream) -> None:
@@ -486,7 +496,7 @@ def test_what_is_held_goes_on_when_it_is_released(to_openai: OpenAIUpstream) -> 
     assert to_openai.asked[0].ended == "answered"
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000])
+@pytest.mark.parametrize("size", [1, 7, 1000])
 def test_answers_are_split_anywhere(
     to_openai: OpenAIUpstream, to_anthropic: AnthropicUpstream, size: int
 ) -> None:
@@ -535,7 +545,7 @@ def test_whole_answers_are_compressed_for_whoever_takes_that(
 ) -> None:
     to_anthropic.always(says("Hello there" * 100))
     told = [
-        httpx2.post(
+        post(
             f"{to_anthropic.origin}/v1/messages",
             json={"model": "m", "max_tokens": 9, "messages": HI},
             headers={
@@ -615,7 +625,7 @@ def _turns(*messages: tuple[str, Any]) -> dict[str, Any]:
 def test_a_wrong_chat_is_refused(
     to_openai: OpenAIUpstream, wrong: dict[str, Any], place: str
 ) -> None:
-    told = httpx2.post(
+    told = post(
         f"{to_openai.address}/chat/completions",
         json={**CHAT, **wrong},
         headers={"authorization": f"Bearer {to_openai.key}"},
@@ -657,7 +667,7 @@ def test_a_wrong_chat_is_refused(
 def test_a_wrong_message_is_refused(
     to_anthropic: AnthropicUpstream, wrong: dict[str, Any], place: str
 ) -> None:
-    told = httpx2.post(
+    told = post(
         f"{to_anthropic.origin}/v1/messages",
         json={**MESSAGE, **wrong},
         headers={"x-api-key": to_anthropic.key, "anthropic-version": "2023-06-01"},
@@ -685,16 +695,14 @@ def test_wrong_headers_are_refused(
     sent = {"content-type": "application/json"} | {
         name: value.format(key=to_openai.key) for name, value in headers.items()
     }
-    told = httpx2.post(
-        f"{to_openai.address}/chat/completions", content=json.dumps(CHAT), headers=sent
-    )
+    told = post(f"{to_openai.address}/chat/completions", content=json.dumps(CHAT), headers=sent)
     assert told.status_code == status
     assert to_openai.wrong
     to_openai.wrong.clear()
 
 
 def test_the_version_must_be_there(to_anthropic: AnthropicUpstream) -> None:
-    told = httpx2.post(
+    told = post(
         f"{to_anthropic.origin}/v1/messages", json=MESSAGE, headers={"x-api-key": to_anthropic.key}
     )
     assert told.status_code == 400

@@ -19,7 +19,7 @@ QUICK = Simulation(latency_ms=5, token_ms=1, spread=0)
 MODELS: dict[Kind, str] = {
     "whole": "sim-small",
     "stream": "sim-small:tokens=30",
-    "long": "sim-small:tokens=1000:token_ms=0",
+    "long": "sim-small:tokens=200:token_ms=0",
     "failed": "sim-small:429",
     "silent": "sim-small:hang",
     "closed": "sim-small:closed",

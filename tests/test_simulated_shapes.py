@@ -8,7 +8,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.gateway.call import Dialect
@@ -449,7 +449,6 @@ def _nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.one_of(objects, arrays, choices, parts)
 
 
-@settings(max_examples=200)
 @given(st.recursive(LEAVES, _nested, max_leaves=12))
 def test_an_instance_fits_its_schema(schema: Any) -> None:
     jsonschema_rs.validate(schema, instance(schema), validate_formats=True)

@@ -324,15 +324,18 @@ class ProviderContract:
             plain, _ = self._ask(provider, "long")
             await self._over(plain)
             heard, running = self._ask(provider, "long")
+            heard.react = lambda what: running.pause() if what == "body" else None
             await heard.until("body")
             for _ in range(3):
-                running.pause()
                 before = heard.heard_bytes
                 await self._quiet()
                 came = heard.heard_bytes - before
                 assert came <= self.rest_bytes, f"{came} bytes came in a pause"
+                assert not heard.over.is_set(), "it ended in a pause"
                 running.resume()
-                await asyncio.sleep(0)
+                await self._quiet()
+            heard.react = lambda what: None
+            running.resume()
             await self._over(heard)
             heard.check_whole()
             assert len(heard.bytes) == len(plain.bytes)

@@ -73,7 +73,6 @@ def _moderated(text: str, images: bool) -> dict[str, Any]:
         "categories": flags,
         "category_scores": {each: 0.99 if flag else 0.0001 for each, flag in flags.items()},
         "category_applied_input_types": {
-            each: both if images and each in IMAGE_CATEGORIES else ["text"]
-            for each in CATEGORIES
+            each: both if images and each in IMAGE_CATEGORIES else ["text"] for each in CATEGORIES
         },
     }
