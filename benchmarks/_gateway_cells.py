@@ -15,6 +15,7 @@ CALLERS: dict[int, tuple[int, ...]] = {0: (1, 16, 64, 256), 50: (64, 256)}
 
 RATES = (50, 200)
 GAPS_MS = (20, 2, 0)
+PERCENTILES = ("p50_ms", "p90_ms", "p99_ms")
 MEMORY_CALLS = 50_000
 
 

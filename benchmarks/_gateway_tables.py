@@ -12,6 +12,7 @@ from benchmarks._gateway_behaviour import BEHAVIOURS
 from benchmarks._gateway_cells import (
     CALLERS,
     GAPS_MS,
+    PERCENTILES,
     RATES,
     UPSTREAMS_MS,
     Samples,
@@ -30,8 +31,6 @@ from benchmarks._gateway_cells import (
 )
 from benchmarks._gateway_verdicts import OURS, RATE, RIGHT, is_right
 from benchmarks.peers.gateways.known import DIRECT, GATEWAYS
-
-PERCENTILES = ("p50_ms", "p90_ms", "p99_ms")
 
 
 def tables(cells: Cells) -> str:
