@@ -1,7 +1,6 @@
 """The provider over HTTP, against the strict upstreams: it keeps the contract of all providers, and
 what it sends is what the vendors take."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +24,7 @@ from paceline.testing.llm_upstream import (
     raw,
     says,
 )
-from paceline.testing.provider_contract import Kind, ProviderContract, Recorder
+from paceline.testing.provider_contract import Kind, ProviderContract
 
 LONG: Headers = [(b"content-type", b"text/event-stream")]
 

@@ -9,7 +9,9 @@ import contextlib
 import json
 import socket
 import ssl
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -569,6 +571,34 @@ def test_an_answer_is_given_to_the_byte(to_openai: OpenAIUpstream) -> None:
     with gpt(to_openai) as client:
         assert client.files.retrieve("file-1").id == "file-1"
     assert to_openai.asked[1].target == "/v1/files/file-1"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 "
+        f"-subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 -keyout {path} -out {path}.crt"
+    )
+    subprocess.run(command.split(), check=True, capture_output=True)
+    path.write_text(path.read_text() + Path(f"{path}.crt").read_text())
+    return path
+
+
+def test_an_upstream_speaks_tls_where_it_is_told_to(certificate: Path) -> None:
+    serves = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    serves.load_cert_chain(certificate)
+    knows = ssl.create_default_context(cafile=str(certificate))
+    with OpenAIUpstream(tls=serves) as upstream:
+        assert upstream.address.startswith("https://")
+        http = openai.DefaultHttpxClient(verify=knows)
+        upstream.next(says("Hello there"), says("Hello there").cut(after=2, reset=True))
+        with openai.OpenAI(
+            api_key=upstream.key, base_url=upstream.address, http_client=http, max_retries=0
+        ) as client:
+            assert chat(client).choices[0].message.content == "Hello there"
+            with pytest.raises(openai.APIConnectionError):
+                list(chat(client, stream=True))
 
 
 # --- Strictness -----------------------------------------------------------------------------------

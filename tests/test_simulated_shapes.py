@@ -8,7 +8,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.gateway.call import Dialect
@@ -259,6 +259,7 @@ def test_embeddings_are_near_where_texts_share_words() -> None:
     assert len(base64.b64decode(coded["data"][0]["embedding"])) == 8 * 4
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40), st.integers(1, 64))
 def test_a_vector_has_the_length_one(text: str, size: int) -> None:
     assert math.hypot(*vector(text, size)) == pytest.approx(1, abs=1e-5)
@@ -383,6 +384,7 @@ def test_errors_have_the_types_of_the_vendors(status: int) -> None:
 # --- What answers are made of ---------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.text(max_size=100))
 def test_tokens_make_up_their_text(text: str) -> None:
     tokens = tokens_in(text)
@@ -449,6 +451,7 @@ def _nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.one_of(objects, arrays, choices, parts)
 
 
+@settings(deadline=None)
 @given(st.recursive(LEAVES, _nested, max_leaves=12))
 def test_an_instance_fits_its_schema(schema: Any) -> None:
     jsonschema_rs.validate(schema, instance(schema), validate_formats=True)

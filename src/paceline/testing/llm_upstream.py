@@ -93,6 +93,9 @@ GZIP_FROM_BYTES = 512
 
 ONCE = (b"host", b"authorization", b"x-api-key", b"content-type", b"content-length")
 
+COOKIES = (None, b"__cf_bm=upstream", b"_cfuvid=upstream")
+"""The vendors' edges set one; over TLS their clients send it back."""
+
 Ended = Literal["", "answered", "left", "closed"]
 
 
@@ -354,8 +357,10 @@ def _header_faults(asked: Asked) -> list[str]:
     faults += [
         f"{name.decode()} is for a proxy, or for us"
         for name in names
-        if name.startswith((b"proxy-", b"x-paceline-", b"x-forwarded-")) or name == b"cookie"
+        if name.startswith((b"proxy-", b"x-paceline-", b"x-forwarded-"))
     ]
+    if asked.header(b"cookie") not in COOKIES:
+        faults.append("a cookie that was never set here")
     return faults
 
 
@@ -518,7 +523,13 @@ class _Connection(asyncio.Protocol):
 
     def half_close_if_idle(self) -> None:
         if self._answering is None:
+            self.half_close()
+
+    def half_close(self) -> None:
+        if self.transport.can_write_eof():
             self.transport.write_eof()
+        else:
+            self._upstream.wrong.append("a connection over TLS cannot be half closed")
 
     def _too_early(self) -> None:
         self._upstream.wrong.append("a request came early: the one before has no answer yet")
@@ -598,7 +609,7 @@ class _Answering:
         elif what == "reset":
             self._stop(self._reset)
         elif what == "half close":
-            self._transport.write_eof()
+            self._connection.half_close()
         elif what == "garbage":
             self._transport.write(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
             self._stop(self._transport.close)
