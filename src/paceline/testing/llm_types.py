@@ -154,6 +154,18 @@ def _numbers_for_texts(body: bytes) -> bytes:
     return orjson.dumps(fields)
 
 
+@functools.cache
+def prepare(vendor: Vendor) -> None:
+    """What the first check of each kind would do: imports its package, which takes seconds, and
+    builds the checkers. For whoever has a deadline to keep later."""
+    for (whose, _), place in ENDPOINTS.items():
+        if whose == vendor:
+            for name in filter(None, (place.plain, place.streamed)):
+                _request_checker(name, place.not_in_body)
+            for name in filter(None, (place.answer, place.event)):
+                _answer_checker(name)
+
+
 # --- Requests -------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ exchange ended; `upstream.wait` waits for such things without polling. `close_id
 `half_close_idle` do to idle connections what servers do.
 
 An upstream runs on an event loop of its own, in a thread of the test's process. It needs the
-packages `openai`, `anthropic` and `pydantic`; those are imported with the first request.
+packages `openai`, `anthropic` and `pydantic`; those are imported by the first that is entered.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ from paceline.testing.llm_script import (
     refuses,
     says,
 )
-from paceline.testing.llm_types import Vendor, request_faults
+from paceline.testing.llm_types import Vendor, prepare, request_faults
 
 __all__ = [
     "GARBAGE",
@@ -194,6 +194,7 @@ class Upstream:
     # --- Where it is
 
     def __enter__(self) -> Self:
+        prepare(self.vendor)
         self._thread.start()
         listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = listener.getsockname()[1]
