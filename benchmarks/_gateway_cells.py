@@ -56,6 +56,12 @@ def streaming(cells: Cells, figure: str, name: str, gap_ms: int) -> Samples:
     return cells.samples(figure, name, gap_name(gap_ms), "streaming")
 
 
+def cpu_a_chunk_us(cells: Cells, name: str, gap_ms: int) -> Samples:
+    shares = streaming(cells, "cpu_share", name, gap_ms)
+    chunks = streaming(cells, "chunks", name, gap_ms)
+    return {run: 1e6 * share / chunks[run] for run, share in shares.items() if chunks.get(run)}
+
+
 def memory(cells: Cells, figure: str, name: str, level: str = after(MEMORY_CALLS)) -> Samples:
     return cells.samples(figure, name, "", "memory", "", level)
 
