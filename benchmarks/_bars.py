@@ -26,7 +26,7 @@ def bars(title: str, groups: Mapping[str, Mapping[str, float]], emphasized: str)
             parts += [
                 f'<text x="{LEFT - 8}" y="{y + 13}" text-anchor="end">{escape(name)}</text>',
                 f'<rect x="{LEFT}" y="{y + 2}" width="{width}" height="{ROW - 4}" fill="{color}"/>',
-                f'<text x="{LEFT + width + 6:.1f}" y="{y + 13}">{value:,.4g}</text>',
+                f'<text x="{LEFT + width + 6:.1f}" y="{y + 13}">{_number(value)}</text>',
             ]
             y += ROW
     head = (
@@ -34,3 +34,7 @@ def bars(title: str, groups: Mapping[str, Mapping[str, float]], emphasized: str)
         f'height="{y + 16}" font-family="sans-serif" font-size="12">'
     )
     return "\n".join([head, '<rect width="100%" height="100%" fill="#fff"/>', *parts, "</svg>", ""])
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

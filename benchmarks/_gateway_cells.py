@@ -15,6 +15,7 @@ CALLERS: dict[int, tuple[int, ...]] = {0: (1, 16, 64, 256), 50: (64, 256)}
 
 RATES = (50, 200)
 GAPS_MS = (20, 2, 0)
+PERCENTILES = ("p50_ms", "p90_ms", "p99_ms")
 MEMORY_CALLS = 50_000
 
 
@@ -53,6 +54,12 @@ def latency(cells: Cells, figure: str, name: str, rate: int) -> Samples:
 
 def streaming(cells: Cells, figure: str, name: str, gap_ms: int) -> Samples:
     return cells.samples(figure, name, gap_name(gap_ms), "streaming")
+
+
+def cpu_a_chunk_us(cells: Cells, name: str, gap_ms: int) -> Samples:
+    shares = streaming(cells, "cpu_share", name, gap_ms)
+    chunks = streaming(cells, "chunks", name, gap_ms)
+    return {run: 1e6 * share / chunks[run] for run, share in shares.items() if chunks.get(run)}
 
 
 def memory(cells: Cells, figure: str, name: str, level: str = after(MEMORY_CALLS)) -> Samples:

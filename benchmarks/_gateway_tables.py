@@ -12,6 +12,7 @@ from benchmarks._gateway_behaviour import BEHAVIOURS
 from benchmarks._gateway_cells import (
     CALLERS,
     GAPS_MS,
+    PERCENTILES,
     RATES,
     UPSTREAMS_MS,
     Samples,
@@ -19,6 +20,7 @@ from benchmarks._gateway_cells import (
     behaviour,
     callers_at,
     closed,
+    cpu_a_chunk_us,
     flat,
     gap_name,
     latency,
@@ -30,8 +32,6 @@ from benchmarks._gateway_cells import (
 )
 from benchmarks._gateway_verdicts import OURS, RATE, RIGHT, is_right
 from benchmarks.peers.gateways.known import DIRECT, GATEWAYS
-
-PERCENTILES = ("p50_ms", "p90_ms", "p99_ms")
 
 
 def tables(cells: Cells) -> str:
@@ -197,8 +197,8 @@ def drawn(cells: Cells) -> str:
         f"Added at {RATE}/s, p50, ms (less is better)": (
             lambda name: latency(cells, "added_p50_ms", name, RATE)
         ),
-        "CPU of 50 streams at 2 ms gaps, of a core (less is better)": (
-            lambda name: streaming(cells, "cpu_share", name, 2)
+        "CPU a chunk of 50 streams at 2 ms gaps, µs (less is better)": (
+            lambda name: {} if name == DIRECT.name else cpu_a_chunk_us(cells, name, 2)
         ),
         "Chunks/s of 50 streams at 2 ms gaps": lambda name: streaming(cells, "chunks", name, 2),
         "Memory after 50,000 calls, MB (less is better)": lambda name: memory(cells, "mb", name),

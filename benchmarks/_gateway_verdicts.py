@@ -14,6 +14,7 @@ from benchmarks._gateway_cells import (
     Samples,
     behaviour,
     closed,
+    cpu_a_chunk_us,
     flat,
     latency,
     memory,
@@ -148,15 +149,11 @@ def besides(cells: Cells) -> Iterator[Beside]:
         lambda name: streaming(cells, "added_first_p50_ms", name, FIRST_GAP_MS),
         difference="ms",
     )
-    yield Beside(f"CPU a chunk at {PACE_MS} ms gaps", lambda name: _cpu_a_chunk(cells, name))
+    yield Beside(
+        f"CPU a chunk at {PACE_MS} ms gaps", lambda name: cpu_a_chunk_us(cells, name, PACE_MS)
+    )
     yield Beside("memory after 50,000 calls", lambda name: memory(cells, "mb", name))
     yield Beside("start", lambda name: start(cells, name))
-
-
-def _cpu_a_chunk(cells: Cells, name: str) -> Samples:
-    shares = streaming(cells, "cpu_share", name, PACE_MS)
-    chunks = streaming(cells, "chunks", name, PACE_MS)
-    return {run: share / chunks[run] for run, share in shares.items() if chunks.get(run)}
 
 
 def beside(line: Beside) -> record.Verdict:

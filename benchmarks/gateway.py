@@ -41,6 +41,7 @@ from benchmarks._gateway_cells import (
     GAPS_MS,
     LONG,
     MEMORY_CALLS,
+    PERCENTILES,
     RATES,
     UPSTREAMS_MS,
     WHATS,
@@ -52,8 +53,7 @@ from benchmarks._gateway_cells import (
 )
 from benchmarks._gateway_tables import drawn, figures, in_words, tables
 from benchmarks._gateway_verdicts import verdicts
-from benchmarks._open_loop import Seen as AtRate
-from benchmarks._open_loop import is_told, open_loop
+from benchmarks._open_loop import open_loop
 from benchmarks._quiet import Disturbance, Quietest, quietest, watched
 from benchmarks._streams import Streamed, streams
 from benchmarks._upstream import Manner
@@ -76,6 +76,8 @@ BODIES = 1024
 BODIES_AT_RATE = 32
 TIMES_AT_RATE = 2.0
 """A cell at a rate is so much longer: its p99 is of few calls."""
+
+TOLD_AT_RATE = (*PERCENTILES, "answered", "failed_share", "lag_p99_ms")
 
 STREAMS = 50
 CHUNKS = 200
@@ -235,21 +237,32 @@ class Bench:
         up.upstream.be(Manner())
         rate, seconds = float(key.level.removesuffix("/s")), TIMES_AT_RATE * self._seconds
 
-        def seen(side: Relaying) -> tuple[AtRate, Quietest]:
-            asked = bodies(side, BODIES_AT_RATE)
-            ask = partial(open_loop, side, asked, rate, seconds, self._warm_s)
-            found = quietest(partial(watched, ask, side.both_cpu_s), is_told)
+        def once(side: Relaying) -> dict[str, float]:
             settle(side)
-            return found
+            begun_s, calls = side.cpu_s(), side.upstream.seen().calls
+            asked = bodies(side, BODIES_AT_RATE)
+            found = open_loop(side, asked, rate, seconds, self._warm_s)
+            calls = side.upstream.seen().calls - calls
+            cpu_ms = (side.cpu_s() - begun_s) * 1e3 / max(1, calls)
+            notes[side.name] = found.not_told or ""
+            told = {name: found.figures[name] for name in TOLD_AT_RATE if name in found.figures}
+            return {**told, "cpu_ms": cpu_ms}
 
-        theirs, direct, quiet = self._in_turn(key, up, seen)
-        figures = {f"direct_{name}": value for name, value in direct.figures.items()}
-        figures |= theirs.figures
-        note = "; ".join(each for each in (theirs.not_told, direct.not_told) if each)
-        for name in ("p50_ms", "p90_ms", "p99_ms"):
-            if name in theirs.figures and name in direct.figures:
-                figures[f"added_{name}"] = theirs.figures[name] - direct.figures[name]
-        self._add(key, figures, quiet, note)
+        def seen(side: Relaying) -> tuple[dict[str, float], Quietest]:
+            work = partial(watched, partial(once, side), side.both_cpu_s)
+            return quietest(work, lambda told: "p50_ms" in told)
+
+        notes: dict[str, str] = {}
+        try:
+            theirs, direct, quiet = self._in_turn(key, up, seen)
+        except Unavailable as error:  # so far behind that nothing could be asked any more
+            self._add(key, {}, note=str(error))
+            return
+        figures = {f"direct_{name}": value for name, value in direct.items()} | theirs
+        for name in PERCENTILES:
+            if name in theirs and name in direct:
+                figures[f"added_{name}"] = theirs[name] - direct[name]
+        self._add(key, figures, quiet, "; ".join(each for each in notes.values() if each))
 
     def _streaming(self, key: Key, up: Relaying) -> None:
         gap_ms = next(each for each in GAPS_MS if gap_name(each) == key.model)

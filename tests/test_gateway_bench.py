@@ -413,6 +413,25 @@ def test_latencies_that_are_not_told_add_nothing(
     assert "200/s not told: was late" in tables.tables(cells)
 
 
+def test_who_is_so_far_behind_that_it_cannot_be_asked_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, cells, ours = bench(tmp_path, monkeypatch)
+
+    def behind(*_: object) -> _open_loop.Seen:
+        raise Unavailable("nothing answers in time")
+
+    monkeypatch.setattr(gateway, "open_loop", behind)
+    key = Key(0, "litellm", "0 ms upstream", "latency", "", "200/s")
+    made._latency(key, ours)  # type: ignore[arg-type]
+    assert "200/s not told: nothing answers in time" in tables.tables(cells)
+
+
+def test_a_load_that_could_not_begin_says_why() -> None:
+    with pytest.raises(Unavailable, match="nothing answers in time"):
+        _open_loop.parsed('{"error":"the server cannot be asked: nothing answers in time"}')
+
+
 def wrk(up: Fake, seconds: float, rate: float) -> _wrk.Seen:
     requests = round(rate * seconds)
     up.calls += requests

@@ -4,6 +4,7 @@ Providers and callers are fakes that say exactly what happened; time is simulate
 real connections and with the vendors' SDKs is in test_llm.py and test_llm_live.py.
 """
 
+import gc
 import json
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import pairwise
@@ -17,7 +18,7 @@ from paceline.clock import Chance, SimulatedClock, run_simulated
 from paceline.gateway import anthropic, openai
 from paceline.gateway.call import Ask, Call, Dialect, Endpoint, Headers
 from paceline.gateway.provider import Heard, Lost, Running
-from paceline.gateway.relay import Relay, Run
+from paceline.gateway.relay import Relay, Run, _Attempt
 from paceline.gateway.routes import Hedge, Route, Tier
 from paceline.gateway.routing import Router
 from paceline.gateway.tally import Tally
@@ -238,6 +239,7 @@ class Place:
             asked,
             "normal",
             self.clock.now() + timeout_s,
+            self.clock.now(),
             JSON,
         )
         return self.relay.begin(call, self.router.resolve(asked.model or "m"), self.caller)
@@ -678,5 +680,48 @@ def test_nothing_of_what_was_said_is_remembered() -> None:
         assert [str(each.target) for each in line.tried] == ["first"]
         assert "secret" not in repr(line)
         assert "Hello" not in repr(line)
+
+    relayed(ONE, scenario)
+
+
+@pytest.mark.parametrize("body", [CHAT, STREAM])
+def test_what_is_over_is_freed_without_the_collector(body: bytes) -> None:
+    def scenario(it: Place) -> None:
+        gc.collect()
+        gc.disable()
+        try:
+            run = it.call(body)
+            if body is STREAM:
+                it.first.last.streams(WHOLE_STREAM)
+                it.first.last.ends()
+            else:
+                it.first.last.answers(ANSWER)
+            run.ended(200)
+            it.first.asked.clear()
+            del run
+            alive = [each for each in gc.get_objects() if isinstance(each, Run | _Attempt)]
+            assert not alive
+        finally:
+            gc.enable()
+
+    relayed(ONE, scenario)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_bug_of_ours_is_answered_and_stops_the_provider(
+    begun: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaks(*given: object) -> None:
+        raise AssertionError("a bug")
+
+    def scenario(it: Place) -> None:
+        it.call(STREAM)
+        it.first.last.streams(ROLE, *([HEL] if begun else []))
+        attempt = it.first.last.heard
+        attempt._take = breaks  # type: ignore[attr-defined]
+        attempt.body(LO)
+        assert it.caller.said == (["begin", "break off"] if begun else ["refuse"])
+        assert it.first.last.stopped == 1
+        assert "failed inside Paceline" in caplog.text
 
     relayed(ONE, scenario)

@@ -5,12 +5,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from paceline.clock import Chance, SimulatedClock, run_simulated
 from paceline.gateway.call import Ask, Dialect, Headers
 from paceline.gateway.provider import Lost, Running
 from paceline.gateway.providers.simulated import MODELS, SimulatedProvider, Simulation, offers
+from paceline.gateway.providers.simulated.wishes import FAULTS
 from paceline.terms.errors import BadValue
+from paceline.testing.provider_contract import Recorder
 
 DEADLINE_S = 30.0
 AT_ONCE = Simulation(latency_ms=0, token_ms=0)
@@ -299,6 +303,45 @@ def test_closing_ends_what_is_open() -> None:
         assert (told.whats, told.ended_s) == (["lost"], 0)
 
     run_simulated(main)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32))
+def test_whatever_its_hearer_does_each_call_ends_once_and_in_time(seed: int) -> None:
+    """Calls of all kinds at the same time, whose hearers pause, resume and stop as they like."""
+
+    async def main(clock: SimulatedClock, order: Chance) -> None:
+        chance = Chance(seed)
+        simulation = Simulation(error_share=0.1, cut_share=0.1, hang_share=0.1, rate_limit_per_s=20)
+        here = scene("openai", clock, simulation, seed)
+        calls: list[tuple[Recorder, Running, float]] = []
+        for _ in range(12):
+            wished = chance.choice(["", *(f":{fault}" for fault in FAULTS), ":tokens=300"])
+            body = {
+                "model": f"sim-small{wished}:token_ms={chance.choice([0, 0.1, 20])}",
+                "messages": HI,
+                "stream": chance.uniform() < 0.7,
+            }
+            recorder, deadline_s = Recorder(), clock.now() + chance.uniform(0, 2)
+            ask = Ask("POST", "/chat/completions", [], json.dumps(body).encode(), deadline_s)
+            running = here.provider.complete(ask, recorder)
+            recorder.returned = True
+            calls.append((recorder, running, deadline_s))
+            for _ in range(chance.integer(0, 6)):
+                await here.pass_s(chance.choice([0, 0.01, chance.uniform(0, 0.3)]))
+                told, moved, _ = chance.choice(calls)
+                if chance.uniform() < 0.1:
+                    moved.stop()
+                    told.stopped = True
+                else:
+                    chance.choice([moved.pause, moved.resume])()
+        await here.pass_s(3)
+        assert not here.provider.running
+        for told, _, _ in calls:
+            told.check()
+            assert told.stopped or told.whats[-1] in ("end", "lost")
+
+    run_simulated(main, seed)
 
 
 # --- Faults ---------------------------------------------------------------------------------------

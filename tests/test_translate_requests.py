@@ -504,6 +504,30 @@ def test_what_is_dropped_of_anthropics_makes_no_difference(field: str, value: ob
     assert to_chat({**MESSAGES, field: value}) == to_chat(MESSAGES)
 
 
+def test_nor_does_what_is_dropped_further_in() -> None:
+    tool = {"name": "f", "input_schema": {"type": "object"}}
+    marked = {**tool, "eager_input_streaming": True, "cache_control": {"type": "ephemeral"}}
+    assert to_chat({**MESSAGES, "tools": [marked]}) == to_chat({**MESSAGES, "tools": [tool]})
+    shown = {"type": "adaptive", "display": "summarized"}
+    assert to_chat({**MESSAGES, "thinking": shown}) == to_chat(MESSAGES)
+
+    def formatted(**fields: object) -> Body:
+        schema = {"name": "x", "schema": {"type": "object"}, **fields}
+        return {**CHAT, "response_format": {"type": "json_schema", "json_schema": schema}}
+
+    assert to_messages(formatted(strict=True)) == to_messages(formatted(name="y", strict=False))
+    both = {**CHAT, "user": "a", "safety_identifier": "b"}
+    assert to_messages(both)["metadata"] == {"user_id": "b"}
+
+    def called(**fields: object) -> list[Body]:
+        call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        result = {"role": "tool", "tool_call_id": "a", "content": "1"}
+        return [USER, {"role": "assistant", "tool_calls": [{**call, **fields}]}, result]
+
+    *before, result = called(index=0)
+    assert said_in_chat(*before, {**result, "name": "f"}) == said_in_chat(*called())
+
+
 def test_every_field_of_the_sdks_is_known() -> None:
     """A new one in a new SDK fails here, and is then decided on."""
     of_chat = set(te.get_type_hints(CompletionCreateParamsNonStreaming))
@@ -552,6 +576,20 @@ def test_messages_of_one_role_become_one_turn_with_results_first() -> None:
     ]
 
 
+def test_results_stay_where_they_are_among_what_else_a_user_says() -> None:
+    result = {"type": "tool_result", "tool_use_id": "a", "content": "1"}
+    said = said_in_messages(
+        {"role": "user", "content": "before"},
+        {"role": "user", "content": [result, {"type": "text", "text": "after"}]},
+        {"role": "user", "content": "and then"},
+    )
+    assert [(each["role"], each["content"]) for each in said] == [
+        ("user", "before"),
+        ("tool", "1"),
+        ("user", [{"type": "text", "text": "after"}, {"type": "text", "text": "and then"}]),
+    ]
+
+
 def test_system_messages_lead_or_stay_where_they_are() -> None:
     said = to_messages(
         {
@@ -582,6 +620,10 @@ def test_arguments_that_are_no_object_are_told_and_come_back_as_they_were() -> N
         turns = said_in_chat(*conversation)
         assert turns[1]["content"][0]["input"] == {WRITTEN: arguments}
         assert said_in_messages(*turns) == conversation
+    alike = {"type": "tool_use", "id": "a", "name": "f", "input": {WRITTEN: "{}"}}
+    said = said_in_messages(USER, {"role": "assistant", "content": [alike]}, USER)
+    arguments = said[1]["tool_calls"][0]["function"]["arguments"]
+    assert json.loads(arguments) == alike["input"]
 
 
 def test_numbers_in_arguments_and_schemas_are_not_touched() -> None:
@@ -850,7 +892,11 @@ def test_a_wrong_form_is_told_with_its_place(param: str | None, body: object) ->
     assert wrong.value.http == 400
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"model": "\xff"}'])
+UNREAD = b'{"tools": [{"name": "f", "input_schema": {"a": "\xff"}}]}'
+"""What is wrong stands in what is carried over unread."""
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"model": "\xff"}', UNREAD])
 def test_what_is_no_json_is_told(body: bytes) -> None:
     for translate in (requests.to_messages, requests.to_chat):
         with pytest.raises(BadJson):

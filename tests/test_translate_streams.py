@@ -314,6 +314,19 @@ def test_calls_whose_fragments_are_mixed_are_told_apart() -> None:
     ]
 
 
+def test_a_quote_is_known_to_be_escaped_across_fragments() -> None:
+    deltas = [
+        begun(0, "x"),
+        argued(0, '{"q": "\\'),
+        argued(0, '"}'),
+        begun(1, "y", arguments="{}"),
+        argued(0, '"}'),
+    ]
+    stream = b"".join([*map(chunk, deltas), chunk({}, "tool_calls"), DONE])
+    content = message_of(through(to_messages(), stream))["content"]
+    assert [each["input"] for each in content] == [{"q": '"}'}, {}]
+
+
 @pytest.mark.parametrize(
     "deltas",
     [

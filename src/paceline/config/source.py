@@ -424,6 +424,7 @@ def _from_file(
 ) -> Iterator[_Said]:
     file = str(text.path)
     tables = dict.fromkeys(names[:length] for names in known for length in range(len(names)))
+    tables |= dict.fromkeys((("providers",), ("routes",)))  # with any names, or none that is one
 
     def walk(above: Names, table: Mapping[str, Any]) -> Iterator[_Said]:
         for name, value in table.items():

@@ -34,7 +34,7 @@ could be gone to at all, 429 if all limit what they are asked, else 503, with wh
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -146,10 +146,15 @@ class Ranks(msgspec.Struct, frozen=True):
     places: tuple[Place, ...]
     least_latency: bool
 
+    def choose(self, ready: Sequence[Place], now: float, stream: bool, uniform: Uniform) -> Place:
+        return (
+            least_latency(ready, now, stream) if self.least_latency else by_weight(ready, uniform)
+        )
+
 
 class Way(msgspec.Struct, frozen=True):
-    """A route with what is known of its targets. `only` and `first`: it has but one target, and so
-    this is the decision with which every call begins while that is well."""
+    """A route with what is known of its targets. `only` and `first`: its first tier has but one,
+    and so this is the decision with which every call begins while that is well."""
 
     route: Route
     tiers: tuple[Ranks, ...]
@@ -205,7 +210,14 @@ class Attempts(msgspec.Struct):
             return way.first  # type: ignore[return-value]  # there is one where there is `only`
         if way.hedges is not None:
             way.hedges.requested(now)
-        return self._next(now)
+        tier = way.tiers[0]
+        for place in tier.places:
+            if not place.standing.clear:
+                return self._next(now)
+        if now >= self._deadline_s:
+            return self._give_up(now)
+        chosen = tier.choose(tier.places, now, self._stream, self._uniform).standing
+        return self._go(chosen, chosen.ticket, now, "first")
 
     def content(self, number: int, now: float) -> None:
         """From here on no other attempt is made; those that run are to be stopped."""
@@ -379,10 +391,7 @@ class Attempts(msgspec.Struct):
                 if opens_s <= max(now, standing.aside_until_s, last.not_before_s):
                     later.append((opens_s + full_jitter_s(tries, self._uniform), standing))
         while ready:
-            if tier.least_latency:
-                chosen = least_latency(ready, now, self._stream).standing
-            else:
-                chosen = by_weight(ready, self._uniform).standing
+            chosen = tier.choose(ready, now, self._stream, self._uniform).standing
             if why == "hedge":
                 if self._way.hedges is None or not self._way.hedges.try_retry(now):
                     return None
@@ -431,10 +440,11 @@ class Attempts(msgspec.Struct):
         tries = self._tries
         if not tries:
             why = "first"
+            standing.budget.requested(now)
         elif why != "hedge":
             why = "elsewhere" if self._last_at(standing)[0] is None else "again"
-        if why != "hedge" and not self._been_to(standing.budget):
-            standing.budget.requested(now)
+            if not self._been_to(standing.budget):
+                standing.budget.requested(now)
         self._paid = None
         if not standing.waiting:
             standing.since_s = now

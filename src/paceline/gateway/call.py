@@ -39,7 +39,8 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One request of a caller. `deadline_s` is a moment on the process's monotonic clock."""
+    """One request of a caller. `deadline_s` is a moment on the process's monotonic clock, as all
+    moments are."""
 
     id: str
     dialect: Dialect
@@ -53,6 +54,8 @@ class Call(msgspec.Struct, frozen=True):
     asked: Asked
     priority: Priority
     deadline_s: float
+    received_s: float
+    """when its head was there"""
     plain_headers: Headers = []
     """of those, what means something in the other dialect too"""
     key_id: str | None = None

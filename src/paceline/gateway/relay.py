@@ -33,6 +33,7 @@ from paceline.gateway.translate.streams import ToChat, ToMessages
 from paceline.gateway.usage import Told as AnswerTold
 from paceline.gateway.usage import Usage
 from paceline.gateway.verdicts import Answer
+from paceline.observe import log
 from paceline.terms.errors import BadRequest, NotTranslatable, PacelineError, ProviderFailed
 from paceline.terms.limits import (
     LLM_ERROR_BYTES,
@@ -69,6 +70,11 @@ LAST: Mapping[Dialect, sse.Event] = {
     "anthropic": sse.Event(b"message_stop", b'{"type":"message_stop"}', b""),
 }
 """The mark of the end, where a provider leaves it out."""
+
+
+logger = log.get(__name__)
+
+BUG = "an LLM call failed inside Paceline"
 
 
 class Told(Protocol):
@@ -164,6 +170,7 @@ class Run:
 
     __slots__ = (
         "_attempts",
+        "_began_s",
         "_deadline_s",
         "_paused",
         "_relay",
@@ -175,7 +182,6 @@ class Run:
         "committed",
         "first_s",
         "over",
-        "received_s",
         "route",
         "usage",
     )
@@ -195,7 +201,7 @@ class Run:
         self.committed: _Attempt | None = None
         self.first_s: float | None = None
         self.usage: Usage | None = None
-        self.received_s = now = relay.now()
+        self._began_s = now = relay.now()
         self._deadline_s = min(call.deadline_s, now + route.timeout_s)
         self._attempts: Attempts = relay.router.begin(
             route,
@@ -206,7 +212,7 @@ class Run:
         )
 
     def start(self) -> None:
-        self._obey(self._attempts.start(self.received_s))
+        self._obey(self._attempts.start(self._began_s))
 
     # --- What the caller tells --------------------------------------------------------------------
 
@@ -253,7 +259,7 @@ class Run:
         for each in tried:
             relay.tally.attempt(each.target.provider, each.why, each.ended)
         relay.tally.ended(
-            call, route.name, provider, status, self.received_s, self.first_s, now, self.usage
+            call, route.name, provider, status, call.received_s, self.first_s, now, self.usage
         )
         relay.timelines.append(
             Timeline(
@@ -262,7 +268,7 @@ class Run:
                 call.asked.model,
                 route.name,
                 call.key_id,
-                self.received_s,
+                call.received_s,
                 self.first_s,
                 now,
                 status,
@@ -324,6 +330,18 @@ class Run:
         self._end()
         self._told.break_off(self.broken(decision.error) if last is None else last)
 
+    def bug(self) -> None:
+        """What should never happen is answered all the same."""
+        self.stop()
+        error = PacelineError(
+            "an unexpected error inside Paceline",
+            remedy=f"The server's log has the details under request {self.call.id}.",
+        )
+        if self.committed is None:
+            self._told.refuse(error)
+        else:
+            self._told.break_off(self.broken(error))
+
     # --- What is to be done -----------------------------------------------------------------------
 
     def _obey(self, decision: Decision) -> None:
@@ -373,7 +391,11 @@ class Run:
 
     def _due(self) -> None:
         self._timer = None
-        self._obey(self._attempts.due(self._relay.now()))
+        try:
+            self._obey(self._attempts.due(self._relay.now()))
+        except Exception:  # the last resort: a bug of ours is answered, and logged whole
+            logger.exception(BUG, request=self.call.id)
+            self.bug()
 
     def _give_up(self, decision: GiveUp) -> None:
         again = len(self._attempts.tried) > 1
@@ -492,29 +514,48 @@ class _Attempt:
 
     # --- What the provider tells ------------------------------------------------------------------
 
-    _take: Callable[[bytes], None]
+    _take: "Callable[[_Attempt, bytes], None]"
+    """a function of the class: bound, it would hold the object that holds it"""
 
     def head(self, status: int, headers: Headers) -> None:
+        try:
+            self._head(status, headers)
+        except Exception:
+            logger.exception(BUG, request=self._run.call.id)
+            self._run.bug()
+
+    def _head(self, status: int, headers: Headers) -> None:
         self._status = status
         self._headers = headers
         call = self._run.call
         if status >= REFUSED_FROM:
-            self._take = self._refusal
+            self._take = _Attempt._refusal
         elif call.endpoint == "other":
             self._run.begin(self, status, failures.passed(headers))
-            self._take = self._pass
+            self._take = _Attempt._pass
         elif call.asked.stream and _streams(headers):
             self._begin_stream(call)
-            self._take = self._events
+            self._take = _Attempt._events
         elif call.asked.stream and self._foreign:
             self._garbled("a stream was asked for, and it answers with none")
         else:
-            self._take = self._collect
+            self._take = _Attempt._collect
 
     def body(self, piece: bytes) -> None:
-        self._take(piece)
+        try:
+            self._take(self, piece)
+        except Exception:
+            logger.exception(BUG, request=self._run.call.id)
+            self._run.bug()
 
     def end(self) -> None:
+        try:
+            self._end()
+        except Exception:
+            logger.exception(BUG, request=self._run.call.id)
+            self._run.bug()
+
+    def _end(self) -> None:
         self.running = DEAF
         if self.seen is not None:
             self._end_stream(self.seen)
@@ -528,6 +569,13 @@ class _Attempt:
             self._whole(b"".join(self._parts))
 
     def lost(self, why: Lost, detail: str) -> None:
+        try:
+            self._lost(why, detail)
+        except Exception:
+            logger.exception(BUG, request=self._run.call.id)
+            self._run.bug()
+
+    def _lost(self, why: Lost, detail: str) -> None:
         self.running = DEAF
         if self._machine is not None and self._run.committed is self:
             last = b"".join(self._machine.end())
@@ -547,7 +595,7 @@ class _Attempt:
             run = self._run
             run.begin(self, self._status, failures.passed(self._headers))
             parts, self._parts = self._parts, []
-            self._take = self._pass
+            self._take = _Attempt._pass
             for each in parts:
                 self._pass(each)
 

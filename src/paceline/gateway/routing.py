@@ -115,10 +115,11 @@ class Router:
     def _way(self, route: Route, now: float) -> Way:
         tiers = tuple(self._ranks(tier, now) for tier in route.tiers)
         standings = {place.standing.target: place.standing for t in tiers for place in t.places}
-        if len(standings) == 1:
-            (only,) = standings.values()
+        hedge = route.hedge if len(standings) > 1 else None
+        patient = route.patience_s is None or len(standings) == 1
+        if hedge is None and patient and len(tiers[0].places) == 1:
+            only = tiers[0].places[0].standing
             return Way(route, tiers, None, only, Go(0, only.target, "first"))
-        hedge = route.hedge
         if hedge is None:
             return Way(route, tiers, None, None, None)
         if hedge.after_s is None:

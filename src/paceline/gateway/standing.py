@@ -258,7 +258,9 @@ class Place(NamedTuple):
 
 
 def by_weight(ready: Sequence[Place], uniform: Uniform) -> Place:
-    total = sum(place.weight for place in ready)
+    total = 0.0
+    for place in ready:
+        total += place.weight
     if not total:
         return ready[min(int(uniform(0.0, len(ready))), len(ready) - 1)]
     at = uniform(0.0, total)

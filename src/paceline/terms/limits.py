@@ -510,6 +510,9 @@ LLM_RETRIES = 10
 LLM_DEADLINE_S = 600.0
 """how long an LLM call without a timeout of its own may take, as its SDKs have it"""
 
+LLM_ARRIVES_S = 60.0
+"""how long the body of an LLM call may take to arrive, whatever its timeout"""
+
 LLM_BODY_BYTES = 64 * 1024 * 1024
 """the body of an LLM call"""
 

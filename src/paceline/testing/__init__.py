@@ -2,7 +2,8 @@
 
 Nothing in the product imports it. Here: simulated time, and a journal's store in memory; beside it
 the suites that every implementation of a seam runs (`model_contract`, `store_contract`,
-`limiter_contract`), apart, because they need what they test.
+`limiter_contract`, `provider_contract`), apart, because they need what they test; and stand-ins
+for the APIs of two vendors of LLMs (`llm_upstream`), which need the vendors' own packages.
 """
 
 from paceline.clock import (

@@ -35,6 +35,7 @@ from paceline.terms.errors import (
     WrongMethod,
 )
 from paceline.terms.limits import (
+    LLM_ARRIVES_S,
     LLM_BODY_BYTES,
     LLM_DEADLINE_S,
     LLM_IN_FLIGHT,
@@ -240,12 +241,10 @@ class _Call(Held):
     def open(self) -> None:
         """May it come in? By its head alone."""
         exchange = self.exchange
-        if self.dialect == "openai" and any(
-            name == VERSION_HEADER for name, _ in exchange.steady_headers
-        ):
-            self.dialect = "anthropic"  # also for what follows
         self.door.check_open()
         facts = self.facts = self._llm.facts(exchange, self.door)
+        if facts.dialect == "anthropic":
+            self.dialect = "anthropic"
         self._llm.enter(facts.priority)
         self._entered = True
         if self._endpoint == "other":
@@ -259,7 +258,7 @@ class _Call(Held):
                 remedy="Send it plain: it is read here, and at its provider.",
             )
         if not exchange.complete:
-            exchange.connection.within(facts.timeout_s)
+            exchange.connection.within(min(facts.timeout_s, LLM_ARRIVES_S))
 
     def _open_other(self, exchange: Exchange) -> None:
         if _is_models(exchange.target):
@@ -319,10 +318,10 @@ class _Call(Held):
             asked,
             facts.priority,
             self.received_s + facts.timeout_s,
+            self.received_s,
             plain_headers,
             facts.caller.key_id,
         )
-        exchange.on_full, exchange.on_room = self._full, self._room
         run = self._run = Run(llm.relay, call, route, self)
         run.start()
 
@@ -357,7 +356,9 @@ class _Call(Held):
     def begin(self, status: int, headers: Headers) -> None:
         self._begun = True
         self._status = status
-        self.exchange.begin_answer(status, self._lines(headers))
+        exchange = self.exchange
+        exchange.on_full, exchange.on_room = self._full, self._room
+        exchange.begin_answer(status, self._lines(headers))
 
     def write(self, piece: bytes) -> None:
         self.exchange.write(piece)
@@ -378,6 +379,8 @@ class _Call(Held):
     ) -> None:
         if self.answered:
             return
+        if any(name == VERSION_HEADER for name, _ in self.exchange.steady_headers):
+            self.dialect = "anthropic"  # it may be the gate that refuses
         reply: Reply = failures.refused(
             self.dialect, error, self.id.decode(), after_s=after_s, retry=retry
         )

@@ -14,7 +14,7 @@ from paceline.gateway.upstream import Upstream
 from paceline.net.dialing import Dialer
 from paceline.net.pool import Pool
 from paceline.net.requests import request_head
-from paceline.terms.errors import BadRequest
+from paceline.terms.errors import BadSetting
 from paceline.terms.limits import LEARNT_HEADS
 
 ANTHROPIC_VERSION = (b"anthropic-version", b"2023-06-01")
@@ -96,7 +96,7 @@ def secret(environ_value: str | None, upstream: Upstream) -> str:
     """As a header may carry it, or why not; the value itself is never told."""
     key = (environ_value or "").strip()
     if not (key.isascii() and key.isprintable()):
-        raise BadRequest(
+        raise BadSetting(
             f"the key of {upstream.name} has characters that no key has",
             value=upstream.key_env,
             remedy="Set the variable anew, without quotes and line breaks.",

@@ -25,7 +25,7 @@ class Text(Shape, frozen=True, tag_field="type", tag="text"):
     citations: Any = None
 
 
-class Base64(Shape, frozen=True, tag_field="type", tag="base64"):
+class Encoded(Shape, frozen=True, tag_field="type", tag="base64"):
     media_type: str
     data: str
 
@@ -35,13 +35,13 @@ class Url(Shape, frozen=True, tag_field="type", tag="url"):
 
 
 class Image(Shape, frozen=True, tag_field="type", tag="image"):
-    source: Base64 | Url
+    source: Encoded | Url
     cache_control: CacheControl | None = None
     transformations: Any = None
 
 
 class Document(Shape, frozen=True, tag_field="type", tag="document"):
-    source: Base64
+    source: Encoded
     cache_control: CacheControl | None = None
     citations: Any = None
     context: Any = None

@@ -46,6 +46,7 @@ DROPPED: Mapping[Dialect, Mapping[str, str]] = {
         "messages[].content[].image_url.detail": "but for `low`, which is refused: Anthropic looks"
         " at all there is",
         "messages[].tool_calls[].index": "the order has it",
+        "user": "where `safety_identifier`, which is to replace it, names the user as well",
     },
     "anthropic": {
         "cache_control": "costs, no difference in the answer; kept on texts, images and documents"

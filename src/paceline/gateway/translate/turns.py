@@ -152,7 +152,7 @@ def _seen(part: chat.Image, place: str) -> messages.Image:
             value=kind,
             remedy="Send JPEG, PNG, GIF or WebP.",
         )
-    return messages.Image(messages.Base64(IMAGES[kind], data), _kept(part))
+    return messages.Image(messages.Encoded(IMAGES[kind], data), _kept(part))
 
 
 def _document(part: chat.File, place: str) -> messages.Document:
@@ -166,7 +166,7 @@ def _document(part: chat.File, place: str) -> messages.Document:
     kind, data = _data_url(file.file_data, f"{place}.file.file_data")
     if kind != PDF:
         raise not_said(f"{place}.file.file_data", "anthropic", value=kind, remedy="Send a PDF.")
-    return messages.Document(messages.Base64(PDF, data), _kept(part), title=file.filename)
+    return messages.Document(messages.Encoded(PDF, data), _kept(part), title=file.filename)
 
 
 def _data_url(url: str, place: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ import msgspec
 import orjson
 
 from paceline.gateway.providers.simulated.answers import EVENTS, Answer, Made, Piece, Refused, whole
-from paceline.gateway.providers.simulated.openai import (
+from paceline.gateway.providers.simulated.reading import (
     check_model,
     check_positive,
     named_tool,

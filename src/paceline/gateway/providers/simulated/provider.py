@@ -5,7 +5,8 @@ One of each dialect, with the same name. No task and no future a call: one timer
 piece to the next. The head and the first piece of a stream come after the latency, each further
 token `token_ms` later; a whole answer comes when its last token would. Faults are drawn by the
 chance that is handed in, or wished for. What comes in one turn of the loop is bounded; while its
-hearer pauses nothing comes, and what was due meanwhile follows when it resumes.
+hearer pauses nothing comes, and what was due meanwhile follows when it resumes. A request is read
+in place, which takes about a millisecond for each megabyte.
 
 Not a model of any vendor's quality or prices. Made in `app.py`.
 """
@@ -21,8 +22,16 @@ from paceline.clock import SHORTEST_NAP_S, Chance, Clock
 from paceline.flow.limiter import TokenBucket
 from paceline.gateway.call import Ask, Dialect, Headers
 from paceline.gateway.provider import Heard, Lost, Running
-from paceline.gateway.providers.simulated import anthropic, openai, responses
+from paceline.gateway.providers.simulated import (
+    anthropic,
+    completions,
+    embeddings,
+    moderations,
+    openai,
+    responses,
+)
 from paceline.gateway.providers.simulated.answers import JSON, Answer, Made, Piece, Refused
+from paceline.gateway.providers.simulated.reading import read
 from paceline.gateway.providers.simulated.wishes import (
     CHAT_MODELS,
     MODERATION_MODEL,
@@ -101,9 +110,9 @@ SHAPES: Mapping[Dialect, _Shapes] = {
     "openai": _Shapes(
         {
             "/chat/completions": openai.chat,
-            "/completions": openai.completions,
-            "/embeddings": openai.embeddings,
-            "/moderations": openai.moderations,
+            "/completions": completions.answer,
+            "/embeddings": embeddings.answer,
+            "/moderations": moderations.answer,
             "/responses": responses.answer,
         },
         openai.models,
@@ -187,7 +196,7 @@ class SimulatedProvider:
 
     async def close(self) -> None:
         for exchange in list(self.running):
-            exchange.lose("cut", "the simulated provider is closed")
+            exchange.close()
 
     def _answer(self, ask: Ask, made: Made, now: float) -> tuple[Wish, Answer]:
         wished = Wish("")
@@ -196,7 +205,7 @@ class SimulatedProvider:
             make = self._shapes.makers.get(path)
             if make is None or ask.method != "POST":
                 return wished, self._elsewhere(ask.method, path, made)
-            name = openai.read(ask.body, _Named).model
+            name = read(ask.body, _Named).model
             if self._bucket is not None and not self._bucket.try_take(now):
                 wait_s = self._bucket.ready_at(now) - now
                 return wished, self._refusal(failed(429), made, wait_s)
@@ -324,7 +333,11 @@ class _Exchange:
             self._paused = False
             self._wait(self._due_s(), self._provider.clock.now())
 
-    def lose(self, why: Lost, detail: str) -> None:
+    def close(self) -> None:
+        why: Lost = "closed" if self._state == "before" else "cut"
+        self._lose(why, "the simulated provider is closed")
+
+    def _lose(self, why: Lost, detail: str) -> None:
         self._end()
         self._heard.lost(why, detail)
 
@@ -333,7 +346,7 @@ class _Exchange:
     def _turn(self) -> None:
         now = self._provider.clock.now()
         if now >= self._deadline_s:
-            self.lose("late", "the deadline passed, and the simulated answer was not whole")
+            self._lose("late", "the deadline passed, and the simulated answer was not whole")
             return
         due_s = self._due_s()
         for _ in range(SIMULATED_TURN_PIECES):
@@ -365,7 +378,7 @@ class _Exchange:
         if self._state == "before":
             lost = None if self.fault is None else LOST.get(self.fault)
             if lost is not None:
-                self.lose(*lost)
+                self._lose(*lost)
                 return False
             self._state = "within"
             self._heard.head(self._answer.status, self._answer.headers)
@@ -389,7 +402,7 @@ class _Exchange:
             if broken is None:
                 self._heard.body(self._next.data[: len(self._next.data) // 2])
             if not self._is_over():
-                self.lose("cut", "closed within the simulated answer, as was to be")
+                self._lose("cut", "closed within the simulated answer, as was to be")
         elif broken is not None:
             self._heard.body(broken)
             if not self._is_over():

@@ -9,9 +9,9 @@ import msgspec
 import orjson
 
 from paceline.gateway.providers.simulated.answers import EVENTS, Answer, Made, Piece, Refused, whole
-from paceline.gateway.providers.simulated.openai import (
+from paceline.gateway.providers.simulated.openai import call_id
+from paceline.gateway.providers.simulated.reading import (
     ANY_OBJECT,
-    call_id,
     check_model,
     check_positive,
     named_tool,
@@ -92,7 +92,6 @@ class _Echoed(msgspec.Struct):
     prompt_cache_key: msgspec.Raw = msgspec.Raw(b"null")
     reasoning: msgspec.Raw = msgspec.Raw(b'{"effort":null,"summary":null}')
     safety_identifier: msgspec.Raw = msgspec.Raw(b"null")
-    store: msgspec.Raw = msgspec.Raw(b"true")
     temperature: msgspec.Raw = msgspec.Raw(b"1.0")
     text: msgspec.Raw = msgspec.Raw(b'{"format":{"type":"text"}}')
     tool_choice: msgspec.Raw = msgspec.Raw(b'"auto"')
@@ -212,6 +211,7 @@ class _Building:
             "service_tier": "default",
             "usage": None,
             **{name: orjson.Fragment(bytes(raw)) for name, raw in echoed.items()},
+            "tools": [_as_taken(tool) for tool in orjson.loads(bytes(echoed["tools"])) or ()],
         }
 
     def done(self) -> dict[str, Any]:
@@ -289,13 +289,20 @@ class _Building:
             for token in tokens_in(item["arguments"]):
                 fields = {**place, "delta": token}
                 yield self._event("response.function_call_arguments.delta", fields, 1)
-            fields = {**place, "arguments": item["arguments"], "name": item["name"]}
+            fields = {**place, "arguments": item["arguments"]}
             yield self._event("response.function_call_arguments.done", fields)
             yield self._event("response.output_item.done", {"output_index": at, "item": item})
 
     def _event(self, name: str, fields: dict[str, Any], tokens: int = 0) -> Piece:
         self._sequence += 1
         return _event({"type": name, "sequence_number": self._sequence, **fields}, tokens)
+
+
+def _as_taken(tool: Any) -> Any:
+    """A function as it is told back: with what it left out."""
+    if not isinstance(tool, dict) or tool.get("type") != "function":
+        return tool
+    return {"description": None, "parameters": {}, "strict": True, **tool}
 
 
 def _event(fields: dict[str, Any], tokens: int = 0) -> Piece:
