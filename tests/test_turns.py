@@ -3,9 +3,10 @@ overload leaves goodput. What it decides is asked of `Line`; that it is obeyed, 
 inference on connections without sockets, in virtual time.
 """
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from paceline.observe.board import Board, read
 from paceline.serve.knobs import catalogue
 from paceline.serve.model import ModelSpec, Tensors, TensorSpec
 from paceline.serve.reading import Reader
-from paceline.terms.limits import BEGUN, BEGUN_LOW, TURNED_AWAY
+from paceline.terms.limits import BEGUN, BEGUN_LONGEST, TURNED_AWAY
 from paceline.terms.plan import InForce
 from paceline.web.door import Door
 from paceline.web.inference import Inference
@@ -35,7 +36,7 @@ class One:
         self.name = name
         self.rank = rank
         self.allowed_s = allowed_s
-        self.came_s = 0.0
+        self.came_s = self.due_s = 0.0
 
     def begin(self) -> None:
         raise AssertionError("whoever asks the line begins it")
@@ -51,6 +52,10 @@ def joined(line: Line, count: int, rank: int = NORMAL, allowed_s: float = 30.0) 
     return ones
 
 
+def away(line: Line) -> list[Stands]:
+    return [one for one, _ in line.turned_away()]
+
+
 # --- Who goes next --------------------------------------------------------------------------------
 
 
@@ -64,12 +69,37 @@ def test_a_turn_begins_so_many_and_who_came_first_goes_first() -> None:
     assert len(line) == 0
 
 
-def test_higher_ranks_go_first_and_a_few_of_those_below_all_the_same() -> None:
+def test_higher_ranks_go_first_and_a_few_of_those_who_waited_longest_all_the_same() -> None:
     line = Line()
     low = joined(line, 2 * BEGUN, rank=0)
     high = joined(line, 2 * BEGUN, rank=CRITICAL)
     begun = line.turn(0.0, 1.0, 0.01)
-    assert begun == [*high[: BEGUN - BEGUN_LOW], *low[:BEGUN_LOW]]
+    assert begun == [*high[: BEGUN - BEGUN_LONGEST], *low[:BEGUN_LONGEST]]
+
+
+def test_no_rank_waits_for_ever() -> None:
+    """Though those above it and below it alone are more than the turns can begin."""
+    line = Line()
+    now = 0.0
+    begun: dict[int, int] = dict.fromkeys(range(4), 0)
+    for _ in range(20):
+        for rank in range(4):
+            joined(line, BEGUN, rank)
+        for one in line.turn(now, now + 0.01, 0.0):
+            begun[one.rank] += 1
+        now += 0.01
+    assert begun[CRITICAL] >= 20 * (BEGUN - BEGUN_LONGEST)
+    assert min(begun.values()) >= 20
+
+
+def test_of_one_rank_who_is_due_first_goes_first() -> None:
+    """One model's requests that may take their time do not make those late that may not."""
+    line = Line()
+    patient = joined(line, 5 * BEGUN, allowed_s=30.0)
+    hasty = joined(line, BEGUN, allowed_s=0.025)
+    assert line.turn(1.0, 1.0, 0.01) == hasty
+    assert line.turn(1.0, 1.01, 0.01) == patient[:BEGUN]
+    assert not away(line)
 
 
 def test_they_are_taken_to_have_come_evenly_since_the_turn_before() -> None:
@@ -83,19 +113,17 @@ def test_who_came_too_long_ago_is_turned_away_and_who_can_still_be_in_time_begin
     """After a turn that took longer than anybody may wait, those who came at its end."""
     line = Line()
     ones = joined(line, 10, allowed_s=0.05)
-    begun = line.turn(1.0, 1.1, 0.005)
-    assert begun == ones[5:]
-    assert line.turned_away() == ones[:5]
+    assert line.turn(1.0, 1.1, 0.005) == ones[5:]
+    assert away(line) == ones[:5]
 
 
-def test_who_would_have_to_wait_too_long_is_told_so_at_once() -> None:
+def test_who_would_have_to_wait_too_long_is_told_so_at_once_and_how_long() -> None:
     line = Line()
     ones = joined(line, 6 * BEGUN, allowed_s=0.035)
-    begun = line.turn(1.0, 1.0, 0.01)  # which leaves time for the turn that runs and two more
-    assert begun == ones[:BEGUN]
-    away = line.turned_away()
-    assert len(away) == TURNED_AWAY
-    assert away[0] is ones[-1]
+    assert line.turn(1.0, 1.0, 0.01) == ones[:BEGUN]  # there is time for three turns
+    told = line.turned_away()
+    assert [one for one, _ in told] == ones[3 * BEGUN : 3 * BEGUN + TURNED_AWAY]
+    assert {wait_s for _, wait_s in told} == {0.04}
     assert line.turn(1.0, 1.01, 0.01) == ones[BEGUN : 2 * BEGUN]
 
 
@@ -106,7 +134,7 @@ def test_who_would_have_to_wait_too_long_is_told_so_at_once() -> None:
     ),
     st.floats(0.0, 0.1),
 )
-def test_everybody_is_begun_or_turned_away_once(
+def test_everybody_is_begun_in_time_or_turned_away_once(
     turns: list[tuple[int, float, int]], turn_s: float
 ) -> None:
     line = Line()
@@ -116,14 +144,15 @@ def test_everybody_is_begun_or_turned_away_once(
     for rank, allowed_s, count in turns:
         everybody += joined(line, count, rank, allowed_s)
         begun = line.turn(now, now + turn_s, turn_s)
-        away = line.turned_away()
-        assert len(begun) <= BEGUN
-        assert len(away) <= TURNED_AWAY
-        told += [*begun, *away]
         now += turn_s
+        assert all(one.due_s >= now + turn_s for one in begun)
+        refused = away(line)
+        assert len(begun) <= BEGUN
+        assert len(refused) <= TURNED_AWAY
+        told += [*begun, *refused]
         assert len(told) + len(line) == len(everybody)
     while len(line):
-        told += [*line.turn(now, now, 0.0), *line.turned_away()]
+        told += [*line.turn(now, now, 0.0), *away(line)]
     assert len(told) == len(everybody)
     assert set(map(id, told)) == set(map(id, everybody))
 
@@ -163,7 +192,7 @@ def goodput(load: float, allowed_s: float, costs: Costs, *, all_at_once: bool = 
             assert isinstance(served, One)
             now += costs.serve_s
             good += now - began[served.name] <= allowed_s
-        now += costs.no_s * len(line.turned_away())
+        now += costs.no_s * len(away(line))
         now = max(now, came_s) if not arrived and not len(line) else now
     return good * (costs.receive_s + costs.serve_s) / 2.0
 
@@ -189,19 +218,31 @@ SPEC = ModelSpec(
     pure=True,
 )
 BODY = json.dumps([1, 2]).encode()
-REQUEST = (
-    b"POST /predict/twice HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-    b"content-length: %d\r\n\r\n%b" % (len(BODY), BODY)
-)
+
+
+def asking(body: bytes, headers: bytes = b"") -> bytes:
+    return (
+        b"POST /predict/twice HTTP/1.1\r\nhost: localhost\r\n%bcontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n%b" % (headers, len(body), body)
+    )
+
+
+def named(number: int) -> bytes:
+    return asking(BODY, b"x-request-id: r%d\r\n" % number)
+
+
+REQUEST = asking(BODY)
 
 
 class Twice:
     def __init__(self) -> None:
         self.spec = SPEC
         self.rows = 0
+        self.batches: list[int] = []
 
     def run(self, batch: Tensors) -> Tensors:
         self.rows += len(batch["x"])
+        self.batches.append(len(batch["x"]))
         return {"y": 2 * np.asarray(batch["x"])}
 
     def close(self) -> None:
@@ -232,10 +273,10 @@ class Front:
             wire.connection._hot = self.door.hot
             self.wires.append(wire)
 
-    def ask(self, wire: Wire, request: bytes = REQUEST) -> None:
+    def ask(self, wire: Wire, request: bytes = REQUEST, costs_s: float = 0.001) -> None:
         wire.transport.said.clear()
         wire.connection.data_received(request)
-        self.clock.advance(0.001)
+        self.clock.advance(costs_s)
 
     async def later(self, seconds: float = 0.01) -> None:
         await self.clock.until(self.clock.now() + seconds)
@@ -281,17 +322,17 @@ def test_with_an_objective_who_would_be_too_late_is_turned_away_unread() -> None
         lines = [each.partition(b"\r\n")[0][9:12] for each in answers]
         late = lines.count(b"504")  # read at once, and then too late for the turn
         assert lines[:BEGUN] == [b"504"] * late + [b"200"] * (BEGUN - late)
-        away = lines.count(b"503")
-        assert 0 < away < BEGUN
-        assert lines[BEGUN:] == [b"503"] * away + [b"200"] * (3 * BEGUN - away)
+        refused = lines.count(b"503")
+        assert 0 < refused < BEGUN
+        assert lines[BEGUN:] == [b"503"] * refused + [b"200"] * (3 * BEGUN - refused)
         assert front.model.rows == lines.count(b"200"), "who is turned away is not run"
         refusal = answers[BEGUN]
         assert b'"code":"overloaded"' in refusal
         assert b"twice would answer this request in about" in refusal
         assert refusal.count(b"x-request-id: ") == 1
-        assert front.counted("paceline_not_run_total")["twice", "late"] == away
-        assert front.counted("paceline_requests_total")["twice", "normal", "503"] == away
-        assert front.counted("paceline_refused_total")["overloaded",] == away
+        assert front.counted("paceline_not_run_total")["twice", "late"] == refused
+        assert front.counted("paceline_requests_total")["twice", "normal", "503"] == refused
+        assert front.counted("paceline_refused_total")["overloaded",] == refused
 
     told(story, slo_ms=100.0)
 
@@ -301,6 +342,114 @@ def test_without_an_objective_everybody_waits_for_a_turn() -> None:
         answers = await burst(front)
         assert all(each.startswith(b"HTTP/1.1 200") for each in answers)
         assert front.model.rows == len(answers)
+
+    told(story, slo_ms=None)
+
+
+def test_a_stall_is_forgotten_when_the_loop_has_rested() -> None:
+    """A burst after it is served, though a turn once took longer than an answer may."""
+
+    async def story(front: Front) -> None:
+        front.opens(3 * BEGUN)
+        for wire in front.wires:
+            front.ask(wire)
+            await front.later()
+        for wire in front.wires[: 2 * BEGUN]:
+            front.ask(wire, costs_s=0.0)
+        asyncio.get_running_loop().call_soon(front.clock.advance, 1.0)
+        await front.later(1.0)
+        front.model.rows = 0
+        for wire in front.wires:
+            front.ask(wire, costs_s=0.0)
+        await front.later(1.0)
+        assert front.model.rows == 3 * BEGUN
+
+    told(story, slo_ms=100.0)
+
+
+def test_whoever_says_something_of_each_request_stands_in_line_too() -> None:
+    async def story(front: Front) -> None:
+        front.opens(4 * BEGUN)
+        for number, wire in enumerate(front.wires):
+            front.ask(wire, named(number))
+            await front.later()
+        front.model.batches.clear()
+        for number, wire in enumerate(front.wires):
+            front.ask(wire, named(1000 + number))
+        await front.later(1.0)
+        assert sum(front.model.batches) == 4 * BEGUN
+        assert max(front.model.batches) == 2 * BEGUN, "begun at once, and of the line"
+
+    told(story, slo_ms=None)
+
+
+def test_a_long_body_is_read_although_the_turn_is_full() -> None:
+    """It does not stand in line, whose bodies are short."""
+
+    class Elsewhere:
+        def __init__(self) -> None:
+            self.read: list[int] = []
+
+        def decode(self, kind: str, body: bytes, *given: object) -> None:
+            self.read.append(len(body))
+
+    async def story(front: Front) -> None:
+        front.opens(BEGUN + 1)
+        elsewhere = Elsewhere()
+        front.inference.reader = elsewhere  # type: ignore[assignment]
+        body = b"[" + b",".join([BODY] * 20_000) + b"]"
+        for wire in front.wires:
+            front.ask(wire)
+            await front.later()
+        for wire in front.wires[:-1]:
+            front.ask(wire)
+        front.ask(front.wires[-1], asking(body))
+        await front.later(1.0)
+        assert elsewhere.read == [len(body)]
+        assert not front.wires[-1].said
+
+    told(story, slo_ms=None)
+
+
+def test_who_stands_in_line_is_in_hand_and_is_answered_when_the_front_stops() -> None:
+    async def story(front: Front) -> None:
+        front.opens(3 * BEGUN)
+        for wire in front.wires:
+            front.ask(wire)
+            await front.later()
+        for wire in front.wires:
+            front.ask(wire)
+        assert front.counted("paceline_in_flight_requests") == {(): 3 * BEGUN}
+        await front.door.finish(0.0)
+        statuses = {wire.said[9:12] for wire in front.wires}
+        assert statuses == {b"200", b"503"}, "what was begun already, and who stood in line"
+        assert not front.counted("paceline_in_flight_requests")
+        await front.later(1.0)
+
+    told(story, slo_ms=None)
+
+
+def test_a_bug_that_one_request_finds_is_its_own() -> None:
+    async def story(front: Front) -> None:
+        front.opens(3 * BEGUN)
+        for wire in front.wires:
+            front.ask(wire)
+            await front.later()
+        for wire in front.wires:
+            front.ask(wire)
+        call, calls = front.inference.call, []
+
+        def once(*given: Any) -> Any:
+            calls.append(given)
+            if len(calls) == 1:
+                raise RuntimeError("a bug")
+            return call(*given)
+
+        front.inference.call = once  # type: ignore[assignment, method-assign]
+        await front.later(1.0)
+        statuses = [wire.said[9:12] for wire in front.wires]
+        assert statuses.count(b"500") == 1
+        assert statuses.count(b"200") == 3 * BEGUN - 1
 
     told(story, slo_ms=None)
 
@@ -318,5 +467,6 @@ def test_who_leaves_the_line_is_not_run() -> None:
             wire.transport.abort()
         await front.later()
         assert front.model.rows == BEGUN
+        assert not front.counted("paceline_in_flight_requests")
 
     told(story, slo_ms=None)

@@ -25,8 +25,8 @@ TURN_REQUESTS = 16
 BEGUN = 32
 """requests that a front begins in one turn of its loop; those beyond stand in line for the next"""
 
-BEGUN_LOW = 8
-"""of these, kept for who has a lower priority than others in line"""
+BEGUN_LONGEST = 8
+"""of these, kept for who has waited longest, whatever its priority"""
 
 TURNED_AWAY = 64
 """requests that are refused in one turn because their turn would come too late"""

@@ -209,6 +209,10 @@ class Door:
     def admit(self, method: str, path: str, headers: list[tuple[bytes, bytes]]) -> Caller:
         return self._gate.admit(method, path, headers, self._clock.wall())
 
+    @property
+    def is_open(self) -> bool:
+        return not self._refusing and len(self._in_hand) <= IN_FLIGHT
+
     def check_open(self) -> None:
         if self._refusing:
             raise draining()

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 from paceline.access.gate import Caller
 from paceline.clock import Clock
 from paceline.flow.queue import Waiting
+from paceline.net.answers import draining
 from paceline.net.coding import Coding, accepted, coding_of, folded, unfolded
 from paceline.net.exchange import Exchange
 from paceline.observe import log
@@ -255,12 +256,15 @@ class Inference:
         return call
 
     def _in_line(self, exchange: Exchange, door: Door, address: _Address) -> "_InLine | None":
-        """Only what has come whole, with a head that is known: it costs little to let it wait."""
+        """Only what has come whole, is short, and of which the headers are known: it costs little
+        to let it wait. Whoever would not come in at all is told so as everybody else."""
         memo = exchange.connection.memo
         place = self._places.get(address[1])
         if place is None or type(memo) is not _Memo or not exchange.complete:
             return None
-        if memo.headers is not exchange.steady_headers or memo.keys is not door.keys:
+        if memo.keys is not door.keys or len(exchange.body) > PARSE_IN_PLACE_BYTES:
+            return None
+        if memo.headers != exchange.steady_headers or not door.is_open:
             return None
         rules, facts = self.serving.rules[place.name], memo.facts
         priority = facts.priority or rules.priority
@@ -322,17 +326,20 @@ class Inference:
 
 
 class _InLine:
-    """A request that waits for a turn of the loop, known by its head."""
+    """A request that waits for a turn of the loop, known by its head. It is in hand meanwhile."""
 
     __slots__ = (
         "_address",
         "_door",
         "_exchange",
         "_inference",
+        "_over",
         "_place",
         "_priority",
         "allowed_s",
         "came_s",
+        "due_s",
+        "endless",
         "rank",
     )
 
@@ -352,29 +359,62 @@ class _InLine:
         self._address = address
         self._place = place
         self._priority = priority
+        self._over = False
         self.rank = RANKS[priority]
         self.allowed_s = allowed_s
-        self.came_s = 0.0
+        self.came_s = self.due_s = 0.0
+        self.endless = False
+        exchange.gone = self.left
+        door.enter(self)
 
     def begin(self) -> None:
-        exchange = self._exchange
-        if not exchange.answered:  # its caller may have left
-            call = self._inference.call(exchange, self._door, self._address, self.came_s)
+        if not self._ended():
+            return
+        exchange, door = self._exchange, self._door
+        try:
+            call = self._inference.call(exchange, door, self._address, self.came_s)
             if not call.answered:
                 call.took(exchange)
+        except Exception:  # the last resort: the others in line are not to suffer from it
+            request_id = door.request_id(exchange.own_headers)
+            logger.exception("a request failed inside Paceline", request=request_id.decode())
+            door.refuse(exchange, Refusal(bug(request_id.decode())))
 
     def turn_away(self, wait_s: float) -> None:
-        inference, place = self._inference, self._place
-        place.runner.turned_away()
-        if self._exchange.answered:
+        if not self._ended():
             return
-        now = inference.clock.now()
+        place, now = self._place, self._inference.clock.now()
+        place.runner.turned_away()
         if now >= place.refusal_until_s:
             place.refusal_until_s = now + SAID_S
-            left_s = self.came_s + self.allowed_s - now
-            place.refusal = Refusal(place.runner.too_late(wait_s, left_s))
-        self._door.refuse(self._exchange, place.refusal)
-        inference.count(place.name, self._priority, place.refusal.error.http)
+            place.refusal = Refusal(place.runner.too_late(wait_s, self.due_s - now))
+        self._refuse(place.refusal, now)
+
+    def left(self) -> None:
+        """Its caller has gone."""
+        if self._ended():
+            exchange, door = self._exchange, self._door
+            request_id = door.request_id(exchange.own_headers)
+            door.count(exchange.method, exchange.target, request_id, 0)
+
+    def cut(self) -> None:
+        if self._ended():
+            self._refuse(Refusal(draining()), self._inference.clock.now())
+
+    def _refuse(self, refusal: Refusal, now: float) -> None:
+        place, status = self._place, refusal.error.http
+        self._door.refuse(self._exchange, refusal)
+        self._inference.count(place.name, self._priority, status)
+        place.failed_s.add(max(0.0, now - self.came_s) if self.came_s else 0.0)
+
+    def _ended(self) -> bool:
+        """It stands in line no more; whether it did until now."""
+        if self._over:
+            return False
+        self._over = True
+        self._exchange.gone = None
+        self._door.leave(self)
+        return True
 
 
 class _Call(Held):
