@@ -17,9 +17,19 @@ from paceline.terms.errors import (
 
 Headers = list[tuple[bytes, bytes]]
 
-STATUS_LINES = {
-    each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus
-}
+
+
+class _Lines(dict[int, bytes]):
+    """Providers answer with statuses that no standard names, 529 and 524 among them."""
+
+    def __missing__(self, status: int) -> bytes:
+        assert 100 <= status <= 999, f"no status of HTTP: {status}"
+        return b"HTTP/1.1 %d \r\n" % status
+
+
+STATUS_LINES = _Lines(
+    {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
+)
 
 RETRY_AFTER_S = 1
 
