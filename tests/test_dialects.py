@@ -385,6 +385,38 @@ def test_an_answer_without_content_has_begun_when_it_says_how_it_ended() -> None
     assert passing.finish == "content_filter"
 
 
+def of_choice(index: int, delta: object, finish: str | None = None) -> tuple[None, object]:
+    choice = {"index": index, "delta": delta, "finish_reason": finish}
+    return None, {"id": "c1", "choices": [choice]}
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(["x", ""]), max_size=3), min_size=1, max_size=4), st.data()
+)
+def test_how_it_ended_is_known_when_every_choice_is_at_its_end(
+    choices: list[list[str]], data: st.DataObject
+) -> None:
+    """However they come, one after the other or each with the others between."""
+    rest = [
+        [{"role": "assistant", "content": ""}, *({"content": text} for text in texts), None]
+        for texts in choices
+    ]
+    passing = openai.passing("chat")
+    begun: set[int] = set()
+    while any(rest):
+        index = data.draw(st.sampled_from([at for at, left in enumerate(rest) if left]))
+        delta = rest[index].pop(0)
+        begun.add(index)
+        seen(passing, of_choice(index, delta or {}, None if delta else "stop"))
+        assert passing.finish == (None if any(rest[at] for at in begun) else "stop")
+
+
+def test_what_follows_the_end_of_a_choice_begins_it_not_anew() -> None:
+    passing = openai.passing("chat")
+    seen(passing, FIRST, chunk({"content": "x"}, "stop"), chunk({"content": ""}, usage=USAGE))
+    assert passing.finish == "stop"
+
+
 def test_usage_beside_the_last_content_is_no_chunk_of_its_own() -> None:
     passing = openai.passing("chat")
     assert seen(passing, chunk({"content": "x"}, "stop", usage=USAGE)) == ["content"]

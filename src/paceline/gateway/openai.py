@@ -18,7 +18,7 @@ from paceline.gateway.passing import Passing, Sign
 from paceline.gateway.sse import Event
 from paceline.gateway.usage import NOTHING, Told, Usage
 from paceline.terms.errors import PacelineError, WrongType
-from paceline.terms.limits import PARSE_IN_PLACE_BYTES
+from paceline.terms.limits import LLM_CHOICES, PARSE_IN_PLACE_BYTES
 
 MODEL_REMEDY = 'Name a model, as in "model": "gpt-5-mini"; GET /v1/models lists them.'
 MESSAGES_REMEDY = 'Send a list, as in [{"role": "user", "content": "Hello"}].'
@@ -222,10 +222,13 @@ DONE = b"[DONE]"
 MIDDLE = b'"finish_reason":null}]}'
 ASKED_MIDDLE = b'"finish_reason":null}],"usage":null'
 """How most chunks end, and how those of a stream that was asked for usage do: neither the last, nor
-an error, and not looked at any further."""
+an error, and not looked at any further where they are of the first choice."""
+
+OF_FIRST = b'"choices":[{"index":0,'
 
 
 class _Delta(msgspec.Struct):
+    index: int | None = None
     finish_reason: str | None = None
     text: str | None = None
     delta: dict[str, msgspec.Raw] | None = None
@@ -245,9 +248,22 @@ NO_CONTENT = frozenset({b"null", b'""', b"[]", b"{}"})
 
 
 class Chunks:
-    """A stream of `/chat/completions` or `/completions`."""
+    """A stream of `/chat/completions` or `/completions`. It has several choices where it was asked
+    for them, each with an end of its own; `finish` is known when all that have begun are at theirs.
+    """
 
-    __slots__ = ("begun", "ended", "failed", "finish", "id", "model", "usage")
+    __slots__ = (
+        "_finish",
+        "_finished",
+        "_open",
+        "begun",
+        "ended",
+        "failed",
+        "finish",
+        "id",
+        "model",
+        "usage",
+    )
 
     def __init__(self) -> None:
         self.begun = False
@@ -257,6 +273,10 @@ class Chunks:
         self.finish: str | None = None
         self.model: str | None = None
         self.id: str | None = None
+        self._finish: str | None = None
+        """of the first that has ended"""
+        self._open: set[int] = set()
+        self._finished: set[int] = set()
 
     @property
     def sequence(self) -> int:
@@ -264,7 +284,12 @@ class Chunks:
 
     def see(self, event: Event) -> Sign:
         data = event.data
-        if self.begun and (data[-23:] == MIDDLE or data.find(ASKED_MIDDLE) >= 0):
+        if (
+            self.begun
+            and (data[-23:] == MIDDLE or data.find(ASKED_MIDDLE) >= 0)
+            and 0 in self._open
+            and data.find(OF_FIRST) >= 0
+        ):
             return "content"
         if not data:
             return "empty"
@@ -295,9 +320,16 @@ class Chunks:
         if not chunk.choices:
             return "usage" if usage else "empty"
         for choice in chunk.choices:
+            index = choice.index or 0
             if choice.finish_reason is not None:
-                self.finish = self.finish or choice.finish_reason
+                self._finish = self._finish or choice.finish_reason
+                self._open.discard(index)
+                if len(self._finished) < LLM_CHOICES:
+                    self._finished.add(index)
                 self.begun = True
+            elif index not in self._finished and len(self._open) < LLM_CHOICES:
+                self._open.add(index)
+        self.finish = None if self._open else self._finish
         if not self.begun:
             self.begun = any(map(_has_content, chunk.choices))
         return "content" if self.begun else "empty"

@@ -578,6 +578,9 @@ LEARNT_HEADS = 1024
 LLM_SERIES = 64
 """pairs of route and provider that are measured apart; what goes beyond is measured together"""
 
+LLM_CHOICES = 128
+"""of one streamed answer, whose ends are told apart"""
+
 LLM_IN_FLIGHT = 768
 """LLM calls one front holds at once: three quarters of IN_FLIGHT, for they last"""
 
