@@ -13,6 +13,7 @@ from paceline.gateway.passing import Passing, Sign
 from paceline.gateway.sse import Event, Parser, write
 from paceline.gateway.usage import Told, Usage
 from paceline.terms.errors import BadField, BadJson, PacelineError
+from paceline.terms.limits import PARSE_IN_PLACE_BYTES
 
 # --- Requests -------------------------------------------------------------------------------------
 
@@ -252,10 +253,35 @@ def test_the_usage_of_a_long_answer_is_found_at_either_end() -> None:
     assert openai.told(f"{{{vectors}}}".encode()).usage is None
 
 
+def test_so_is_that_of_a_long_message_whatever_else_is_named_so() -> None:
+    usage = {
+        "input_tokens": 10,
+        "cache_read_input_tokens": 2000,
+        "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
+        "output_tokens": 9000,
+        "iterations": [{"input_tokens": 1, "cache_creation": {"ephemeral_1h_input_tokens": 0}}],
+    }
+    says = {"type": "text", "text": 'He said "usage": {"input_tokens": 1}. ' * 4000}
+    calls = {"type": "tool_use", "id": "t", "name": "f", "input": {"usage": {"input_tokens": 1}}}
+    body = {"type": "message", "content": [says, calls], "usage": usage}
+    for separators in ((",", ":"), (", ", ": ")):
+        written = json.dumps(body, separators=separators).encode()
+        assert anthropic.told(written).usage == Usage(2010, 9000, 2000)
+        assert anthropic.told(written[-PARSE_IN_PLACE_BYTES - 1 :]).usage == Usage(2010, 9000, 2000)
+
+
+@pytest.mark.parametrize("told", [openai.told, anthropic.told])
+def test_an_answer_that_is_no_json_or_not_all_of_it_is_known(told: Any) -> None:
+    body = b'{"id":"1","usage":{"input_tokens":3,"output_tokens":2},"more":[1,{"a":"b"}]}'
+    assert told(body).readable
+    assert told(b"[]").readable, "an odd one, but as it was sent"
+    assert not any(told(body[:length]).readable for length in range(len(body)))
+    assert not told(b"<html><body>Bad gateway</body></html>").readable
+
+
 def test_an_error_under_a_good_status_is_seen() -> None:
     assert openai.told(b'{"error":{"message":"no","code":502}}').failed
     assert not openai.told(b'{"id":"resp_1","error":null,"status":"completed"}').failed
-    assert anthropic.told(b'{"type":"error","error":{"type":"api_error"}}').failed
 
 
 def test_a_response() -> None:

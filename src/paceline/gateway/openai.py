@@ -7,7 +7,7 @@ whether an answer is whole. Pure; called by `web/llm.py` and `relay.py`.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from paceline.gateway import members
 from paceline.gateway.call import Asked, Endpoint
 from paceline.gateway.passing import Passing, Sign
 from paceline.gateway.sse import Event
-from paceline.gateway.usage import NOTHING, Told, Usage
+from paceline.gateway.usage import NOTHING, UNREADABLE, Told, Usage
 from paceline.terms.errors import PacelineError, WrongType
 from paceline.terms.limits import LLM_CHOICES, PARSE_IN_PLACE_BYTES
 
@@ -180,18 +180,23 @@ _said_usage = msgspec.json.Decoder(_Usage).decode
 NO_ERROR = frozenset({b"null", b"false", b'""', b"{}"})
 """What the SDK does not take for one either."""
 
-USAGE = re.compile(rb'"usage"[ \t\n\r]*:[ \t\n\r]*(\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\})')
+FLAT = rb"\{[^{}]*+\}"
+DEEPER = rb"\{[^{}]*+(?:" + FLAT + rb"[^{}]*+)*+\}"
+USAGE = re.compile(rb'"usage"[ \t\n\r]*:[ \t\n\r]*(\{[^{}]*+(?:' + DEEPER + rb"[^{}]*+)*+\})")
+"""With objects in it, and in those."""
 
 
 def told(body: bytes) -> Told:
     """What a whole answer says of itself. Of a long one only its usage, and that only near its
     ends, where every vendor has it: all of it would hold up the loop."""
     if len(body) > PARSE_IN_PLACE_BYTES:
-        return Told(_usage_near_the_ends(body))
+        return near_the_ends(body, _usage_of)
     try:
         return _told(_answer(body))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except msgspec.ValidationError:
         return NOTHING
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return UNREADABLE
 
 
 def _told(said: _Answer) -> Told:
@@ -200,19 +205,25 @@ def _told(said: _Answer) -> Told:
         finish = said.choices[0].finish_reason
     elif said.incomplete_details and said.incomplete_details.reason:
         finish = said.incomplete_details.reason
-    return Told(_usage(said.usage), finish, said.model, said.id, bytes(said.error) not in NO_ERROR)
+    failed = bytes(said.error) not in NO_ERROR
+    return Told(_usage(said.usage), finish, said.model, said.id, failed)
 
 
-def _usage_near_the_ends(body: bytes) -> Usage | None:
+def _usage_of(said: bytes) -> Usage | None:
+    return _usage(_said_usage(said))
+
+
+def near_the_ends(body: bytes, read: Callable[[bytes], Usage | None]) -> Told:
+    """`read` makes usage of the object that is named so, or of another of that name."""
     for part in (body[-PARSE_IN_PLACE_BYTES:], body[:PARSE_IN_PLACE_BYTES]):
         for found in reversed(list(USAGE.finditer(part))):
             try:
-                usage = _usage(_said_usage(found[1]))
+                usage = read(found[1])
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 continue
             if usage:
-                return usage
-    return None
+                return Told(usage)
+    return NOTHING
 
 
 # --- Streams --------------------------------------------------------------------------------------
