@@ -282,6 +282,9 @@ def test_an_answer_that_is_no_json_or_not_all_of_it_is_known(told: Any) -> None:
 def test_an_error_under_a_good_status_is_seen() -> None:
     assert openai.told(b'{"error":{"message":"no","code":502}}').failed
     assert not openai.told(b'{"id":"resp_1","error":null,"status":"completed"}').failed
+    failed = b'{"id":"resp_1","error":{"code":"server_error","message":"no"},"status":"failed"}'
+    assert not openai.told(failed).failed, "a response that failed is one all the same"
+    assert anthropic.told(b'{"type":"error","error":{"type":"api_error"}}').failed
 
 
 def test_a_response() -> None:

@@ -180,6 +180,10 @@ _said_usage = msgspec.json.Decoder(_Usage).decode
 NO_ERROR = frozenset({b"null", b"false", b'""', b"{}"})
 """What the SDK does not take for one either."""
 
+FAILED_RESPONSE = "failed"
+"""The status of a response whose `error` is part of it: the answer is whole, and is billed, and the
+SDK hands it out as it is."""
+
 FLAT = rb"\{[^{}]*+\}"
 DEEPER = rb"\{[^{}]*+(?:" + FLAT + rb"[^{}]*+)*+\}"
 USAGE = re.compile(rb'"usage"[ \t\n\r]*:[ \t\n\r]*(\{[^{}]*+(?:' + DEEPER + rb"[^{}]*+)*+\})")
@@ -205,7 +209,7 @@ def _told(said: _Answer) -> Told:
         finish = said.choices[0].finish_reason
     elif said.incomplete_details and said.incomplete_details.reason:
         finish = said.incomplete_details.reason
-    failed = bytes(said.error) not in NO_ERROR
+    failed = bytes(said.error) not in NO_ERROR and said.status != FAILED_RESPONSE
     return Told(_usage(said.usage), finish, said.model, said.id, failed)
 
 
