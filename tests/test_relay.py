@@ -8,7 +8,7 @@ import gc
 import json
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -16,16 +16,19 @@ from hypothesis import strategies as st
 
 from paceline.clock import Chance, SimulatedClock, run_simulated
 from paceline.gateway import anthropic, openai
+from paceline.gateway.asking import written
+from paceline.gateway.beside import Beside
 from paceline.gateway.call import Ask, Call, Dialect, Endpoint, Headers
+from paceline.gateway.hearing import Attempt
 from paceline.gateway.provider import Heard, Lost, Running
-from paceline.gateway.relay import Relay, Run, _Attempt
+from paceline.gateway.relay import Relay, Run
 from paceline.gateway.routes import Hedge, Route, Tier
 from paceline.gateway.routing import Router
 from paceline.gateway.tally import Tally
 from paceline.gateway.upstream import Target
 from paceline.observe.board import Board, read
 from paceline.terms.errors import PacelineError
-from paceline.terms.limits import LLM_HELD_BYTES, LLM_WHOLE_BYTES
+from paceline.terms.limits import LLM_HELD_BYTES, LLM_READ_IN_PLACE_BYTES, LLM_WHOLE_BYTES
 from paceline.terms.metric import LLM_ATTEMPTS, LLM_CALLS, LLM_TOKENS
 
 JSON: Headers = [(b"content-type", b"application/json")]
@@ -204,6 +207,28 @@ class Caller:
         self.said.append(what)
 
 
+class Near:
+    """In the place of a scribe process: what was written is told when the test says so."""
+
+    def __init__(self) -> None:
+        self.writing: list[Callable[[], None]] = []
+
+    def write(
+        self,
+        call: Call,
+        to: Dialect,
+        model: str,
+        told: Callable[[bytes | PacelineError], None],
+    ) -> None:
+        def done() -> None:
+            try:
+                told(written(call.body, call.endpoint, call.asked, call.dialect, to, model))
+            except PacelineError as error:
+                told(error)
+
+        self.writing.append(done)
+
+
 class Place:
     """A relay with two providers of OpenAI's dialect and one of Anthropic's."""
 
@@ -215,7 +240,10 @@ class Place:
         self.board = Board()
         self.router = Router([route], chance, clock.now())
         by_name = {each.name: [each] for each in (self.first, self.second, self.other)}
-        self.relay = Relay(by_name, self.router, Tally(self.board), clock)
+        self.beside = Near()
+        self.relay = Relay(
+            by_name, self.router, Tally(self.board), clock, cast(Beside, self.beside)
+        )
         self.caller = Caller()
 
     def call(
@@ -667,6 +695,57 @@ def test_other_endpoints_are_not_translated() -> None:
     relayed(FOREIGN, scenario)
 
 
+# --- Long bodies ----------------------------------------------------------------------------------
+
+LONG = CHAT.replace(b"Hi", b"x" * (LLM_READ_IN_PLACE_BYTES + 1))
+
+
+def test_a_long_body_that_stays_as_it_is_goes_on_at_once() -> None:
+    def scenario(it: Place) -> None:
+        it.call(LONG)
+        assert it.first.last.ask.body is LONG
+
+    relayed(ONE, scenario)
+
+
+@pytest.mark.parametrize("way", [route(["first/n"]), FOREIGN])
+def test_a_long_body_is_written_anew_elsewhere(way: Route) -> None:
+    def scenario(it: Place) -> None:
+        it.call(LONG)
+        assert not it.first.asked + it.other.asked
+        (done,) = it.beside.writing
+        done()
+        provider = it.first if it.first.asked else it.other
+        assert json.loads(provider.last.ask.body)["model"] in ("n", "k")
+        provider.last.answers(ANSWER if provider is it.first else MESSAGE)
+        assert it.caller.said == ["whole"]
+
+    relayed(way, scenario)
+
+
+def test_who_leaves_meanwhile_asks_nobody() -> None:
+    def scenario(it: Place) -> None:
+        run = it.call(LONG)
+        run.stop()
+        (done,) = it.beside.writing
+        done()
+        assert not it.first.asked
+        run.ended(0)
+
+    relayed(route(["first/n"]), scenario)
+
+
+def test_a_long_body_that_cannot_be_said_so_is_refused() -> None:
+    def scenario(it: Place) -> None:
+        it.call(LONG[:-1] + b',"logit_bias":{"1":5}}')
+        (done,) = it.beside.writing
+        done()
+        assert it.caller.error is not None
+        assert it.caller.error.code == "not_translatable"
+
+    relayed(FOREIGN, scenario)
+
+
 # --- What is left ---------------------------------------------------------------------------------
 
 
@@ -699,7 +778,7 @@ def test_what_is_over_is_freed_without_the_collector(body: bytes) -> None:
             run.ended(200)
             it.first.asked.clear()
             del run
-            alive = [each for each in gc.get_objects() if isinstance(each, Run | _Attempt)]
+            alive = [each for each in gc.get_objects() if isinstance(each, Run | Attempt)]
             assert not alive
         finally:
             gc.enable()

@@ -1,0 +1,416 @@
+"""One answer of a provider, as it is heard: how it is passed on, and what is read of it in passing.
+
+An Attempt is what a provider pushes to (`provider.Heard`), and tells its Run (`relay.py`): that
+content has come, pieces of it, an end, or that it failed. A whole answer is held until it is whole,
+unless it is long; a stream until its first content. What a bug of ours does in here is answered by
+the Run; else the pool would take it for a fault of the provider.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from paceline.gateway import anthropic, failures, openai, sse
+from paceline.gateway.call import Call, Dialect, Headers
+from paceline.gateway.passing import Passing
+from paceline.gateway.provider import Lost, Provider, Running
+from paceline.gateway.translate import answers, errors
+from paceline.gateway.translate.streams import ToChat, ToMessages
+from paceline.gateway.usage import Told, Usage
+from paceline.gateway.verdicts import Answer
+from paceline.observe import log
+from paceline.terms.errors import ProviderFailed
+from paceline.terms.limits import (
+    LLM_ERROR_BYTES,
+    LLM_HELD_BYTES,
+    LLM_TRANSLATED_BYTES,
+    LLM_WHOLE_BYTES,
+    PARSE_IN_PLACE_BYTES,
+)
+
+TAIL_BYTES = PARSE_IN_PLACE_BYTES + 1
+"""Of a long answer: more than is parsed, so that its usage is looked for, and no whole JSON."""
+
+REFUSED_FROM = 300
+
+JSON: Headers = [(b"content-type", b"application/json")]
+EVENTS: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+]
+EVENT_STREAM = b"text/event-stream"
+
+LAST: Mapping[Dialect, sse.Event] = {
+    "openai": sse.Event(None, openai.DONE, b""),
+    "anthropic": sse.Event(b"message_stop", b'{"type":"message_stop"}', b""),
+}
+"""The mark of the end, where a provider leaves it out."""
+
+BUG = "an LLM call failed inside Paceline"
+
+logger = log.get(__name__)
+
+
+class Listener(Protocol):
+    """The Run, as it is seen from here."""
+
+    call: Call
+    committed: "Attempt | None"
+    over: bool
+    usage: Usage | None
+
+    @property
+    def created_s(self) -> int: ...
+
+    def whole(self, attempt: "Attempt", status: int, headers: Headers, body: bytes) -> None: ...
+
+    def begin(self, attempt: "Attempt", status: int, headers: Headers) -> None: ...
+
+    def write(self, piece: bytes) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def failed(
+        self, attempt: "Attempt", ended: Lost | Answer, detail: str = "", last: bytes | None = None
+    ) -> None: ...
+
+    def bug(self) -> None: ...
+
+
+class _Deaf:
+    """In the place of an exchange that has not begun, or is over."""
+
+    def stop(self) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+DEAF: Running = _Deaf()
+
+Take = Callable[["Attempt", bytes], None]
+"""What becomes of a piece: a function of the class, for a bound one would hold who holds it."""
+
+
+class Attempt:
+    __slots__ = (
+        "_foreign",
+        "_headers",
+        "_machine",
+        "_parser",
+        "_parts",
+        "_provider",
+        "_run",
+        "_size",
+        "_status",
+        "_tail",
+        "_take",
+        "_withheld",
+        "number",
+        "running",
+        "seen",
+    )
+
+    _machine: ToChat | ToMessages | None
+    _parser: sse.Parser
+    _tail: bytes
+    _withheld: bool
+
+    def __init__(self, run: Listener, number: int, provider: Provider, foreign: bool) -> None:
+        self._run = run
+        self._provider = provider
+        self._foreign = foreign
+        """whether the answer is said in another dialect than the call"""
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._take: Take | None = None
+        """None: it is kept until it is whole, which is what most do"""
+        self.number = number
+        self.running: Running = DEAF
+        self.seen: Passing | None = None
+        """of a stream"""
+
+    def leave(self) -> None:
+        """Nothing more is to be heard."""
+        running, self.running = self.running, DEAF
+        running.stop()
+
+    # --- What the provider tells ------------------------------------------------------------------
+
+    def head(self, status: int, headers: Headers) -> None:
+        self._status = status
+        self._headers = headers
+        try:
+            call = self._run.call
+            if status >= REFUSED_FROM:
+                self._take = Attempt._refusal
+            elif call.asked.stream:
+                self._head_of_stream(call, headers)
+            elif call.endpoint == "other":
+                self._pass_on(self._run)
+            elif self._foreign:
+                self._take = Attempt._to_translate
+        except Exception:
+            logger.exception(BUG, request=self._run.call.id)
+            self._run.bug()
+
+    def body(self, piece: bytes) -> None:
+        try:
+            take = self._take
+            if take is None:
+                self._parts.append(piece)
+                self._size += len(piece)
+                if self._size > LLM_WHOLE_BYTES:
+                    self._outgrown()
+            else:
+                take(self, piece)
+        except Exception:
+            logger.exception(BUG, request=self._run.call.id)
+            self._run.bug()
+
+    def end(self) -> None:
+        self.running = DEAF
+        run = self._run
+        try:
+            if self.seen is not None:
+                self._end_of_stream(self.seen)
+            elif self._status >= REFUSED_FROM:
+                self._answered()
+            elif run.committed is self:
+                if run.call.endpoint != "other":
+                    run.usage = self._told(self._tail).usage
+                run.finish()
+            else:
+                self._whole(run)
+        except Exception:
+            logger.exception(BUG, request=run.call.id)
+            run.bug()
+
+    def lost(self, why: Lost, detail: str) -> None:
+        self.running = DEAF
+        run = self._run
+        try:
+            if self.seen is not None and self._machine is not None and run.committed is self:
+                run.failed(self, why, detail, b"".join(self._machine.end()))
+            else:
+                run.failed(self, why, detail)
+        except Exception:
+            logger.exception(BUG, request=run.call.id)
+            run.bug()
+
+    def _head_of_stream(self, call: Call, headers: Headers) -> None:
+        if _streams(headers):
+            self._begin_stream(call)
+        elif call.endpoint == "other":
+            self._pass_on(self._run)
+        elif self._foreign:
+            self._garbled("a stream was asked for, and it answers with none")
+
+    # --- Whole answers ----------------------------------------------------------------------------
+
+    def _whole(self, run: Listener) -> None:
+        parts = self._parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        told = openai.told(body) if self._provider.dialect == "openai" else anthropic.told(body)
+        run.usage = told.usage
+        if told.failed:  # with a status that says otherwise
+            event = sse.Event(None, body, body)
+            self._status, body = failures.answered(self._provider.dialect, event)
+            self._parts = [body]
+            self._answered()
+            return
+        headers = failures.passed(self._headers)
+        if self._foreign:
+            try:
+                body = self._translated(body)
+            except ProviderFailed as wrong:
+                self._garbled(str(wrong))
+                return
+            headers = _of_json(headers)
+        run.whole(self, self._status, headers, body)
+
+    def _outgrown(self) -> None:
+        """It is long, and goes on before it is whole."""
+        parts, self._parts = self._parts, []
+        self._pass_on(self._run)
+        for each in parts:
+            self._pass(each)
+
+    def _pass_on(self, run: Listener) -> None:
+        self._tail = b""
+        self._take = Attempt._pass
+        run.begin(self, self._status, failures.passed(self._headers))
+
+    def _pass(self, piece: bytes) -> None:
+        """Of an answer that is not looked at; its end is kept for a moment, for its usage."""
+        self._tail = (self._tail + piece)[-TAIL_BYTES:]
+        self._run.write(piece)
+
+    def _to_translate(self, piece: bytes) -> None:
+        self._parts.append(piece)
+        self._size += len(piece)
+        if self._size > LLM_TRANSLATED_BYTES:
+            self._garbled("its answer is longer than one that is translated may be")
+
+    def _translated(self, body: bytes) -> bytes:
+        call = self._run.call
+        if call.dialect == "anthropic":
+            return answers.to_messages(body, call.asked.model)
+        return answers.to_chat(body, call.asked.model, self._run.created_s)
+
+    def _told(self, body: bytes) -> Told:
+        if self._provider.dialect == "openai":
+            return openai.told(body)
+        return anthropic.told(body)
+
+    # --- Errors -----------------------------------------------------------------------------------
+
+    def _refusal(self, piece: bytes) -> None:
+        if self._size < LLM_ERROR_BYTES:
+            self._parts.append(piece)
+            self._size += len(piece)
+
+    def _answered(self) -> None:
+        """With an error of its own, which is what the caller gets where nobody does better."""
+        body = b"".join(self._parts)[:LLM_ERROR_BYTES]
+        headers = self._headers
+        call = self._run.call
+        if self._foreign:
+            if call.dialect == "anthropic":
+                body = errors.to_messages(self._status, body, call.id)
+            else:
+                body = errors.to_chat(self._status, body)
+            headers = _of_json(headers)
+        self._run.failed(self, Answer(self._status, headers, body))
+
+    def _garbled(self, detail: str) -> None:
+        self.leave()
+        self._run.failed(self, "garbled", detail)
+
+    # --- Streams ----------------------------------------------------------------------------------
+
+    def _begin_stream(self, call: Call) -> None:
+        self._take = Attempt._events
+        self._parser = sse.Parser()
+        self._machine = None
+        self._withheld = False
+        if self._provider.dialect == "anthropic":
+            self.seen = anthropic.passing("messages")
+        else:
+            self.seen = openai.passing(call.endpoint)
+        if self._foreign:
+            if call.dialect == "anthropic":
+                self._machine = ToMessages(call.asked.model)
+            else:
+                self._machine = ToChat(
+                    call.asked.model, self._run.created_s, wants_usage=call.asked.wants_usage
+                )
+        else:
+            self._withheld = not call.asked.wants_usage
+
+    def _events(self, piece: bytes) -> None:
+        run = self._run
+        too_long: sse.EventTooLong | None = None
+        try:
+            events = self._parser.feed(piece)
+        except sse.EventTooLong as error:
+            too_long = error
+            events = error.before
+        if run.committed is self:
+            for event in events:
+                self._event(event)
+        else:
+            for event in events:
+                if not self._before(event):
+                    return
+        if too_long is not None and not run.over:
+            self._garbled(str(too_long))
+
+    def _before(self, event: sse.Event) -> bool:
+        """An event that may be the first with content. False: there is nothing more to be heard."""
+        run, seen = self._run, self.seen
+        assert seen is not None
+        if run.committed is self:
+            self._event(event)
+            return not run.over
+        sign = seen.see(event)
+        if sign == "error":
+            status, body = failures.answered(self._provider.dialect, event)
+            self.leave()
+            self._status, self._parts = status, [body]
+            self.seen = None
+            self._answered()
+            return False
+        out = self._out(event, sign)
+        if self._machine is not None and self._machine.state == "broken":
+            self._garbled("its stream cannot be read")
+            return False
+        self._parts.append(out)
+        self._size += len(out)
+        if seen.begun or self._size > LLM_HELD_BYTES:
+            headers = failures.passed(self._headers)
+            run.begin(self, self._status, [*EVENTS, *_without_type(headers)])
+            parts, self._parts = self._parts, []
+            run.write(b"".join(parts))
+        return True
+
+    def _event(self, event: sse.Event) -> None:
+        """Of the one stream that is the answer."""
+        run, seen = self._run, self.seen
+        if run.over:
+            return
+        assert seen is not None
+        sign = seen.see(event)
+        if sign == "error":
+            last = event.raw if self._machine is None else b"".join(self._machine.feed(event))
+            status, body = failures.answered(self._provider.dialect, event)
+            self.leave()
+            run.usage = seen.usage
+            run.failed(self, Answer(status, self._headers, body), last=last)
+            return
+        out = self._out(event, sign)
+        if self._machine is not None and self._machine.state == "broken":
+            self.leave()
+            run.usage = seen.usage
+            run.failed(self, "garbled", "its stream cannot be read", out)
+        elif out:
+            run.write(out)
+
+    def _out(self, event: sse.Event, sign: str) -> bytes:
+        """What the caller gets of an event."""
+        if self._machine is not None:
+            return b"".join(self._machine.feed(event))
+        if self._withheld:
+            return b"" if sign == "usage" else openai.without_usage(event)
+        return event.raw
+
+    def _end_of_stream(self, seen: Passing) -> None:
+        run, machine = self._run, self._machine
+        run.usage = seen.usage
+        if run.committed is not self:
+            run.failed(self, "cut", "its stream ended without content")
+        elif seen.ended:
+            run.finish()
+        elif seen.finish is not None:  # all of the answer was there
+            if machine is not None:
+                run.write(b"".join(machine.feed(LAST[self._provider.dialect])))
+            run.finish()
+        elif machine is not None:
+            run.failed(self, "cut", "its stream ended early", b"".join(machine.end()))
+        else:
+            run.failed(self, "cut", "its stream ended early")
+
+
+def _streams(headers: Headers) -> bool:
+    for name, value in headers:
+        if name == b"content-type":
+            return value[:17].lower() == EVENT_STREAM
+    return False
+
+
+def _without_type(headers: Headers) -> Headers:
+    return [each for each in headers if each[0] != b"content-type"]
+
+
+def _of_json(headers: Headers) -> Headers:
+    return [*JSON, *_without_type(headers)]
