@@ -303,7 +303,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         config.write_text(
             f'[providers.far]\nurl = "http://127.0.0.1:{far.port}/v1"\nmodels = ["m"]\n'
             'key_env = "FAR_API_KEY"\n[providers.simulated]\n[providers.openai]\n'
-            '[routes.files]\ntargets = ["far"]\nraw = ["/files"]\n'
+            '[routes.files]\ntargets = ["far"]\nraw = ["/files", "/images"]\n'
+            '[routes.m-draws]\ntargets = ["far"]\nraw = ["/images", "/files", "/batches"]\n'
             "[server]\nlog_level = 'debug'\n"
         )
         options = ("--config", str(config), "--require-keys", "--no-budget", "--drain-s", "1")
@@ -324,7 +325,8 @@ def test_a_key_calls_its_own_models_alone(place: Place) -> None:
     refused = ask(CHAT, chat(), bound)
     assert (refused.status, error(refused)["code"]) == (403, "insufficient_permissions")
     assert FAST in error(refused)["message"]
-    assert [each["id"] for each in ask("/v1/models", key=bound).json["data"]] == ["m"]
+    listed = {each["id"] for each in ask("/v1/models", key=bound).json["data"]}
+    assert listed == {"m", "m-draws"}
     assert ask("/v1/models/sim-large", key=bound).status == 403
     assert ask("/v1/files", {}, bound).status == 403
     assert place.server.ask("POST", CHAT, chat()).status == 401
@@ -385,6 +387,32 @@ def test_raw_addresses_go_where_a_route_allows_it(place: Place) -> None:
     assert (answer.status, answer.body) == (200, said)
     assert far.heard.startswith(b"POST /v1/files?a=b HTTP/1.1\r\n")
     assert place.ask("/v1/files/../models").status == 404
+
+
+def test_a_bound_key_has_what_is_relayed_of_its_own_models_alone(place: Place) -> None:
+    ask, bound, free = place.ask, place.bound, place.free
+    draws, other = {"model": "m-draws", "prompt": "x"}, {"model": "files", "prompt": "x"}
+    closed = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}"
+    images = "/v1/images/generations"
+    for key, body in ((bound, draws), (free, draws), (free, other), (free, {"model": "m"})):
+        place.far.next(closed)
+        assert ask(images, body, key).status == 200
+    for path, refused in (
+        (images, other),
+        (images, {"model": "m"}),  # the route of this one does not relay it
+        (images, {}),
+        (images, None),
+        (images + "?model=files", draws),
+        ("/v1/batches", draws),
+        ("/v1/files/f-1", draws),
+        ("/v1/files/f-1", None),
+    ):
+        assert error(ask(path, refused, bound))["code"] == "insufficient_permissions"
+    headers = {"content-type": "multipart/form-data; boundary=b", "x-api-key": bound}
+    body = b'{"model":"m-draws"}'
+    assert place.server.ask("POST", images, raw=body, headers=headers).status == 403
+    headers = {"x-api-key": bound}
+    assert place.server.ask("DELETE", "/v1/files/f-1", headers=headers).status == 403
 
 
 # --- What may cost money --------------------------------------------------------------------------

@@ -63,6 +63,11 @@ ENDPOINTS: Mapping[bytes, Endpoint] = {
 MESSAGES = b"/v1/messages"
 MODELS = b"/v1/models"
 
+OF_ONE_MODEL = frozenset({"/images/generations", "/audio/speech", "/rerank"})
+"""Of the addresses that are relayed as they are, those whose calls say all that they are about in a
+JSON body, with the one model that they use. A key that is bound to models may call no others: a
+file, a batch or a query may lead to any model, and a form is not read."""
+
 KNOWN = 1024
 """addresses that are remembered; beyond it all are forgotten, and found again"""
 
@@ -207,14 +212,30 @@ class Llm:
             raise self._withheld[route.name]
         return route
 
-    def raw_route(self, path: str, model: str, caller: Caller) -> Route:
-        if caller.models and not (model and _allows(caller.models, model)):
+    def raw_route(self, method: str, path: str, model: str, caller: Caller) -> Route:
+        if caller.models:
+            return self._bound_raw_route(method, path, model, caller)
+        route = self.relay.router.resolve_raw(path, model or None)
+        if self._withheld and route.name in self._withheld:
+            raise self._withheld[route.name]
+        return route
+
+    def _bound_raw_route(self, method: str, path: str, model: str, caller: Caller) -> Route:
+        """That of the model which the body names, and no other."""
+        if method != "POST" or path not in OF_ONE_MODEL or not model:
             raise NotAllowed(
-                "this key is bound to models, and this address is not one model's alone",
-                value=f"/v1{path}",
+                "this key is bound to models, and this call is not to one model alone",
+                value=f"{method} /v1{path}",
                 remedy="Call it with a key that may call every model.",
             )
-        return self.relay.router.resolve_raw(path, model or None)
+        route = self.route(model, caller)
+        if not route.allows(path):
+            raise NotAllowed(
+                "this key is bound to models, and the route of this one does not relay this",
+                value=f"{model}: /v1{path}",
+                remedy="Name it in `raw` of that route, or use a key that may call every model.",
+            )
+        return route
 
     def models(self, caller: Caller) -> list[str]:
         """Those that can be named: a route that ends in `*` cannot."""
@@ -335,7 +356,8 @@ class _Call(Held):
         endpoint, dialect, path, _ = self._address
         if endpoint == "other":
             dialect = facts.dialect
-            route = llm.raw_route(path, asked.model, facts.caller)
+            method = exchange.method.decode()
+            route = llm.raw_route(method, path, asked.model, facts.caller)
         else:
             route = llm.route(asked.model, facts.caller)
         headers, plain_headers = facts.headers, facts.plain_headers
@@ -497,9 +519,9 @@ def _is_passed(name: bytes) -> bool:
 
 
 def _is_json(headers: Headers) -> bool:
-    return any(
-        name == b"content-type" and value.startswith(b"application/json") for name, value in headers
-    )
+    """Said once: of two types, its provider might believe the other."""
+    said = [value for name, value in headers if name == b"content-type"]
+    return len(said) == 1 and said[0].partition(b";")[0].strip().lower() == b"application/json"
 
 
 def _allows(models: Iterable[str], model: str) -> bool:
