@@ -804,3 +804,35 @@ def test_a_bug_of_ours_is_answered_and_stops_the_provider(
         assert "failed inside Paceline" in caplog.text
 
     relayed(ONE, scenario)
+
+
+# --- What others must not lose by -----------------------------------------------------------------
+
+RAW = {"raw_paths": ("/files", "/batches")}
+
+
+@pytest.mark.parametrize("target", ["first/real-1", "other/k"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"--b\r\n\r\n\0\xff\r\n--b--",
+        b'{"input_file_id":"file-1","endpoint":"/v1/chat/completions"}',
+        b"\0" * (LLM_READ_IN_PLACE_BYTES + 1),
+    ],
+)
+def test_a_raw_body_that_names_no_model_goes_on_as_it_is(target: str, body: bytes) -> None:
+    def scenario(it: Place) -> None:
+        it.call(body, "other", "/files")
+        (exchange,) = it.first.asked + it.other.asked
+        assert exchange.ask.body == body
+
+    relayed(route([target], **RAW), scenario)
+
+
+def test_one_that_names_a_model_gets_the_name_that_its_provider_has() -> None:
+    def scenario(it: Place) -> None:
+        it.call(b'{"model":"m","prompt":"x"}', "other", "/images/generations")
+        assert it.first.last.ask.body == b'{"model":"real-1","prompt":"x"}'
+
+    relayed(route(["first/real-1"], **RAW), scenario)

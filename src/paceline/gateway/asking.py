@@ -18,6 +18,8 @@ SPOKEN: frozenset[Endpoint] = frozenset({"chat", "messages"})
 def is_changed(call: Call, dialect: Dialect, model: str) -> bool:
     """Whether a provider gets anything but the very bytes."""
     asked = call.asked
+    if call.endpoint == "other":
+        return bool(asked.model) and model != asked.model
     return (
         dialect != call.dialect or model != asked.model or (asked.stream and not asked.wants_usage)
     )
@@ -57,7 +59,7 @@ def written(
                 value=model,
                 remedy="Ask for a model whose provider has it.",
             )
-    if model != asked.model:
+    if asked.model and model != asked.model:
         body = openai.with_model(body, model)
     if asked.stream and not asked.wants_usage and endpoint in openai.ASKS_FOR_USAGE:
         body = openai.with_usage(body)
