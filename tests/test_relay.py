@@ -836,3 +836,56 @@ def test_one_that_names_a_model_gets_the_name_that_its_provider_has() -> None:
         assert it.first.last.ask.body == b'{"model":"real-1","prompt":"x"}'
 
     relayed(route(["first/real-1"], **RAW), scenario)
+
+
+NOT_SAID = CHAT[:-1] + b',"logit_bias":{"1":5}}'
+"""What a provider of the other dialect cannot be asked."""
+
+
+@pytest.mark.parametrize("body", [NOT_SAID, LONG[:-1] + b',"logit_bias":{"1":5}}'])
+def test_a_fallback_that_cannot_be_asked_hides_no_failure(body: bytes) -> None:
+    def scenario(it: Place) -> None:
+        it.call(body)
+        it.first.last.answers(b'{"error":{"message":"broken"}}', 500)
+        for done in it.beside.writing:
+            done()
+        assert not it.other.asked
+        assert (it.caller.said, it.caller.status) == (["whole"], 500)
+        assert b"broken" in it.caller.body
+
+    relayed(route(["first"], ["other/k"], retries_per_target=0), scenario)
+
+
+def test_nor_does_it_hide_that_one_was_lost() -> None:
+    def scenario(it: Place) -> None:
+        it.call(NOT_SAID)
+        it.first.last.loses("closed")
+        assert it.caller.error is not None
+        assert it.caller.error.http == 502
+
+    relayed(route(["first"], ["other/k"], retries_per_target=0), scenario)
+
+
+def test_a_404_without_words_is_an_answer() -> None:
+    def scenario(it: Place) -> None:
+        it.call()
+        it.first.last.answers(b"", 404)
+        assert (it.caller.said, it.caller.status) == (["whole"], 404)
+
+    relayed(ONE, scenario)
+
+
+def test_what_is_refused_is_freed_without_the_collector() -> None:
+    def scenario(it: Place) -> None:
+        gc.collect()
+        gc.disable()
+        try:
+            run = it.call(NOT_SAID)
+            assert it.caller.said == ["refuse"]
+            run.ended(400)
+            del run
+            assert not [each for each in gc.get_objects() if isinstance(each, Run | Attempt)]
+        finally:
+            gc.enable()
+
+    relayed(FOREIGN, scenario)

@@ -39,9 +39,6 @@ from paceline.terms.limits import LLM_TIMELINES
 Providers = Mapping[str, Sequence[Provider]]
 """By name; several of one name where it speaks more than one dialect."""
 
-CANNOT = 404
-"""How routing is told that a target cannot do what a call asks; another may."""
-
 SAFE = frozenset({"GET", "HEAD"})
 
 logger = log.get(__name__)
@@ -195,7 +192,6 @@ class Run:
         "_running",
         "_timer",
         "_told",
-        "_wrong",
         "call",
         "committed",
         "first_s",
@@ -210,8 +206,6 @@ class Run:
         self._running: list[Attempt] = []
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
-        self._wrong: PacelineError | None = None
-        """why the last target could not be asked at all"""
         self._done_s: float | None = None
         self._attempts: Attempts
         self._deadline_s: float
@@ -325,7 +319,11 @@ class Run:
         self._told.finish()
 
     def failed(
-        self, attempt: Attempt, ended: Lost | Answer, detail: str = "", last: bytes | None = None
+        self,
+        attempt: Attempt,
+        ended: Lost | Answer | PacelineError,
+        detail: str = "",
+        last: bytes | None = None,
     ) -> None:
         """`last`: how its answer ends where that has begun; by default with an error of ours."""
         decision = self._attempts.failed(attempt.number, self._relay.now(), ended, detail)
@@ -377,10 +375,8 @@ class Run:
             if type(decision) is Go:
                 wrong = self._go(decision)
                 if wrong is not None:
-                    self._wrong = wrong
-                    cannot = Answer(CANNOT, [], b"")
                     now = self._relay.now()
-                    decision = self._attempts.failed(decision.number, now, cannot)
+                    decision = self._attempts.failed(decision.number, now, wrong)
                     continue
             elif isinstance(decision, GiveUp):
                 self._give_up(decision)
@@ -420,7 +416,7 @@ class Run:
                 ask = ask_of(call, dialect, model, self._deadline_s)
             attempt.running = provider.complete(ask, attempt)
         except BadRequest as error:  # it cannot be said so, or no HTTP be made of it
-            return error
+            return error.with_traceback(None)  # which would hold the Run that keeps it
         self._running.append(attempt)
         return None
 
@@ -435,13 +431,12 @@ class Run:
                 return
             wrong = body
         except BadRequest as error:
-            wrong = error
+            wrong = error.with_traceback(None)
         except Exception:  # the last resort: a bug of ours is answered, and logged whole
             logger.exception(BUG, request=self.call.id)
             self.bug()
             return
-        self._wrong = wrong
-        self.failed(attempt, Answer(CANNOT, [], b""))
+        self.failed(attempt, wrong)
 
     def _due(self) -> None:
         self._timer = None
@@ -452,12 +447,11 @@ class Run:
             self.bug()
 
     def _give_up(self, decision: GiveUp) -> None:
-        again = len(self._attempts.tried) > 1
+        again = sum(each.ended != "cannot" for each in self._attempts.tried) > 1
         answer = decision.answer
         self._end()
-        if answer is None or (answer.status == CANNOT and not answer.body):
-            error = decision.error if answer is None or self._wrong is None else self._wrong
-            self._told.refuse(error, decision.retry_after_s, False if again else None)
+        if answer is None:
+            self._told.refuse(decision.error, decision.retry_after_s, False if again else None)
             return
         headers = failures.passed(answer.headers, retry=False if again else None)
         self._told.whole(answer.status, headers, answer.body)
