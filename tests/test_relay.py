@@ -26,6 +26,7 @@ from paceline.gateway.routes import Hedge, Route, Tier
 from paceline.gateway.routing import Router
 from paceline.gateway.tally import Tally
 from paceline.gateway.upstream import Target
+from paceline.gateway.usage import Usage
 from paceline.observe.board import Board, read
 from paceline.terms.errors import PacelineError
 from paceline.terms.limits import LLM_HELD_BYTES, LLM_READ_IN_PLACE_BYTES, LLM_WHOLE_BYTES
@@ -887,5 +888,38 @@ def test_what_is_refused_is_freed_without_the_collector() -> None:
             assert not [each for each in gc.get_objects() if isinstance(each, Run | Attempt)]
         finally:
             gc.enable()
+
+    relayed(FOREIGN, scenario)
+
+
+@pytest.mark.parametrize("end", ["cut", "left"])
+def test_what_was_used_of_a_stream_that_has_no_end_is_counted(end: str) -> None:
+    at = MESSAGE_STREAM.index(b"event: content_block_stop")
+
+    def scenario(it: Place) -> None:
+        run = it.messages(MESSAGES_STREAM)
+        it.other.last.streams(MESSAGE_STREAM[:at])
+        if end == "cut":
+            it.other.last.loses("cut")
+        else:
+            run.stop()
+        timeline = run.ended(200 if end == "cut" else 0)
+        assert timeline.usage == Usage(3, 1)
+        assert it.measured()[LLM_TOKENS.name, "m", "other", "input"] == 3
+
+    relayed(FOREIGN, scenario)
+
+
+def test_the_usage_of_a_long_message_that_is_passed_on_is_read() -> None:
+    body = MESSAGE.replace(b"Hello", b"x" * 3 * LLM_WHOLE_BYTES)
+
+    def scenario(it: Place) -> None:
+        run = it.messages()
+        it.other.last.heard.head(200, JSON)
+        for begin in range(0, len(body), 50_000):
+            it.other.last.heard.body(body[begin : begin + 50_000])
+        it.other.last.ends()
+        assert (it.caller.said, it.caller.body) == (["begin", "finish"], body)
+        assert run.ended(200).usage == Usage(3, 2)
 
     relayed(FOREIGN, scenario)

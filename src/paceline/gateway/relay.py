@@ -261,8 +261,12 @@ class Run:
         relay, call, route = self._relay, self.call, self.route
         now = relay.now() if self._done_s is None else self._done_s
         tried = self._attempts.tried
-        committed = None if self.committed is None else self.committed.number
-        relay.tally.ended(call, route.name, tried, committed, status, self.first_s, now, self.usage)
+        committed, usage = None, self.usage
+        if (attempt := self.committed) is not None:
+            committed = attempt.number
+            if usage is None and attempt.seen is not None:  # it was cut, or left
+                usage = attempt.seen.usage
+        relay.tally.ended(call, route.name, tried, committed, status, self.first_s, now, usage)
         timeline = Timeline(
             call.id,
             call.endpoint,
@@ -274,7 +278,7 @@ class Run:
             now,
             status,
             tried,
-            self.usage,
+            usage,
         )
         relay.timelines.append(timeline)
         self.committed = None  # they hold each other, and the collector rarely looks
