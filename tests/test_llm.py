@@ -351,12 +351,14 @@ def test_a_caller_who_leaves_is_noticed_at_the_upstream(place: Place, stream: bo
 def test_the_key_of_a_provider_goes_to_it_and_nowhere_else(place: Place) -> None:
     far = place.far.next(b"HTTP/1.1 401 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
     mine = {"authorization": f"Bearer {place.free}", "cookie": "a=b", "x-forwarded-x": "y"}
+    mine |= {"openai-organization": "org-1", "openai-project": "p-1", "openai-beta": "a=v2"}
     answer = place.server.ask("POST", CHAT, chat("m"), headers=mine)
     assert answer.status == 401
     head = far.heard.partition(b"\r\n\r\n")[0].lower()
     assert b"authorization: bearer " + SECRET.encode() in head
     assert head.startswith(b"post /v1/chat/completions ")
-    for foreign in (b"pl_", b"cookie", b"x-forwarded", b"x-paceline", b"gzip"):
+    assert b"openai-beta: a=v2" in head
+    for foreign in (b"pl_", b"cookie", b"x-forwarded", b"x-paceline", b"gzip", b"org-1", b"p-1"):
         assert foreign not in head
     told = [answer.body, place.ask("/api/config").body, place.server.log.read_bytes()]
     told += [each.read_bytes() for each in place.folder.rglob("*") if each.is_file()]

@@ -81,6 +81,8 @@ PASSED = frozenset(
 PASSED_OF = (b"openai-", b"anthropic-", b"x-stainless-")
 """What goes on to a provider: in any dialect, and in its own. Never keys, cookies, or where a call
 comes from."""
+NOT_PASSED = frozenset({b"openai-organization", b"openai-project"})
+"""Whom a call is billed to. The key is ours, and so is that."""
 
 REQUEST_IDS = frozenset(failures.REQUEST_ID.values())
 TRACED = frozenset({b"traceparent", b"tracestate"})
@@ -515,7 +517,7 @@ def _address(target: bytes) -> _Address:
 
 
 def _is_passed(name: bytes) -> bool:
-    return name in PASSED or name.startswith(PASSED_OF)
+    return name in PASSED or (name.startswith(PASSED_OF) and name not in NOT_PASSED)
 
 
 def _is_json(headers: Headers) -> bool:
