@@ -923,3 +923,46 @@ def test_the_usage_of_a_long_message_that_is_passed_on_is_read() -> None:
         assert run.ended(200).usage == Usage(3, 2)
 
     relayed(FOREIGN, scenario)
+
+
+@pytest.mark.parametrize("said", [b"", ANSWER[:-1], ANSWER[:40], b"<html>Bad gateway</html>"])
+def test_an_answer_that_is_not_all_there_goes_elsewhere(said: bytes) -> None:
+    """A body without a length ends with its connection, so it may have been cut."""
+
+    def scenario(it: Place) -> None:
+        it.call()
+        it.first.last.answers(said)
+        it.second.last.answers(said)
+        assert it.caller.error is not None
+        assert (it.caller.said, it.caller.error.http) == (["refuse"], 502)
+
+    relayed(FALLBACK, scenario)
+
+
+def test_what_cannot_be_read_here_but_by_its_caller_is_passed_on() -> None:
+    def scenario(it: Place) -> None:
+        it.call(STREAM)
+        it.first.last.answers(WHOLE_STREAM, headers=[])
+        assert (it.caller.said, it.caller.body) == (["whole"], WHOLE_STREAM)
+
+    relayed(ONE, scenario)
+
+    def scenario_of_coded(it: Place) -> None:
+        headers = [*JSON, (b"content-encoding", b"gzip")]
+        it.call()
+        it.first.last.answers(b"\x1f\x8b\0", headers=headers)
+        assert (it.caller.headers, it.caller.body) == (headers, b"\x1f\x8b\0")
+
+    relayed(ONE, scenario_of_coded)
+
+
+def test_a_stream_of_two_choices_that_ends_with_one_of_them_is_cut() -> None:
+    second = LO.replace(b'"index":0', b'"index":1')
+
+    def scenario(it: Place) -> None:
+        it.call(STREAM)
+        it.first.last.streams(ROLE, HEL, second, STOP)
+        it.first.last.ends()
+        assert it.caller.said == ["begin", "break off"]
+
+    relayed(ONE, scenario)

@@ -38,12 +38,16 @@ EVENTS: Headers = [
     (b"cache-control", b"no-cache"),
 ]
 EVENT_STREAM = b"text/event-stream"
+FIRST_OF_EVENTS = (b"data:", b"event:", b":")
+"""Of a stream that does not say that it is one."""
 
 LAST: Mapping[Dialect, sse.Event] = {
     "openai": sse.Event(None, openai.DONE, b""),
     "anthropic": sse.Event(b"message_stop", b'{"type":"message_stop"}', b""),
 }
 """The mark of the end, where a provider leaves it out."""
+
+ENCODING = b"content-encoding"
 
 BUG = "an LLM call failed inside Paceline"
 
@@ -212,6 +216,9 @@ class Attempt:
         parts = self._parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         told = openai.told(body) if self._provider.dialect == "openai" else anthropic.told(body)
+        if not (told.readable or body.startswith(FIRST_OF_EVENTS) or _is_coded(self._headers)):
+            self._garbled("its answer is no JSON, or not all of it")
+            return
         run.usage = told.usage
         if told.failed:  # with a status that says otherwise
             event = sse.Event(None, body, body)
@@ -406,6 +413,10 @@ def _streams(headers: Headers) -> bool:
         if name == b"content-type":
             return value[:17].lower() == EVENT_STREAM
     return False
+
+
+def _is_coded(headers: Headers) -> bool:
+    return any(name == ENCODING and value != b"identity" for name, value in headers)
 
 
 def _without_type(headers: Headers) -> Headers:
