@@ -966,3 +966,14 @@ def test_a_stream_of_two_choices_that_ends_with_one_of_them_is_cut() -> None:
         assert it.caller.said == ["begin", "break off"]
 
     relayed(ONE, scenario)
+
+
+def test_a_body_that_can_be_sent_no_more_is_not_kept() -> None:
+    def scenario(it: Place) -> None:
+        run = it.call(STREAM)
+        it.first.last.streams(ROLE)
+        assert run.call.body == STREAM, "it may yet go elsewhere"
+        it.first.last.heard.body(HEL)
+        assert run.call.body == b""
+
+    relayed(ONE, scenario)

@@ -356,6 +356,7 @@ class Run:
         self.first_s = now = self._relay.now()
         self._attempts.content(attempt.number, now)
         self.committed = attempt
+        self.call = msgspec.structs.replace(self.call, body=b"")  # it is sent to nobody any more
         if self._timer is not None or len(self._running) > 1:
             self._alone(attempt)
 
