@@ -94,6 +94,8 @@ def test_models_are_listed_in_the_dialect_of_who_asks(server: Server) -> None:
     anthropic = server.ask("GET", "/v1/models?limit=1", headers=VERSION).json
     assert [each["type"] for each in anthropic["data"]] == ["model"]
     assert anthropic["has_more"] is True
+    many = server.ask("GET", f"/v1/models?limit={'9' * 5000}", headers=VERSION)
+    assert (many.status, many.json["has_more"]) == (200, False)
     one = server.ask("GET", "/v1/models/sim-large").json
     assert (one["id"], one["object"]) == ("sim-large", "model")
     assert server.ask("GET", "/v1/models/sim-large", headers=VERSION).json["type"] == "model"
@@ -171,6 +173,7 @@ def test_other_addresses_are_named(server: Server) -> None:
         answer = server.ask(method, path, {} if method == "POST" else None)
         assert answer.status == 404
         assert path in error(answer)["message"]
+    assert error(server.ask("POST", CHAT, {}, headers=VERSION))["param"] == "model"
     for method, path in (("GET", CHAT), ("DELETE", "/v1/models/sim-small")):
         assert server.ask(method, path).status == 405
     assert server.ask("GET", "/v1").status == 404

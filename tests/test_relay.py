@@ -977,3 +977,19 @@ def test_a_body_that_can_be_sent_no_more_is_not_kept() -> None:
         assert run.call.body == b""
 
     relayed(ONE, scenario)
+
+
+def test_what_was_said_of_a_body_is_not_said_of_another() -> None:
+    def scenario(it: Place) -> None:
+        it.call()
+        it.other.last.answers(MESSAGE, headers=[*JSON, (b"content-encoding", b"br")])
+        assert it.caller.headers == JSON
+
+    relayed(FOREIGN, scenario)
+
+    def scenario_of_event(it: Place) -> None:
+        it.call(STREAM)
+        it.first.last.streams(b'data: {"error":{"message":"no","code":400}}\n\n')
+        assert (it.caller.status, it.caller.headers) == (400, JSON)
+
+    relayed(ONE, scenario_of_event)

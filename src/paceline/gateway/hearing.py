@@ -48,6 +48,8 @@ LAST: Mapping[Dialect, sse.Event] = {
 """The mark of the end, where a provider leaves it out."""
 
 ENCODING = b"content-encoding"
+WRITTEN_ANEW = frozenset({b"content-type", ENCODING})
+"""What was said of a body that is not the one that goes on. Streams are always plain."""
 
 BUG = "an LLM call failed inside Paceline"
 
@@ -223,6 +225,7 @@ class Attempt:
         if told.failed:  # with a status that says otherwise
             event = sse.Event(None, body, body)
             self._status, body = failures.answered(self._provider.dialect, event)
+            self._headers = _of_json(self._headers)
             self._parts = [body]
             self._answered()
             return
@@ -345,6 +348,7 @@ class Attempt:
             status, body = failures.answered(self._provider.dialect, event)
             self.leave()
             self._status, self._parts = status, [body]
+            self._headers = _of_json(self._headers)
             self.seen = None
             self._answered()
             return False
@@ -420,7 +424,7 @@ def _is_coded(headers: Headers) -> bool:
 
 
 def _without_type(headers: Headers) -> Headers:
-    return [each for each in headers if each[0] != b"content-type"]
+    return [each for each in headers if each[0] not in WRITTEN_ANEW]
 
 
 def _of_json(headers: Headers) -> Headers:

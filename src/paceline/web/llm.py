@@ -3,8 +3,8 @@
 Plain functions called by the connection, no task and no future a call, as in `inference.py`; what
 every request passes is `door.py`. Bodies are read by the dialects, and where a call goes and what
 comes back is `gateway/relay.py`'s business. Whatever is said to a caller, errors of the gate among
-it, is said in the dialect that it speaks: Anthropic's below /v1/messages and to whoever names an
-`anthropic-version`, else OpenAI's.
+it, is said in the dialect of the address: Anthropic's below /v1/messages, OpenAI's at its own; and
+where both vendors have one (models, files), Anthropic's to whoever names an `anthropic-version`.
 
 One call, in order: `Llm.begin` (head), `_Call.took` (body), the relay's Run, `_Call.whole` or
 `begin` … `finish`.
@@ -70,6 +70,9 @@ file, a batch or a query may lead to any model, and a form is not read."""
 
 KNOWN = 1024
 """addresses that are remembered; beyond it all are forgotten, and found again"""
+
+LIMIT_DIGITS = 9
+"""of the most models to be listed; a page has fewer in any case"""
 
 VERSION_HEADER = b"anthropic-version"
 ENCODING_HEADER = b"content-encoding"
@@ -400,10 +403,12 @@ class _Call(Held):
             said = anthropic.model(name) if dialect == "anthropic" else openai.model(name)
         elif dialect == "anthropic":
             asked = parse_qs(query.decode("latin-1"))
-            limit = asked.get("limit", [""])[0]
+            said_limit = asked.get("limit", [""])[0][:LIMIT_DIGITS]
+            is_number = said_limit.isascii() and said_limit.isdigit()
+            limit = int(said_limit) if is_number else anthropic.PAGE_MODELS
             said = anthropic.models(
                 names,
-                limit=int(limit) if limit.isascii() and limit.isdigit() else anthropic.PAGE_MODELS,
+                limit=limit,
                 after=asked.get("after_id", [""])[0],
                 before=asked.get("before_id", [""])[0],
             )
@@ -464,6 +469,8 @@ class _Call(Held):
     @property
     def _dialect(self) -> Dialect:
         """In which it is spoken to: that of the address, or the one whose version it names."""
+        if self._address.endpoint != "other":
+            return self._address.dialect
         named = any(name == VERSION_HEADER for name, _ in self.exchange.steady_headers)
         return "anthropic" if named else self._address.dialect
 
