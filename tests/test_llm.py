@@ -414,8 +414,8 @@ def test_a_bound_key_has_what_is_relayed_of_its_own_models_alone(place: Place) -
     ):
         assert error(ask(path, refused, bound))["code"] == "insufficient_permissions"
     headers = {"content-type": "multipart/form-data; boundary=b", "x-api-key": bound}
-    body = b'{"model":"m-draws"}'
-    assert place.server.ask("POST", images, raw=body, headers=headers).status == 403
+    form = b'{"model":"m-draws"}'
+    assert place.server.ask("POST", images, raw=form, headers=headers).status == 403
     headers = {"x-api-key": bound}
     assert place.server.ask("DELETE", "/v1/files/f-1", headers=headers).status == 403
 

@@ -359,9 +359,9 @@ class _Call(Held):
     def _relay(self, body: bytes, asked: Asked) -> None:
         llm, facts, exchange = self._llm, self.facts, self.exchange
         endpoint, dialect, path, _ = self._address
+        method = "POST" if exchange.method == b"POST" else exchange.method.decode()
         if endpoint == "other":
             dialect = facts.dialect
-            method = exchange.method.decode()
             route = llm.raw_route(method, path, asked.model, facts.caller)
         else:
             route = llm.route(asked.model, facts.caller)
@@ -370,13 +370,12 @@ class _Call(Held):
             traced = [each for each in exchange.own_headers if each[0] in TRACED]
             if traced:
                 headers, plain_headers = headers + traced, plain_headers + traced
-        method = exchange.method
         received_s = self.received_s
         call = Call(
             self.id.decode(),
             dialect,
             endpoint,
-            "POST" if method == b"POST" else method.decode(),
+            method,
             path,
             headers,
             body,
