@@ -11,7 +11,7 @@ from typing import Protocol
 
 from paceline.gateway import anthropic, failures, openai, sse
 from paceline.gateway.call import Call, Dialect, Headers
-from paceline.gateway.passing import Passing
+from paceline.gateway.passing import Passing, Sign
 from paceline.gateway.provider import Lost, Provider, Running
 from paceline.gateway.translate import answers, errors
 from paceline.gateway.translate.streams import ToChat, ToMessages
@@ -56,6 +56,12 @@ BUG = "an LLM call failed inside Paceline"
 logger = log.get(__name__)
 
 
+class Writer(Protocol):
+    """The caller, when an answer has begun."""
+
+    def write(self, piece: bytes) -> None: ...
+
+
 class Listener(Protocol):
     """The Run, as it is seen from here."""
 
@@ -65,13 +71,14 @@ class Listener(Protocol):
     usage: Usage | None
 
     @property
+    def told(self) -> Writer: ...
+
+    @property
     def created_s(self) -> int: ...
 
     def whole(self, attempt: "Attempt", status: int, headers: Headers, body: bytes) -> None: ...
 
     def begin(self, attempt: "Attempt", status: int, headers: Headers) -> None: ...
-
-    def write(self, piece: bytes) -> None: ...
 
     def finish(self) -> None: ...
 
@@ -254,7 +261,7 @@ class Attempt:
     def _pass(self, piece: bytes) -> None:
         """Of an answer that is not looked at; its end is kept for a moment, for its usage."""
         self._tail = (self._tail + piece)[-TAIL_BYTES:]
-        self._run.write(piece)
+        self._run.told.write(piece)
 
     def _to_translate(self, piece: bytes) -> None:
         self._parts.append(piece)
@@ -319,75 +326,79 @@ class Attempt:
             self._withheld = not call.asked.wants_usage
 
     def _events(self, piece: bytes) -> None:
-        run = self._run
+        run, seen = self._run, self.seen
+        assert seen is not None
         too_long: sse.EventTooLong | None = None
         try:
             events = self._parser.feed(piece)
         except sse.EventTooLong as error:
             too_long = error
             events = error.before
-        if run.committed is self:
-            for event in events:
-                self._event(event)
-        else:
-            for event in events:
-                if not self._before(event):
-                    return
+        if run.committed is not self:
+            events = self._hold(run, seen, events)
+        if events:
+            self._go_on(run, seen, events)
         if too_long is not None and not run.over:
             self._garbled(str(too_long))
 
-    def _before(self, event: sse.Event) -> bool:
-        """An event that may be the first with content. False: there is nothing more to be heard."""
-        run, seen = self._run, self.seen
-        assert seen is not None
-        if run.committed is self:
-            self._event(event)
-            return not run.over
-        sign = seen.see(event)
-        if sign == "error":
-            status, body = failures.answered(self._provider.dialect, event)
-            self.leave()
-            self._status, self._parts = status, [body]
-            self._headers = _of_json(self._headers)
-            self.seen = None
-            self._answered()
-            return False
-        out = self._out(event, sign)
-        if self._machine is not None and self._machine.state == "broken":
-            self._garbled("its stream cannot be read")
-            return False
-        self._parts.append(out)
-        self._size += len(out)
-        if seen.begun or self._size > LLM_HELD_BYTES:
-            headers = failures.passed(self._headers)
-            run.begin(self, self._status, [*EVENTS, *_without_type(headers)])
-            parts, self._parts = self._parts, []
-            run.write(b"".join(parts))
-        return True
+    def _hold(self, run: Listener, seen: Passing, events: list[sse.Event]) -> list[sse.Event]:
+        """What comes before the first content, which begins the answer. Those behind that."""
+        for number, event in enumerate(events, 1):
+            sign = seen.see(event)
+            if sign == "error":
+                status, body = failures.answered(self._provider.dialect, event)
+                self.leave()
+                self._status, self._parts = status, [body]
+                self._headers = _of_json(self._headers)
+                self.seen = None
+                self._answered()
+                return []
+            out = self._out(event, sign)
+            if self._machine is not None and self._machine.state == "broken":
+                self._garbled("its stream cannot be read")
+                return []
+            self._parts.append(out)
+            self._size += len(out)
+            if seen.begun or self._size > LLM_HELD_BYTES:
+                headers = failures.passed(self._headers)
+                run.begin(self, self._status, [*EVENTS, *_without_type(headers)])
+                parts, self._parts = self._parts, []
+                run.told.write(b"".join(parts))
+                return [] if run.over else events[number:]
+        return []
 
-    def _event(self, event: sse.Event) -> None:
+    def _go_on(self, run: Listener, seen: Passing, events: list[sse.Event]) -> None:
         """Of the one stream that is the answer."""
-        run, seen = self._run, self.seen
-        if run.over:
-            return
-        assert seen is not None
-        sign = seen.see(event)
-        if sign == "error":
-            last = event.raw if self._machine is None else b"".join(self._machine.feed(event))
-            status, body = failures.answered(self._provider.dialect, event)
-            self.leave()
-            run.usage = seen.usage
-            run.failed(self, Answer(status, self._headers, body), last=last)
-            return
-        out = self._out(event, sign)
-        if self._machine is not None and self._machine.state == "broken":
-            self.leave()
-            run.usage = seen.usage
-            run.failed(self, "garbled", "its stream cannot be read", out)
-        elif out:
-            run.write(out)
+        see, machine, withheld = seen.see, self._machine, self._withheld
+        parts: list[bytes] = []
+        for event in events:
+            sign = see(event)
+            if sign == "error":
+                self._broke(run, seen, event, parts)
+                return
+            if machine is not None:
+                parts += machine.feed(event)
+                if machine.state == "broken":
+                    self.leave()
+                    run.usage = seen.usage
+                    run.failed(self, "garbled", "its stream cannot be read", b"".join(parts))
+                    return
+            elif not withheld:
+                parts.append(event.raw)
+            elif sign != "usage":
+                parts.append(openai.without_usage(event))
+        if parts:
+            run.told.write(parts[0] if len(parts) == 1 else b"".join(parts))
 
-    def _out(self, event: sse.Event, sign: str) -> bytes:
+    def _broke(self, run: Listener, seen: Passing, event: sse.Event, before: list[bytes]) -> None:
+        """By an event of its provider's, which is the last that goes on."""
+        last = [event.raw] if self._machine is None else self._machine.feed(event)
+        status, body = failures.answered(self._provider.dialect, event)
+        self.leave()
+        run.usage = seen.usage
+        run.failed(self, Answer(status, self._headers, body), last=b"".join([*before, *last]))
+
+    def _out(self, event: sse.Event, sign: Sign) -> bytes:
         """What the caller gets of an event."""
         if self._machine is not None:
             return b"".join(self._machine.feed(event))
@@ -404,7 +415,7 @@ class Attempt:
             run.finish()
         elif seen.finish is not None:  # all of the answer was there
             if machine is not None:
-                run.write(b"".join(machine.feed(LAST[self._provider.dialect])))
+                run.told.write(b"".join(machine.feed(LAST[self._provider.dialect])))
             run.finish()
         elif machine is not None:
             run.failed(self, "cut", "its stream ended early", b"".join(machine.end()))

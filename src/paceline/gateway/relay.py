@@ -191,18 +191,18 @@ class Run:
         "_relay",
         "_running",
         "_timer",
-        "_told",
         "call",
         "committed",
         "first_s",
         "over",
         "route",
+        "told",
         "usage",
     )
 
     def __init__(self, relay: Relay, call: Call, route: Route, told: Told) -> None:
         self._relay = relay
-        self._told = told
+        self.told = told
         self._running: list[Attempt] = []
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
@@ -282,7 +282,7 @@ class Run:
         )
         relay.timelines.append(timeline)
         self.committed = None  # they hold each other, and the collector rarely looks
-        self._told = GONE
+        self.told = GONE
         return timeline
 
     # --- What its attempts tell -------------------------------------------------------------------
@@ -303,16 +303,13 @@ class Run:
         attempts.done(now, 0 if self.usage is None else self.usage.output_tokens)
         self.over = True
         self._running.clear()
-        self._told.whole(status, headers, body)
+        self.told.whole(status, headers, body)
 
     def begin(self, attempt: Attempt, status: int, headers: Headers) -> None:
         self._content(attempt)
         if self._paused:
             attempt.running.pause()
-        self._told.begin(status, headers)
-
-    def write(self, piece: bytes) -> None:
-        self._told.write(piece)
+        self.told.begin(status, headers)
 
     def finish(self) -> None:
         """The last piece is written."""
@@ -320,7 +317,7 @@ class Run:
         self._attempts.done(now, 0 if self.usage is None else self.usage.output_tokens)
         self.over = True
         self._running.clear()
-        self._told.finish()
+        self.told.finish()
 
     def failed(
         self,
@@ -337,7 +334,7 @@ class Run:
             return
         assert isinstance(decision, GiveUp)
         self._end()
-        self._told.break_off(self.broken(decision.error) if last is None else last)
+        self.told.break_off(self.broken(decision.error) if last is None else last)
 
     def bug(self) -> None:
         """What should never happen is answered all the same."""
@@ -347,9 +344,9 @@ class Run:
             remedy=f"The server's log has the details under request {self.call.id}.",
         )
         if self.committed is None:
-            self._told.refuse(error)
+            self.told.refuse(error)
         else:
-            self._told.break_off(self.broken(error))
+            self.told.break_off(self.broken(error))
 
     def _content(self, attempt: Attempt) -> None:
         """The first content: this one is the answer."""
@@ -456,10 +453,10 @@ class Run:
         answer = decision.answer
         self._end()
         if answer is None:
-            self._told.refuse(decision.error, decision.retry_after_s, False if again else None)
+            self.told.refuse(decision.error, decision.retry_after_s, False if again else None)
             return
         headers = failures.passed(answer.headers, retry=False if again else None)
-        self._told.whole(answer.status, headers, answer.body)
+        self.told.whole(answer.status, headers, answer.body)
 
     def _end(self) -> None:
         self.over = True
