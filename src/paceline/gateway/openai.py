@@ -240,6 +240,7 @@ ASKED_MIDDLE = b'"finish_reason":null}],"usage":null'
 an error, and not looked at any further where they are of the first choice."""
 
 OF_FIRST = b'"choices":[{"index":0,'
+NOWHERE = slice(0, 0)
 
 
 class _Delta(msgspec.Struct):
@@ -270,6 +271,7 @@ class Chunks:
     __slots__ = (
         "_finish",
         "_finished",
+        "_first",
         "_open",
         "begun",
         "ended",
@@ -290,6 +292,8 @@ class Chunks:
         self.id: str | None = None
         self._finish: str | None = None
         """of the first that has ended"""
+        self._first = NOWHERE
+        """where the first choice stood in the last chunk that was read: there it stands in most"""
         self._open: set[int] = set()
         self._finished: set[int] = set()
 
@@ -301,9 +305,8 @@ class Chunks:
         data = event.data
         if (
             self.begun
+            and data[self._first] == OF_FIRST
             and (data[-23:] == MIDDLE or data.find(ASKED_MIDDLE) >= 0)
-            and 0 in self._open
-            and data.find(OF_FIRST) >= 0
         ):
             return "content"
         if not data:
@@ -322,7 +325,11 @@ class Chunks:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.failed = True
             return "error"
-        return self._see(chunk)
+        sign = self._see(chunk)
+        if 0 in self._open:
+            at = data.find(OF_FIRST)
+            self._first = NOWHERE if at < 0 else slice(at, at + len(OF_FIRST))
+        return sign
 
     def _see(self, chunk: _Chunk) -> Sign:
         self.id = self.id or chunk.id
