@@ -55,7 +55,7 @@ def written(
             return requests.to_chat(body, model)
         if endpoint != "other":
             raise NotTranslatable(
-                f"the provider of this model has no {endpoint.replace('_', ' ')}",
+                f"the provider of this model has no {endpoint}",
                 value=model,
                 remedy="Ask for a model whose provider has it.",
             )

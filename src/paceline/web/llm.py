@@ -454,13 +454,14 @@ class _Call(Held):
         self.answer(reply.status, rendered(headers), reply.body)
 
     def _lines(self, headers: Headers) -> bytes:
-        """Those of a provider's answer, with an id of ours where it gave none."""
+        """Those of a provider's answer; its id of the request, or ours, as the caller calls that."""
         lines = []
         named = False
         for header in headers:
-            lines.append(b"%b: %b\r\n" % header)
             if header[0] in REQUEST_IDS:
                 named = True
+                header = (failures.REQUEST_ID[self._dialect], header[1])
+            lines.append(b"%b: %b\r\n" % header)
         if not named:
             lines.append(b"%b: %b\r\n" % (failures.REQUEST_ID[self._dialect], self.id))
         return b"".join(lines)
