@@ -13,6 +13,7 @@ from paceline.gateway.passing import Passing, Sign
 from paceline.gateway.sse import Event, Parser, write
 from paceline.gateway.usage import Told, Usage
 from paceline.terms.errors import BadField, BadJson, PacelineError
+from paceline.terms.limits import PARSE_IN_PLACE_BYTES
 
 # --- Requests -------------------------------------------------------------------------------------
 
@@ -252,9 +253,37 @@ def test_the_usage_of_a_long_answer_is_found_at_either_end() -> None:
     assert openai.told(f"{{{vectors}}}".encode()).usage is None
 
 
+def test_so_is_that_of_a_long_message_whatever_else_is_named_so() -> None:
+    usage = {
+        "input_tokens": 10,
+        "cache_read_input_tokens": 2000,
+        "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
+        "output_tokens": 9000,
+        "iterations": [{"input_tokens": 1, "cache_creation": {"ephemeral_1h_input_tokens": 0}}],
+    }
+    says = {"type": "text", "text": 'He said "usage": {"input_tokens": 1}. ' * 4000}
+    calls = {"type": "tool_use", "id": "t", "name": "f", "input": {"usage": {"input_tokens": 1}}}
+    body = {"type": "message", "content": [says, calls], "usage": usage}
+    for separators in ((",", ":"), (", ", ": ")):
+        written = json.dumps(body, separators=separators).encode()
+        assert anthropic.told(written).usage == Usage(2010, 9000, 2000)
+        assert anthropic.told(written[-PARSE_IN_PLACE_BYTES - 1 :]).usage == Usage(2010, 9000, 2000)
+
+
+@pytest.mark.parametrize("told", [openai.told, anthropic.told])
+def test_an_answer_that_is_no_json_or_not_all_of_it_is_known(told: Any) -> None:
+    body = b'{"id":"1","usage":{"input_tokens":3,"output_tokens":2},"more":[1,{"a":"b"}]}'
+    assert told(body).readable
+    assert told(b"[]").readable, "an odd one, but as it was sent"
+    assert not any(told(body[:length]).readable for length in range(len(body)))
+    assert not told(b"<html><body>Bad gateway</body></html>").readable
+
+
 def test_an_error_under_a_good_status_is_seen() -> None:
     assert openai.told(b'{"error":{"message":"no","code":502}}').failed
     assert not openai.told(b'{"id":"resp_1","error":null,"status":"completed"}').failed
+    failed = b'{"id":"resp_1","error":{"code":"server_error","message":"no"},"status":"failed"}'
+    assert not openai.told(failed).failed, "a response that failed is one all the same"
     assert anthropic.told(b'{"type":"error","error":{"type":"api_error"}}').failed
 
 
@@ -383,6 +412,38 @@ def test_an_answer_without_content_has_begun_when_it_says_how_it_ended() -> None
     passing = openai.passing("chat")
     assert seen(passing, FIRST, chunk({}, "content_filter")) == ["empty", "content"]
     assert passing.finish == "content_filter"
+
+
+def of_choice(index: int, delta: object, finish: str | None = None) -> tuple[None, object]:
+    choice = {"index": index, "delta": delta, "finish_reason": finish}
+    return None, {"id": "c1", "choices": [choice]}
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(["x", ""]), max_size=3), min_size=1, max_size=4), st.data()
+)
+def test_how_it_ended_is_known_when_every_choice_is_at_its_end(
+    choices: list[list[str]], data: st.DataObject
+) -> None:
+    """However they come, one after the other or each with the others between."""
+    rest = [
+        [{"role": "assistant", "content": ""}, *({"content": text} for text in texts), None]
+        for texts in choices
+    ]
+    passing = openai.passing("chat")
+    begun: set[int] = set()
+    while any(rest):
+        index = data.draw(st.sampled_from([at for at, left in enumerate(rest) if left]))
+        delta = rest[index].pop(0)
+        begun.add(index)
+        seen(passing, of_choice(index, delta or {}, None if delta else "stop"))
+        assert passing.finish == (None if any(rest[at] for at in begun) else "stop")
+
+
+def test_what_follows_the_end_of_a_choice_begins_it_not_anew() -> None:
+    passing = openai.passing("chat")
+    seen(passing, FIRST, chunk({"content": "x"}, "stop"), chunk({"content": ""}, usage=USAGE))
+    assert passing.finish == "stop"
 
 
 def test_usage_beside_the_last_content_is_no_chunk_of_its_own() -> None:

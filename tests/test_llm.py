@@ -94,6 +94,8 @@ def test_models_are_listed_in_the_dialect_of_who_asks(server: Server) -> None:
     anthropic = server.ask("GET", "/v1/models?limit=1", headers=VERSION).json
     assert [each["type"] for each in anthropic["data"]] == ["model"]
     assert anthropic["has_more"] is True
+    many = server.ask("GET", f"/v1/models?limit={'9' * 5000}", headers=VERSION)
+    assert (many.status, many.json["has_more"]) == (200, False)
     one = server.ask("GET", "/v1/models/sim-large").json
     assert (one["id"], one["object"]) == ("sim-large", "model")
     assert server.ask("GET", "/v1/models/sim-large", headers=VERSION).json["type"] == "model"
@@ -171,6 +173,7 @@ def test_other_addresses_are_named(server: Server) -> None:
         answer = server.ask(method, path, {} if method == "POST" else None)
         assert answer.status == 404
         assert path in error(answer)["message"]
+    assert error(server.ask("POST", CHAT, {}, headers=VERSION))["param"] == "model"
     for method, path in (("GET", CHAT), ("DELETE", "/v1/models/sim-small")):
         assert server.ask(method, path).status == 405
     assert server.ask("GET", "/v1").status == 404
@@ -312,7 +315,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         config.write_text(
             f'[providers.far]\nurl = "http://127.0.0.1:{far.port}/v1"\nmodels = ["m"]\n'
             'key_env = "FAR_API_KEY"\n[providers.simulated]\n[providers.openai]\n'
-            '[routes.files]\ntargets = ["far"]\nraw = ["/files"]\n'
+            '[routes.files]\ntargets = ["far"]\nraw = ["/files", "/images"]\n'
+            '[routes.m-draws]\ntargets = ["far"]\nraw = ["/images", "/files", "/batches"]\n'
             "[server]\nlog_level = 'debug'\n"
         )
         options = ("--config", str(config), "--require-keys", "--no-budget", "--drain-s", "1")
@@ -333,7 +337,8 @@ def test_a_key_calls_its_own_models_alone(place: Place) -> None:
     refused = ask(CHAT, chat(), bound)
     assert (refused.status, error(refused)["code"]) == (403, "insufficient_permissions")
     assert FAST in error(refused)["message"]
-    assert [each["id"] for each in ask("/v1/models", key=bound).json["data"]] == ["m"]
+    listed = {each["id"] for each in ask("/v1/models", key=bound).json["data"]}
+    assert listed == {"m", "m-draws"}
     assert ask("/v1/models/sim-large", key=bound).status == 403
     assert ask("/v1/files", {}, bound).status == 403
     assert place.server.ask("POST", CHAT, chat()).status == 401
@@ -358,12 +363,14 @@ def test_a_caller_who_leaves_is_noticed_at_the_upstream(place: Place, stream: bo
 def test_the_key_of_a_provider_goes_to_it_and_nowhere_else(place: Place) -> None:
     far = place.far.next(b"HTTP/1.1 401 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
     mine = {"authorization": f"Bearer {place.free}", "cookie": "a=b", "x-forwarded-x": "y"}
+    mine |= {"openai-organization": "org-1", "openai-project": "p-1", "openai-beta": "a=v2"}
     answer = place.server.ask("POST", CHAT, chat("m"), headers=mine)
     assert answer.status == 401
     head = far.heard.partition(b"\r\n\r\n")[0].lower()
     assert b"authorization: bearer " + SECRET.encode() in head
     assert head.startswith(b"post /v1/chat/completions ")
-    for foreign in (b"pl_", b"cookie", b"x-forwarded", b"x-paceline", b"gzip"):
+    assert b"openai-beta: a=v2" in head
+    for foreign in (b"pl_", b"cookie", b"x-forwarded", b"x-paceline", b"gzip", b"org-1", b"p-1"):
         assert foreign not in head
     told = [answer.body, place.ask("/api/config").body, place.server.log.read_bytes()]
     told += [each.read_bytes() for each in place.folder.rglob("*") if each.is_file()]
@@ -394,6 +401,32 @@ def test_raw_addresses_go_where_a_route_allows_it(place: Place) -> None:
     assert (answer.status, answer.body) == (200, said)
     assert far.heard.startswith(b"POST /v1/files?a=b HTTP/1.1\r\n")
     assert place.ask("/v1/files/../models").status == 404
+
+
+def test_a_bound_key_has_what_is_relayed_of_its_own_models_alone(place: Place) -> None:
+    ask, bound, free = place.ask, place.bound, place.free
+    draws, other = {"model": "m-draws", "prompt": "x"}, {"model": "files", "prompt": "x"}
+    closed = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}"
+    images = "/v1/images/generations"
+    for key, body in ((bound, draws), (free, draws), (free, other), (free, {"model": "m"})):
+        place.far.next(closed)
+        assert ask(images, body, key).status == 200
+    for path, refused in (
+        (images, other),
+        (images, {"model": "m"}),  # the route of this one does not relay it
+        (images, {}),
+        (images, None),
+        (images + "?model=files", draws),
+        ("/v1/batches", draws),
+        ("/v1/files/f-1", draws),
+        ("/v1/files/f-1", None),
+    ):
+        assert error(ask(path, refused, bound))["code"] == "insufficient_permissions"
+    headers = {"content-type": "multipart/form-data; boundary=b", "x-api-key": bound}
+    form = b'{"model":"m-draws"}'
+    assert place.server.ask("POST", images, raw=form, headers=headers).status == 403
+    headers = {"x-api-key": bound}
+    assert place.server.ask("DELETE", "/v1/files/f-1", headers=headers).status == 403
 
 
 # --- What may cost money --------------------------------------------------------------------------

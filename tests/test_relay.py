@@ -8,7 +8,7 @@ import gc
 import json
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -16,16 +16,20 @@ from hypothesis import strategies as st
 
 from paceline.clock import Chance, SimulatedClock, run_simulated
 from paceline.gateway import anthropic, openai
+from paceline.gateway.asking import written
+from paceline.gateway.beside import Beside
 from paceline.gateway.call import Ask, Call, Dialect, Endpoint, Headers
+from paceline.gateway.hearing import Attempt
 from paceline.gateway.provider import Heard, Lost, Running
-from paceline.gateway.relay import Relay, Run, _Attempt
+from paceline.gateway.relay import Relay, Run
 from paceline.gateway.routes import Hedge, Route, Tier
 from paceline.gateway.routing import Router
 from paceline.gateway.tally import Tally
 from paceline.gateway.upstream import Target
+from paceline.gateway.usage import Usage
 from paceline.observe.board import Board, read
 from paceline.terms.errors import PacelineError
-from paceline.terms.limits import LLM_HELD_BYTES, LLM_WHOLE_BYTES
+from paceline.terms.limits import LLM_HELD_BYTES, LLM_READ_IN_PLACE_BYTES, LLM_WHOLE_BYTES
 from paceline.terms.metric import LLM_ATTEMPTS, LLM_CALLS, LLM_TOKENS
 
 JSON: Headers = [(b"content-type", b"application/json")]
@@ -204,6 +208,28 @@ class Caller:
         self.said.append(what)
 
 
+class Near:
+    """In the place of a scribe process: what was written is told when the test says so."""
+
+    def __init__(self) -> None:
+        self.writing: list[Callable[[], None]] = []
+
+    def write(
+        self,
+        call: Call,
+        to: Dialect,
+        model: str,
+        told: Callable[[bytes | PacelineError], None],
+    ) -> None:
+        def done() -> None:
+            try:
+                told(written(call.body, call.endpoint, call.asked, call.dialect, to, model))
+            except PacelineError as error:
+                told(error)
+
+        self.writing.append(done)
+
+
 class Place:
     """A relay with two providers of OpenAI's dialect and one of Anthropic's."""
 
@@ -215,7 +241,10 @@ class Place:
         self.board = Board()
         self.router = Router([route], chance, clock.now())
         by_name = {each.name: [each] for each in (self.first, self.second, self.other)}
-        self.relay = Relay(by_name, self.router, Tally(self.board), clock)
+        self.beside = Near()
+        self.relay = Relay(
+            by_name, self.router, Tally(self.board), clock, cast(Beside, self.beside)
+        )
         self.caller = Caller()
 
     def call(
@@ -667,6 +696,57 @@ def test_other_endpoints_are_not_translated() -> None:
     relayed(FOREIGN, scenario)
 
 
+# --- Long bodies ----------------------------------------------------------------------------------
+
+LONG = CHAT.replace(b"Hi", b"x" * (LLM_READ_IN_PLACE_BYTES + 1))
+
+
+def test_a_long_body_that_stays_as_it_is_goes_on_at_once() -> None:
+    def scenario(it: Place) -> None:
+        it.call(LONG)
+        assert it.first.last.ask.body is LONG
+
+    relayed(ONE, scenario)
+
+
+@pytest.mark.parametrize("way", [route(["first/n"]), FOREIGN])
+def test_a_long_body_is_written_anew_elsewhere(way: Route) -> None:
+    def scenario(it: Place) -> None:
+        it.call(LONG)
+        assert not it.first.asked + it.other.asked
+        (done,) = it.beside.writing
+        done()
+        provider = it.first if it.first.asked else it.other
+        assert json.loads(provider.last.ask.body)["model"] in ("n", "k")
+        provider.last.answers(ANSWER if provider is it.first else MESSAGE)
+        assert it.caller.said == ["whole"]
+
+    relayed(way, scenario)
+
+
+def test_who_leaves_meanwhile_asks_nobody() -> None:
+    def scenario(it: Place) -> None:
+        run = it.call(LONG)
+        run.stop()
+        (done,) = it.beside.writing
+        done()
+        assert not it.first.asked
+        run.ended(0)
+
+    relayed(route(["first/n"]), scenario)
+
+
+def test_a_long_body_that_cannot_be_said_so_is_refused() -> None:
+    def scenario(it: Place) -> None:
+        it.call(LONG[:-1] + b',"logit_bias":{"1":5}}')
+        (done,) = it.beside.writing
+        done()
+        assert it.caller.error is not None
+        assert it.caller.error.code == "not_translatable"
+
+    relayed(FOREIGN, scenario)
+
+
 # --- What is left ---------------------------------------------------------------------------------
 
 
@@ -699,7 +779,7 @@ def test_what_is_over_is_freed_without_the_collector(body: bytes) -> None:
             run.ended(200)
             it.first.asked.clear()
             del run
-            alive = [each for each in gc.get_objects() if isinstance(each, Run | _Attempt)]
+            alive = [each for each in gc.get_objects() if isinstance(each, Run | Attempt)]
             assert not alive
         finally:
             gc.enable()
@@ -725,3 +805,191 @@ def test_a_bug_of_ours_is_answered_and_stops_the_provider(
         assert "failed inside Paceline" in caplog.text
 
     relayed(ONE, scenario)
+
+
+# --- What others must not lose by -----------------------------------------------------------------
+
+RAW = {"raw_paths": ("/files", "/batches")}
+
+
+@pytest.mark.parametrize("target", ["first/real-1", "other/k"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"--b\r\n\r\n\0\xff\r\n--b--",
+        b'{"input_file_id":"file-1","endpoint":"/v1/chat/completions"}',
+        b"\0" * (LLM_READ_IN_PLACE_BYTES + 1),
+    ],
+)
+def test_a_raw_body_that_names_no_model_goes_on_as_it_is(target: str, body: bytes) -> None:
+    def scenario(it: Place) -> None:
+        it.call(body, "other", "/files")
+        (exchange,) = it.first.asked + it.other.asked
+        assert exchange.ask.body == body
+
+    relayed(route([target], **RAW), scenario)
+
+
+def test_one_that_names_a_model_gets_the_name_that_its_provider_has() -> None:
+    def scenario(it: Place) -> None:
+        it.call(b'{"model":"m","prompt":"x"}', "other", "/images/generations")
+        assert it.first.last.ask.body == b'{"model":"real-1","prompt":"x"}'
+
+    relayed(route(["first/real-1"], **RAW), scenario)
+
+
+NOT_SAID = CHAT[:-1] + b',"logit_bias":{"1":5}}'
+"""What a provider of the other dialect cannot be asked."""
+
+
+@pytest.mark.parametrize("body", [NOT_SAID, LONG[:-1] + b',"logit_bias":{"1":5}}'])
+def test_a_fallback_that_cannot_be_asked_hides_no_failure(body: bytes) -> None:
+    def scenario(it: Place) -> None:
+        it.call(body)
+        it.first.last.answers(b'{"error":{"message":"broken"}}', 500)
+        for done in it.beside.writing:
+            done()
+        assert not it.other.asked
+        assert (it.caller.said, it.caller.status) == (["whole"], 500)
+        assert b"broken" in it.caller.body
+
+    relayed(route(["first"], ["other/k"], retries_per_target=0), scenario)
+
+
+def test_nor_does_it_hide_that_one_was_lost() -> None:
+    def scenario(it: Place) -> None:
+        it.call(NOT_SAID)
+        it.first.last.loses("closed")
+        assert it.caller.error is not None
+        assert it.caller.error.http == 502
+
+    relayed(route(["first"], ["other/k"], retries_per_target=0), scenario)
+
+
+def test_a_404_without_words_is_an_answer() -> None:
+    def scenario(it: Place) -> None:
+        it.call()
+        it.first.last.answers(b"", 404)
+        assert (it.caller.said, it.caller.status) == (["whole"], 404)
+
+    relayed(ONE, scenario)
+
+
+def test_what_is_refused_is_freed_without_the_collector() -> None:
+    def scenario(it: Place) -> None:
+        gc.collect()
+        gc.disable()
+        try:
+            run = it.call(NOT_SAID)
+            assert it.caller.said == ["refuse"]
+            run.ended(400)
+            del run
+            assert not [each for each in gc.get_objects() if isinstance(each, Run | Attempt)]
+        finally:
+            gc.enable()
+
+    relayed(FOREIGN, scenario)
+
+
+@pytest.mark.parametrize("end", ["cut", "left"])
+def test_what_was_used_of_a_stream_that_has_no_end_is_counted(end: str) -> None:
+    at = MESSAGE_STREAM.index(b"event: content_block_stop")
+
+    def scenario(it: Place) -> None:
+        run = it.messages(MESSAGES_STREAM)
+        it.other.last.streams(MESSAGE_STREAM[:at])
+        if end == "cut":
+            it.other.last.loses("cut")
+        else:
+            run.stop()
+        timeline = run.ended(200 if end == "cut" else 0)
+        assert timeline.usage == Usage(3, 1)
+        assert it.measured()[LLM_TOKENS.name, "m", "other", "input"] == 3
+
+    relayed(FOREIGN, scenario)
+
+
+def test_the_usage_of_a_long_message_that_is_passed_on_is_read() -> None:
+    body = MESSAGE.replace(b"Hello", b"x" * 3 * LLM_WHOLE_BYTES)
+
+    def scenario(it: Place) -> None:
+        run = it.messages()
+        it.other.last.heard.head(200, JSON)
+        for begin in range(0, len(body), 50_000):
+            it.other.last.heard.body(body[begin : begin + 50_000])
+        it.other.last.ends()
+        assert (it.caller.said, it.caller.body) == (["begin", "finish"], body)
+        assert run.ended(200).usage == Usage(3, 2)
+
+    relayed(FOREIGN, scenario)
+
+
+@pytest.mark.parametrize("said", [b"", ANSWER[:-1], ANSWER[:40], b"<html>Bad gateway</html>"])
+def test_an_answer_that_is_not_all_there_goes_elsewhere(said: bytes) -> None:
+    """A body without a length ends with its connection, so it may have been cut."""
+
+    def scenario(it: Place) -> None:
+        it.call()
+        it.first.last.answers(said)
+        it.second.last.answers(said)
+        assert it.caller.error is not None
+        assert (it.caller.said, it.caller.error.http) == (["refuse"], 502)
+
+    relayed(FALLBACK, scenario)
+
+
+def test_what_cannot_be_read_here_but_by_its_caller_is_passed_on() -> None:
+    def scenario(it: Place) -> None:
+        it.call(STREAM)
+        it.first.last.answers(WHOLE_STREAM, headers=[])
+        assert (it.caller.said, it.caller.body) == (["whole"], WHOLE_STREAM)
+
+    relayed(ONE, scenario)
+
+    def scenario_of_coded(it: Place) -> None:
+        headers = [*JSON, (b"content-encoding", b"gzip")]
+        it.call()
+        it.first.last.answers(b"\x1f\x8b\0", headers=headers)
+        assert (it.caller.headers, it.caller.body) == (headers, b"\x1f\x8b\0")
+
+    relayed(ONE, scenario_of_coded)
+
+
+def test_a_stream_of_two_choices_that_ends_with_one_of_them_is_cut() -> None:
+    second = LO.replace(b'"index":0', b'"index":1')
+
+    def scenario(it: Place) -> None:
+        it.call(STREAM)
+        it.first.last.streams(ROLE, HEL, second, STOP)
+        it.first.last.ends()
+        assert it.caller.said == ["begin", "break off"]
+
+    relayed(ONE, scenario)
+
+
+def test_a_body_that_can_be_sent_no_more_is_not_kept() -> None:
+    def scenario(it: Place) -> None:
+        run = it.call(STREAM)
+        it.first.last.streams(ROLE)
+        assert run.call.body == STREAM, "it may yet go elsewhere"
+        it.first.last.heard.body(HEL)
+        assert run.call.body == b""
+
+    relayed(ONE, scenario)
+
+
+def test_what_was_said_of_a_body_is_not_said_of_another() -> None:
+    def scenario(it: Place) -> None:
+        it.call()
+        it.other.last.answers(MESSAGE, headers=[*JSON, (b"content-encoding", b"br")])
+        assert it.caller.headers == JSON
+
+    relayed(FOREIGN, scenario)
+
+    def scenario_of_event(it: Place) -> None:
+        it.call(STREAM)
+        it.first.last.streams(b'data: {"error":{"message":"no","code":400}}\n\n')
+        assert (it.caller.status, it.caller.headers) == (400, JSON)
+
+    relayed(ONE, scenario_of_event)

@@ -260,7 +260,9 @@ def test_what_is_known_of_a_target_outlives_a_change_of_routes_and_no_longer_tha
         (answer(503), True, True, True, False),
         (answer(529), True, True, True, False),
         (answer(429), True, True, False, False),
-        (answer(408), True, True, False, False),
+        (answer(504), True, True, True, True),
+        (answer(524), True, True, True, True),
+        (answer(408), True, True, False, True),
         (answer(409), True, True, False, False),
         (answer(401), False, True, False, False),
         (answer(404), False, True, False, False),
@@ -700,8 +702,10 @@ def test_without_budget_it_goes_to_another_provider_after_a_refusal_but_not_back
     assert isinstance(attempts.failed(1, 0.0, answer(400)), GiveUp)
 
 
-@pytest.mark.parametrize("lost", ["closed", "cut", "garbled"])
-def test_what_may_be_billed_is_tried_again_nowhere_without_budget(lost: Lost) -> None:
+@pytest.mark.parametrize(
+    "lost", ["closed", "cut", "garbled", answer(408), answer(504), answer(524)]
+)
+def test_what_may_be_billed_is_tried_again_nowhere_without_budget(lost: Lost | Answer) -> None:
     for spent in (False, True):
         router = routed(route([A], [B], retries_per_target=0))
         if spent:
@@ -711,6 +715,7 @@ def test_what_may_be_billed_is_tried_again_nowhere_without_budget(lost: Lost) ->
         decision = attempts.failed(0, 0.0, lost)
         if spent:
             assert given_up(decision).error.http == 502
+            assert given_up(decision).answer == (lost if isinstance(lost, Answer) else None)
         else:
             assert go(decision).target == B
 

@@ -199,6 +199,7 @@ def _llm(
     upstreams: Sequence[Upstream], routes: Sequence[Route], board: Board, clock: RealClock
 ) -> "Llm":
     """Providers with their keys, which no message between processes has, and the ways to them."""
+    from paceline.gateway.beside import Beside
     from paceline.gateway.provider import Provider
     from paceline.gateway.providers.http import HttpProvider, secret
     from paceline.gateway.providers.simulated import SimulatedProvider, Simulation
@@ -227,7 +228,8 @@ def _llm(
         if target.provider not in providers
     }
     router = Router(routes, chance.fork("routes"), clock.now())
-    return Llm(Relay(providers, router, Tally(board), clock), board, withheld)
+    relay = Relay(providers, router, Tally(board), clock, Beside(clock))
+    return Llm(relay, board, withheld)
 
 
 def _withheld(provider: str) -> NotAllowed:

@@ -12,10 +12,11 @@ import msgspec
 
 from paceline.gateway import members
 from paceline.gateway.call import Asked, Endpoint
-from paceline.gateway.openai import kind, with_model
+from paceline.gateway.openai import kind, near_the_ends, with_model
 from paceline.gateway.passing import Passing, Sign
 from paceline.gateway.sse import Event
-from paceline.gateway.usage import NOTHING, Told, Usage
+from paceline.gateway.usage import NOTHING, UNREADABLE, Told, Usage
+from paceline.terms.limits import PARSE_IN_PLACE_BYTES
 
 __all__ = ["model", "models", "passing", "read", "told", "with_model"]
 
@@ -79,6 +80,7 @@ class _Event(msgspec.Struct):
 
 _message = msgspec.json.Decoder(_Message).decode
 _event = msgspec.json.Decoder(_Event).decode
+_said_usage = msgspec.json.Decoder(_Usage).decode
 
 
 NO_USAGE = _Usage()
@@ -102,12 +104,20 @@ def _usage(said: _Usage | None, before: _Usage = NO_USAGE) -> Usage | None:
     )
 
 
+def _usage_of(said: bytes) -> Usage | None:
+    return _usage(_said_usage(said))
+
+
 def told(body: bytes) -> Told:
-    """What a whole answer says of itself."""
+    """What a whole answer says of itself; of a long one only its usage, near its ends."""
+    if len(body) > PARSE_IN_PLACE_BYTES:
+        return near_the_ends(body, _usage_of)
     try:
         said = _message(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except msgspec.ValidationError:
         return NOTHING
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return UNREADABLE
     return Told(_usage(said.usage), said.stop_reason, said.model, said.id, said.type == "error")
 
 

@@ -104,7 +104,7 @@ LOST: Mapping[Ended, str] = {
     "unreachable": "cannot be reached",
     "closed": "closed the connection before it answered",
     "cut": "broke off within its answer",
-    "garbled": "answered with what is no HTTP",
+    "garbled": "answered with what cannot be read",
     "late": "had not answered by the deadline",
 }
 

@@ -7,7 +7,7 @@ whether an answer is whole. Pure; called by `web/llm.py` and `relay.py`.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,9 +16,9 @@ from paceline.gateway import members
 from paceline.gateway.call import Asked, Endpoint
 from paceline.gateway.passing import Passing, Sign
 from paceline.gateway.sse import Event
-from paceline.gateway.usage import NOTHING, Told, Usage
+from paceline.gateway.usage import NOTHING, UNREADABLE, Told, Usage
 from paceline.terms.errors import PacelineError, WrongType
-from paceline.terms.limits import PARSE_IN_PLACE_BYTES
+from paceline.terms.limits import LLM_CHOICES, PARSE_IN_PLACE_BYTES
 
 MODEL_REMEDY = 'Name a model, as in "model": "gpt-5-mini"; GET /v1/models lists them.'
 MESSAGES_REMEDY = 'Send a list, as in [{"role": "user", "content": "Hello"}].'
@@ -180,18 +180,27 @@ _said_usage = msgspec.json.Decoder(_Usage).decode
 NO_ERROR = frozenset({b"null", b"false", b'""', b"{}"})
 """What the SDK does not take for one either."""
 
-USAGE = re.compile(rb'"usage"[ \t\n\r]*:[ \t\n\r]*(\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\})')
+FAILED_RESPONSE = "failed"
+"""The status of a response whose `error` is part of it: the answer is whole, and is billed, and the
+SDK hands it out as it is."""
+
+FLAT = rb"\{[^{}]*+\}"
+DEEPER = rb"\{[^{}]*+(?:" + FLAT + rb"[^{}]*+)*+\}"
+USAGE = re.compile(rb'"usage"[ \t\n\r]*:[ \t\n\r]*(\{[^{}]*+(?:' + DEEPER + rb"[^{}]*+)*+\})")
+"""With objects in it, and in those."""
 
 
 def told(body: bytes) -> Told:
     """What a whole answer says of itself. Of a long one only its usage, and that only near its
     ends, where every vendor has it: all of it would hold up the loop."""
     if len(body) > PARSE_IN_PLACE_BYTES:
-        return Told(_usage_near_the_ends(body))
+        return near_the_ends(body, _usage_of)
     try:
         return _told(_answer(body))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except msgspec.ValidationError:
         return NOTHING
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return UNREADABLE
 
 
 def _told(said: _Answer) -> Told:
@@ -200,19 +209,25 @@ def _told(said: _Answer) -> Told:
         finish = said.choices[0].finish_reason
     elif said.incomplete_details and said.incomplete_details.reason:
         finish = said.incomplete_details.reason
-    return Told(_usage(said.usage), finish, said.model, said.id, bytes(said.error) not in NO_ERROR)
+    failed = bytes(said.error) not in NO_ERROR and said.status != FAILED_RESPONSE
+    return Told(_usage(said.usage), finish, said.model, said.id, failed)
 
 
-def _usage_near_the_ends(body: bytes) -> Usage | None:
+def _usage_of(said: bytes) -> Usage | None:
+    return _usage(_said_usage(said))
+
+
+def near_the_ends(body: bytes, read: Callable[[bytes], Usage | None]) -> Told:
+    """`read` makes usage of the object that is named so, or of another of that name."""
     for part in (body[-PARSE_IN_PLACE_BYTES:], body[:PARSE_IN_PLACE_BYTES]):
         for found in reversed(list(USAGE.finditer(part))):
             try:
-                usage = _usage(_said_usage(found[1]))
+                usage = read(found[1])
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 continue
             if usage:
-                return usage
-    return None
+                return Told(usage)
+    return NOTHING
 
 
 # --- Streams --------------------------------------------------------------------------------------
@@ -222,10 +237,14 @@ DONE = b"[DONE]"
 MIDDLE = b'"finish_reason":null}]}'
 ASKED_MIDDLE = b'"finish_reason":null}],"usage":null'
 """How most chunks end, and how those of a stream that was asked for usage do: neither the last, nor
-an error, and not looked at any further."""
+an error, and not looked at any further where they are of the first choice."""
+
+OF_FIRST = b'"choices":[{"index":0,'
+NOWHERE = slice(0, 0)
 
 
 class _Delta(msgspec.Struct):
+    index: int | None = None
     finish_reason: str | None = None
     text: str | None = None
     delta: dict[str, msgspec.Raw] | None = None
@@ -245,9 +264,23 @@ NO_CONTENT = frozenset({b"null", b'""', b"[]", b"{}"})
 
 
 class Chunks:
-    """A stream of `/chat/completions` or `/completions`."""
+    """A stream of `/chat/completions` or `/completions`. It has several choices where it was asked
+    for them, each with an end of its own; `finish` is known when all that have begun are at theirs.
+    """
 
-    __slots__ = ("begun", "ended", "failed", "finish", "id", "model", "usage")
+    __slots__ = (
+        "_finish",
+        "_finished",
+        "_first",
+        "_open",
+        "begun",
+        "ended",
+        "failed",
+        "finish",
+        "id",
+        "model",
+        "usage",
+    )
 
     def __init__(self) -> None:
         self.begun = False
@@ -257,6 +290,12 @@ class Chunks:
         self.finish: str | None = None
         self.model: str | None = None
         self.id: str | None = None
+        self._finish: str | None = None
+        """of the first that has ended"""
+        self._first = NOWHERE
+        """where the first choice stood in the last chunk that was read: there it stands in most"""
+        self._open: set[int] = set()
+        self._finished: set[int] = set()
 
     @property
     def sequence(self) -> int:
@@ -264,7 +303,11 @@ class Chunks:
 
     def see(self, event: Event) -> Sign:
         data = event.data
-        if self.begun and (data[-23:] == MIDDLE or data.find(ASKED_MIDDLE) >= 0):
+        if (
+            self.begun
+            and data[self._first] == OF_FIRST
+            and (data[-23:] == MIDDLE or data.find(ASKED_MIDDLE) >= 0)
+        ):
             return "content"
         if not data:
             return "empty"
@@ -282,7 +325,11 @@ class Chunks:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.failed = True
             return "error"
-        return self._see(chunk)
+        sign = self._see(chunk)
+        if 0 in self._open:
+            at = data.find(OF_FIRST)
+            self._first = NOWHERE if at < 0 else slice(at, at + len(OF_FIRST))
+        return sign
 
     def _see(self, chunk: _Chunk) -> Sign:
         self.id = self.id or chunk.id
@@ -295,9 +342,16 @@ class Chunks:
         if not chunk.choices:
             return "usage" if usage else "empty"
         for choice in chunk.choices:
+            index = choice.index or 0
             if choice.finish_reason is not None:
-                self.finish = self.finish or choice.finish_reason
+                self._finish = self._finish or choice.finish_reason
+                self._open.discard(index)
+                if len(self._finished) < LLM_CHOICES:
+                    self._finished.add(index)
                 self.begun = True
+            elif index not in self._finished and len(self._open) < LLM_CHOICES:
+                self._open.add(index)
+        self.finish = None if self._open else self._finish
         if not self.begun:
             self.begun = any(map(_has_content, chunk.choices))
         return "content" if self.begun else "empty"

@@ -3,6 +3,9 @@
 Series are few: beyond LLM_SERIES pairs of route and provider, what is left is counted together.
 """
 
+from collections.abc import Sequence
+
+from paceline.gateway.attempts import Tried
 from paceline.gateway.call import Call
 from paceline.gateway.usage import Usage
 from paceline.observe.board import Board, Counter
@@ -89,32 +92,37 @@ class Tally:
         self,
         call: Call,
         route: str,
-        provider: str,
+        tried: Sequence[Tried],
+        committed: int | None,
         status: int,
-        received_s: float,
         first_s: float | None,
         now: float,
         usage: Usage | None,
     ) -> None:
-        """`first_s` is when its first content came; `status` 0 where its caller had left."""
-        series = self._of(route, provider)
+        """`committed` is the attempt whose answer it is; `first_s` is when its first content came;
+        `status` 0 where its caller had left."""
+        provider = NOBODY
+        for each in tried:
+            provider = each.target.provider
+            key = (provider, each.why, each.ended)
+            counter = self._attempts.get(key)
+            if counter is None:
+                counter = self._attempts[key] = self._board.counter(LLM_ATTEMPTS, *key)
+            counter.add()
+        if committed is not None and len(tried) > 1:
+            provider = tried[committed].target.provider
+        series = self._series.get((route, provider)) or self._of(route, provider)
         series.call(call.endpoint, status)
         if usage is not None:
             series.used(usage)
         if status == 200:
+            received_s = call.received_s
             series.seconds.record(now - received_s)
-            if call.asked.stream and first_s is not None:
+            if first_s is not None and call.asked.stream:
                 series.first.record(first_s - received_s)
                 further = 0 if usage is None else usage.output_tokens - 1
                 if further > 0:
                     series.token.record((now - first_s) / further, further)
-
-    def attempt(self, provider: str, why: str, ended: str) -> None:
-        counter = self._attempts.get((provider, why, ended))
-        if counter is None:
-            counter = self._board.counter(LLM_ATTEMPTS, provider, why, ended)
-            self._attempts[provider, why, ended] = counter
-        counter.add()
 
     def _of(self, route: str, provider: str) -> _Series:
         series = self._series.get((route, provider))

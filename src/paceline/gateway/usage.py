@@ -31,7 +31,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
 
 class Told(msgspec.Struct, frozen=True, gc=False):
-    """None: it does not say. `failed`: it is an error, whatever its status."""
+    """None: it does not say. `failed`: it is an error, whatever its status. Not `readable`: it is
+    no JSON, or not all of it."""
 
     usage: Usage | None = None
     finish: str | None = None
@@ -39,6 +40,8 @@ class Told(msgspec.Struct, frozen=True, gc=False):
     model: str | None = None
     id: str | None = None
     failed: bool = False
+    readable: bool = True
 
 
 NOTHING = Told()
+UNREADABLE = Told(readable=False)

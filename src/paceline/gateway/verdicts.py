@@ -4,17 +4,19 @@
 | --- | --- | --- | --- | --- |
 | unreachable | yes | yes | yes | no, nothing was sent |
 | closed, cut or garbled before content | yes | yes | yes | yes |
-| 5xx, 529 among them | yes | yes | yes | no |
+| 5xx, 529 among them | yes | yes | yes | no, but for 504 and 524 |
 | 429 | yes, but not before it says | yes | no | no |
-| 408, 409 | yes | yes | no | no |
+| 408 | yes | yes | no | yes |
+| 409 | yes | yes | no | no |
 | 401, 402, 403, 404 | no | yes | no | no |
 | any other answer | no | no | no | no |
 
 *Failure* is what a circuit breaker counts. A 429 is none: whoever says it is well, and says when it
 wants to be asked again. 401 to 404 speak of our key, our account or what this target has, and not
 of the call: another may do it. What may have been worked on is tried again, anywhere, only as long
-as the retry budget of whoever lost it lasts, for it may be paid for twice; an answer that is an
-error is not billed. `x-should-retry` is obeyed for its sender alone: whether somebody else can do
+as the retry budget of whoever lost it lasts, for it may be paid for twice. An answer that is an
+error is not billed, except where somebody on the way to the model ran out of patience (408, 504,
+524): it may work on. `x-should-retry` is obeyed for its sender alone: whether somebody else can do
 it is not the sender's to know.
 
 A request that does something (a file, a batch) is not `repeatable`: only what was never sent, or
@@ -34,6 +36,8 @@ LIMITED = 429
 SERVER_ERROR = 500
 AGAIN = frozenset({408, 409, LIMITED})
 ELSEWHERE = frozenset({401, 402, 403, 404})
+TIMED_OUT = frozenset({408, 504, 524})
+"""Of these nobody knows whether it was worked on."""
 ASIDE = frozenset({LIMITED, 503, 529})
 """With a moment from which on it wants to be asked again: it speaks for all calls, not this one."""
 
@@ -84,7 +88,7 @@ def verdict_of(ended: "Lost | Answer", repeatable: bool = True) -> Verdict:
     if not repeatable and status != LIMITED:
         here = elsewhere = False
     aside = status == LIMITED or (status in ASIDE and after_s is not None)
-    return Verdict(here, elsewhere, failure, False, aside, after_s)
+    return Verdict(here, elsewhere, failure, status in TIMED_OUT, aside, after_s)
 
 
 def _told(headers: Headers) -> tuple[bool | None, float | None]:

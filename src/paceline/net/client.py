@@ -28,6 +28,9 @@ ANSWER_FROM = 200
 
 BODYLESS = (204, 304)
 
+FRAMED = frozenset({b"content-length", b"transfer-encoding"})
+"""With one of them an answer has an end before that of its connection."""
+
 VERSIONS = ("1.1", "1.0")
 
 
@@ -187,9 +190,10 @@ class ClientConnection(asyncio.Protocol):
             raise HttpParserError("another version than HTTP/1.1")
         if self._head_bytes > HEAD_BYTES and _bytes(self._headers) > HEAD_BYTES:
             raise HttpParserError("a head that is too long")
-        self._to_close = self._status not in BODYLESS and not any(
-            name in (b"content-length", b"transfer-encoding") for name, _ in self._headers
-        )
+        self._to_close = self._status not in BODYLESS
+        for name, _ in self._headers:
+            if name in FRAMED:
+                self._to_close = False
         self._receiver.head(self._status, self._headers)
 
     def on_body(self, piece: bytes) -> None:

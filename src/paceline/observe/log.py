@@ -66,7 +66,12 @@ class Log:
     @property
     def is_on(self) -> bool:
         """Whether `info` would write anything: for those who would otherwise prepare it in vain."""
-        return self._logger.isEnabledFor(logging.INFO)
+        return not self._logger.disabled and self._logger.isEnabledFor(logging.INFO)
+
+    @property
+    def debugs(self) -> bool:
+        """The same of `debug`."""
+        return self._logger.isEnabledFor(logging.DEBUG)
 
     def _write(
         self, level: int, message: str, fields: dict[str, object], with_traceback: bool = False

@@ -587,6 +587,9 @@ LEARNT_HEADS = 1024
 LLM_SERIES = 64
 """pairs of route and provider that are measured apart; what goes beyond is measured together"""
 
+LLM_CHOICES = 128
+"""of one streamed answer, whose ends are told apart"""
+
 LLM_IN_FLIGHT = 768
 """LLM calls one front holds at once: three quarters of IN_FLIGHT, for they last"""
 
@@ -596,7 +599,7 @@ LLM_WHOLE_BYTES = 64 * 1024
 LLM_HELD_BYTES = 256 * 1024
 """of a stream that may come before its first content; then it counts as begun"""
 
-LLM_TRANSLATED_BYTES = 16 * 1024 * 1024
+LLM_TRANSLATED_BYTES = 1024 * 1024
 """of an answer that is translated as a whole"""
 
 LLM_ERROR_BYTES = 64 * 1024
@@ -604,3 +607,19 @@ LLM_ERROR_BYTES = 64 * 1024
 
 LLM_TIMELINES = 500
 """calls whose timelines one front remembers"""
+
+LLM_READ_IN_PLACE_BYTES = 512 * 1024
+"""of a body that a front reads, or changes a member of, itself: less than 2 ms, whatever is in it;
+longer ones go to its scribe process"""
+
+LLM_SAY_IN_PLACE_BYTES = 128 * 1024
+"""of a body that a front says in the other dialect itself, for the same reason"""
+
+LLM_BESIDE = 64
+"""long bodies that one front's scribe process holds, the one it works on included"""
+
+LLM_BESIDE_BYTES = 512 * 1024 * 1024
+"""of memory those may take, with what is written of them"""
+
+LLM_BESIDE_S = 10.0
+"""how long the work on one body may take; then the process is killed and restarted"""

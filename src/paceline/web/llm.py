@@ -3,15 +3,16 @@
 Plain functions called by the connection, no task and no future a call, as in `inference.py`; what
 every request passes is `door.py`. Bodies are read by the dialects, and where a call goes and what
 comes back is `gateway/relay.py`'s business. Whatever is said to a caller, errors of the gate among
-it, is said in the dialect that it speaks: Anthropic's below /v1/messages and to whoever names an
-`anthropic-version`, else OpenAI's.
+it, is said in the dialect of the address: Anthropic's below /v1/messages, OpenAI's at its own; and
+where both vendors have one (models, files), Anthropic's to whoever names an `anthropic-version`.
 
 One call, in order: `Llm.begin` (head), `_Call.took` (body), the relay's Run, `_Call.whole` or
 `begin` … `finish`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 from urllib.parse import parse_qs, unquote
 
 import orjson
@@ -40,6 +41,7 @@ from paceline.terms.limits import (
     LLM_DEADLINE_S,
     LLM_IN_FLIGHT,
     LLM_MODEL_CHARS,
+    LLM_READ_IN_PLACE_BYTES,
 )
 from paceline.terms.metric import LLM_IN_FLIGHT as LLM_IN_FLIGHT_METRIC
 from paceline.terms.request import Priority
@@ -61,6 +63,17 @@ ENDPOINTS: Mapping[bytes, Endpoint] = {
 MESSAGES = b"/v1/messages"
 MODELS = b"/v1/models"
 
+OF_ONE_MODEL = frozenset({"/images/generations", "/audio/speech", "/rerank"})
+"""Of the addresses that are relayed as they are, those whose calls say all that they are about in a
+JSON body, with the one model that they use. A key that is bound to models may call no others: a
+file, a batch or a query may lead to any model, and a form is not read."""
+
+KNOWN = 1024
+"""addresses that are remembered; beyond it all are forgotten, and found again"""
+
+LIMIT_DIGITS = 9
+"""of the most models to be listed; a page has fewer in any case"""
+
 VERSION_HEADER = b"anthropic-version"
 ENCODING_HEADER = b"content-encoding"
 
@@ -71,7 +84,10 @@ PASSED = frozenset(
 PASSED_OF = (b"openai-", b"anthropic-", b"x-stainless-")
 """What goes on to a provider: in any dialect, and in its own. Never keys, cookies, or where a call
 comes from."""
+NOT_PASSED = frozenset({b"openai-organization", b"openai-project"})
+"""Whom a call is billed to. The key is ours, and so is that."""
 
+REQUEST_IDS = frozenset(failures.REQUEST_ID.values())
 TRACED = frozenset({b"traceparent", b"tracestate"})
 
 SHARE: Mapping[Priority, float] = {"low": 0.5, "normal": 0.9, "high": 0.97, "critical": 1.0}
@@ -112,18 +128,28 @@ class Llm:
         self.in_hand = 0
         self._in_flight = board.gauge(LLM_IN_FLIGHT_METRIC)
         self._withheld = withheld or {}
+        self._addresses: dict[bytes, _Address] = {}
 
     def begin(self, exchange: Exchange, door: Door) -> "Callable[[Exchange], None] | None":
         """A call by its head; None where it is for somebody else."""
         target = exchange.target
-        if not target.startswith(BELOW):
-            return None
-        call = _Call(self, door, exchange)
+        address = self._addresses.get(target)
+        if address is None:
+            if not target.startswith(BELOW):
+                return None
+            address = self._learn(target)
+        call = _Call(self, door, exchange, address)
         try:
             call.open()
         except PacelineError as error:
             call.fail(error)
         return call.took
+
+    def _learn(self, target: bytes) -> "_Address":
+        if len(self._addresses) >= KNOWN:
+            self._addresses.clear()
+        address = self._addresses[target] = _address(target)
+        return address
 
     async def close(self) -> None:
         await self.relay.close()
@@ -179,21 +205,42 @@ class Llm:
                 remedy=f"It may call {', '.join(caller.models)}; "
                 "`paceline key create NAME --models` makes one that may.",
             )
-        route = self.relay.router.resolve(
-            model, lambda name: not caller.models or _allows(caller.models, name)
-        )
+        if len(model) > LLM_MODEL_CHARS:
+            raise UnknownModel(
+                "no model has so long a name", value=model, remedy="GET /v1/models names all."
+            )
+        if caller.models:
+            route = self.relay.router.resolve(model, partial(_allows, caller.models))
+        else:
+            route = self.relay.router.resolve(model)
         if self._withheld and route.name in self._withheld:
             raise self._withheld[route.name]
         return route
 
-    def raw_route(self, path: str, model: str, caller: Caller) -> Route:
-        if caller.models and not (model and _allows(caller.models, model)):
+    def raw_route(self, method: str, path: str, model: str, caller: Caller) -> Route:
+        if caller.models:
+            return self._bound_raw_route(method, path, model, caller)
+        route = self.relay.router.resolve_raw(path, model or None)
+        if self._withheld and route.name in self._withheld:
+            raise self._withheld[route.name]
+        return route
+
+    def _bound_raw_route(self, method: str, path: str, model: str, caller: Caller) -> Route:
+        """That of the model which the body names, and no other."""
+        if method != "POST" or path not in OF_ONE_MODEL or not model:
             raise NotAllowed(
-                "this key is bound to models, and this address is not one model's alone",
-                value=f"/v1{path}",
+                "this key is bound to models, and this call is not to one model alone",
+                value=f"{method} /v1{path}",
                 remedy="Call it with a key that may call every model.",
             )
-        return self.relay.router.resolve_raw(path, model or None)
+        route = self.route(model, caller)
+        if not route.allows(path):
+            raise NotAllowed(
+                "this key is bound to models, and the route of this one does not relay this",
+                value=f"{model}: /v1{path}",
+                remedy="Name it in `raw` of that route, or use a key that may call every model.",
+            )
+        return route
 
     def models(self, caller: Caller) -> list[str]:
         """Those that can be named: a route that ends in `*` cannot."""
@@ -206,32 +253,40 @@ class Llm:
         ]
 
 
+class _Address(NamedTuple):
+    """What a target is. `path` is what follows /v1; `dialect` that of its bodies."""
+
+    endpoint: Endpoint
+    dialect: Dialect
+    path: str
+    models: bool = False
+
+
 class _Call(Held):
     """One LLM call, from its head to its answer, and the caller's side of its Run."""
 
     __slots__ = (
+        "_address",
         "_begun",
-        "_endpoint",
         "_entered",
         "_llm",
         "_run",
         "_status",
-        "dialect",
         "facts",
         "received_s",
     )
 
-    def __init__(self, llm: Llm, door: Door, exchange: Exchange) -> None:
+    facts: _Facts
+
+    def __init__(self, llm: Llm, door: Door, exchange: Exchange, address: _Address) -> None:
         super().__init__(door, exchange)
-        target = exchange.target
         self._llm = llm
+        self._address = address
         self._run: Run | None = None
         self._begun = False
         """a part of the answer has been told"""
         self._status = 0
         self._entered = False
-        self._endpoint: Endpoint = ENDPOINTS.get(target) or _endpoint(target)
-        self.dialect: Dialect = "anthropic" if target.startswith(MESSAGES) else "openai"
         self.received_s = llm.relay.now()
         exchange.fail = self.fail
         exchange.gone = self.left
@@ -243,11 +298,9 @@ class _Call(Held):
         exchange = self.exchange
         self.door.check_open()
         facts = self.facts = self._llm.facts(exchange, self.door)
-        if facts.dialect == "anthropic":
-            self.dialect = "anthropic"
         self._llm.enter(facts.priority)
         self._entered = True
-        if self._endpoint == "other":
+        if self._address.endpoint == "other":
             self._open_other(exchange)
         elif exchange.method != b"POST":
             raise _wrong_method(exchange, "POST")
@@ -261,86 +314,100 @@ class _Call(Held):
             exchange.connection.within(min(facts.timeout_s, LLM_ARRIVES_S))
 
     def _open_other(self, exchange: Exchange) -> None:
-        if _is_models(exchange.target):
-            if exchange.method != b"GET":
-                raise _wrong_method(exchange, "GET")
-        else:
-            self._llm.relay.router.resolve_raw(_path(exchange.target))
+        if not self._address.models:
+            self._llm.relay.router.resolve_raw(self._address.path)
+        elif exchange.method != b"GET":
+            raise _wrong_method(exchange, "GET")
 
     def took(self, exchange: Exchange) -> None:
         """The body is there."""
+        self._try(self._list if self._address.models else self._read, exchange)
+
+    def _try(self, step: Callable[..., None], *given: Any) -> None:
+        """Each step that somebody else's code calls: whatever happens in it, there is an answer."""
         try:
-            if self._endpoint == "other" and _is_models(exchange.target):
-                self._list(exchange)
-            else:
-                self._relay(exchange)
+            step(*given)
         except PacelineError as error:
             self.fail(error)
         except Exception:  # the last resort: a bug of ours is answered, and logged whole
             logger.exception("an LLM call failed inside Paceline", request=self.id.decode())
             self.fail(bug(self.id.decode()))
 
-    def _relay(self, exchange: Exchange) -> None:
-        llm, facts = self._llm, self.facts
-        endpoint = self._endpoint
-        body = exchange.body
-        if type(body) is not bytes:
-            body = bytes(body)
-        path = _path(exchange.target)
-        if endpoint == "other":
-            asked = openai.read(endpoint, body) if _is_json(facts.headers) else Asked("")
-            route = llm.raw_route(path, asked.model, facts.caller)
+    def _read(self, exchange: Exchange) -> None:
+        endpoint, dialect, _, _ = self._address
+        is_long = len(exchange.body) > LLM_READ_IN_PLACE_BYTES
+        # A long one that came in pieces stays a bytearray, which is used as bytes are: a copy of it
+        # would take as long as it must not.
+        body = cast(bytes, exchange.body) if is_long else bytes(exchange.body)
+        if endpoint == "other" and not _is_json(self.facts.headers):
+            self._relay(body, Asked(""))
+        elif is_long:
+            self._llm.relay.beside.read(endpoint, dialect, body, partial(self._was_read, body))
+        elif dialect == "openai":
+            self._relay(body, openai.read(endpoint, body))
         else:
-            if self.dialect == "anthropic" and endpoint in ("messages", "count_tokens"):
-                asked = anthropic.read(endpoint, body)
-            else:
-                asked = openai.read(endpoint, body)
-            if len(asked.model) > LLM_MODEL_CHARS:
-                raise UnknownModel(
-                    "no model has so long a name",
-                    value=asked.model,
-                    remedy="GET /v1/models names all.",
-                )
+            self._relay(body, anthropic.read(endpoint, body))
+
+    def _was_read(self, body: bytes, asked: Asked | PacelineError) -> None:
+        if self.answered:  # it was given up meanwhile
+            return
+        if isinstance(asked, PacelineError):
+            self.fail(asked)
+        else:
+            self._try(self._relay, body, asked)
+
+    def _relay(self, body: bytes, asked: Asked) -> None:
+        llm, facts, exchange = self._llm, self.facts, self.exchange
+        endpoint, dialect, path, _ = self._address
+        method = "POST" if exchange.method == b"POST" else exchange.method.decode()
+        if endpoint == "other":
+            dialect = facts.dialect
+            route = llm.raw_route(method, path, asked.model, facts.caller)
+        else:
             route = llm.route(asked.model, facts.caller)
         headers, plain_headers = facts.headers, facts.plain_headers
         if len(exchange.own_headers) > 1:
             traced = [each for each in exchange.own_headers if each[0] in TRACED]
             if traced:
                 headers, plain_headers = headers + traced, plain_headers + traced
+        received_s = self.received_s
         call = Call(
             self.id.decode(),
-            self.dialect,
+            dialect,
             endpoint,
-            exchange.method.decode(),
+            method,
             path,
             headers,
             body,
             asked,
             facts.priority,
-            self.received_s + facts.timeout_s,
-            self.received_s,
+            received_s + facts.timeout_s,
+            received_s,
             plain_headers,
             facts.caller.key_id,
         )
-        run = self._run = Run(llm.relay, call, route, self)
+        self._run = run = Run(llm.relay, call, route, self)
         run.start()
 
     def _list(self, exchange: Exchange) -> None:
         """GET /v1/models, or one of them."""
         path, _, query = exchange.target.partition(b"?")
+        dialect = self.facts.dialect
         names = self._llm.models(self.facts.caller)
         name = unquote(path[len(MODELS) + 1 :].decode())
         said: object
         if name:
             if name not in names:
                 self._llm.route(name, self.facts.caller)
-            said = anthropic.model(name) if self.dialect == "anthropic" else openai.model(name)
-        elif self.dialect == "anthropic":
+            said = anthropic.model(name) if dialect == "anthropic" else openai.model(name)
+        elif dialect == "anthropic":
             asked = parse_qs(query.decode("latin-1"))
-            limit = asked.get("limit", [""])[0]
+            said_limit = asked.get("limit", [""])[0][:LIMIT_DIGITS]
+            is_number = said_limit.isascii() and said_limit.isdigit()
+            limit = int(said_limit) if is_number else anthropic.PAGE_MODELS
             said = anthropic.models(
                 names,
-                limit=int(limit) if limit.isascii() and limit.isdigit() else anthropic.PAGE_MODELS,
+                limit=limit,
                 after=asked.get("after_id", [""])[0],
                 before=asked.get("before_id", [""])[0],
             )
@@ -379,21 +446,33 @@ class _Call(Held):
     ) -> None:
         if self.answered:
             return
-        if any(name == VERSION_HEADER for name, _ in self.exchange.steady_headers):
-            self.dialect = "anthropic"  # it may be the gate that refuses
         reply: Reply = failures.refused(
-            self.dialect, error, self.id.decode(), after_s=after_s, retry=retry
+            self._dialect, error, self.id.decode(), after_s=after_s, retry=retry
         )
         self.door.refused(error)
         headers = [each for each in reply.headers if each[0] != b"content-length"]
         self.answer(reply.status, rendered(headers), reply.body)
 
     def _lines(self, headers: Headers) -> bytes:
-        lines = [b"%b: %b\r\n" % each for each in headers]
-        name = failures.REQUEST_ID[self.dialect]
-        if all(each[0] != name for each in headers):
-            lines.append(b"%b: %b\r\n" % (name, self.id))
+        """Those of a provider's answer; its id of the request, or ours, as the caller calls that."""
+        lines = []
+        named = False
+        for header in headers:
+            if header[0] in REQUEST_IDS:
+                named = True
+                header = (failures.REQUEST_ID[self._dialect], header[1])
+            lines.append(b"%b: %b\r\n" % header)
+        if not named:
+            lines.append(b"%b: %b\r\n" % (failures.REQUEST_ID[self._dialect], self.id))
         return b"".join(lines)
+
+    @property
+    def _dialect(self) -> Dialect:
+        """In which it is spoken to: that of the address, or the one whose version it names."""
+        if self._address.endpoint != "other":
+            return self._address.dialect
+        named = any(name == VERSION_HEADER for name, _ in self.exchange.steady_headers)
+        return "anthropic" if named else self._address.dialect
 
     # --- What the connection and the door tell ----------------------------------------------------
 
@@ -429,32 +508,29 @@ class _Call(Held):
             self._llm.leave()
         run, self._run = self._run, None
         if run is not None:
-            run.ended(status)
+            timeline = run.ended(status)
+            if logger.debugs:
+                logger.debug("llm call", request=timeline.id, **timeline.fields())
         elif status:
-            self._llm.relay.tally.refused(self._endpoint, status)
+            self._llm.relay.tally.refused(self._address.endpoint, status)
 
 
-def _endpoint(target: bytes) -> Endpoint:
-    return ENDPOINTS.get(target.partition(b"?")[0], "other")
-
-
-def _path(target: bytes) -> str:
-    return target[len(ABOVE) :].decode()
-
-
-def _is_models(target: bytes) -> bool:
+def _address(target: bytes) -> _Address:
     path = target.partition(b"?")[0]
-    return path == MODELS or path.startswith(MODELS + b"/")
+    endpoint = ENDPOINTS.get(path, "other")
+    dialect: Dialect = "anthropic" if path.startswith(MESSAGES) else "openai"
+    models = path == MODELS or path.startswith(MODELS + b"/")
+    return _Address(endpoint, dialect, target[len(ABOVE) :].decode(), models)
 
 
 def _is_passed(name: bytes) -> bool:
-    return name in PASSED or name.startswith(PASSED_OF)
+    return name in PASSED or (name.startswith(PASSED_OF) and name not in NOT_PASSED)
 
 
 def _is_json(headers: Headers) -> bool:
-    return any(
-        name == b"content-type" and value.startswith(b"application/json") for name, value in headers
-    )
+    """Said once: of two types, its provider might believe the other."""
+    said = [value for name, value in headers if name == b"content-type"]
+    return len(said) == 1 and said[0].partition(b";")[0].strip().lower() == b"application/json"
 
 
 def _allows(models: Iterable[str], model: str) -> bool:

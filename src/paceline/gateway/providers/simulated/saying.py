@@ -109,8 +109,8 @@ def say(prompt: Prompt, wanted: int | None = None, most: int = SIMULATED_TOKENS)
 def _text(prompt: Prompt) -> str:
     begin = "This is a simulated answer: no model was asked, and nothing left this machine."
     if prompt.tool_said is not None:
-        return f"{begin} The tool said: {_echo(prompt.tool_said)}"
-    heard = f" You said: {_echo(prompt.said)}" if prompt.said else " You said nothing."
+        return f"{begin} The tool said: {_echo(prompt.tool_said)}."
+    heard = f" You said: {_echo(prompt.said)}." if prompt.said else " You said nothing."
     if prompt.images:
         heard += f" With it came {prompt.images} image{'s' * (prompt.images > 1)}."
     text = f"{begin}{heard} For a real model, set {KEYS} and start again."

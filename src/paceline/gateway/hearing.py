@@ -1,0 +1,442 @@
+"""One answer of a provider, as it is heard: how it is passed on, and what is read of it in passing.
+
+An Attempt is what a provider pushes to (`provider.Heard`), and tells its Run (`relay.py`): that
+content has come, pieces of it, an end, or that it failed. A whole answer is held until it is whole,
+unless it is long; a stream until its first content. What a bug of ours does in here is answered by
+the Run; else the pool would take it for a fault of the provider.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from paceline.gateway import anthropic, failures, openai, sse
+from paceline.gateway.call import Call, Dialect, Headers
+from paceline.gateway.passing import Passing, Sign
+from paceline.gateway.provider import Lost, Provider, Running
+from paceline.gateway.translate import answers, errors
+from paceline.gateway.translate.streams import ToChat, ToMessages
+from paceline.gateway.usage import Told, Usage
+from paceline.gateway.verdicts import Answer
+from paceline.observe import log
+from paceline.terms.errors import ProviderFailed
+from paceline.terms.limits import (
+    LLM_ERROR_BYTES,
+    LLM_HELD_BYTES,
+    LLM_TRANSLATED_BYTES,
+    LLM_WHOLE_BYTES,
+    PARSE_IN_PLACE_BYTES,
+)
+
+TAIL_BYTES = PARSE_IN_PLACE_BYTES + 1
+"""Of a long answer: more than is parsed, so that its usage is looked for, and no whole JSON."""
+
+REFUSED_FROM = 300
+
+JSON: Headers = [(b"content-type", b"application/json")]
+EVENTS: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+]
+EVENT_STREAM = b"text/event-stream"
+FIRST_OF_EVENTS = (b"data:", b"event:", b":")
+"""Of a stream that does not say that it is one."""
+
+LAST: Mapping[Dialect, sse.Event] = {
+    "openai": sse.Event(None, openai.DONE, b""),
+    "anthropic": sse.Event(b"message_stop", b'{"type":"message_stop"}', b""),
+}
+"""The mark of the end, where a provider leaves it out."""
+
+ENCODING = b"content-encoding"
+WRITTEN_ANEW = frozenset({b"content-type", ENCODING})
+"""What was said of a body that is not the one that goes on. Streams are always plain."""
+
+BUG = "an LLM call failed inside Paceline"
+
+logger = log.get(__name__)
+
+
+class Writer(Protocol):
+    """The caller, when an answer has begun."""
+
+    def write(self, piece: bytes) -> None: ...
+
+
+class Listener(Protocol):
+    """The Run, as it is seen from here."""
+
+    call: Call
+    committed: "Attempt | None"
+    over: bool
+    usage: Usage | None
+
+    @property
+    def told(self) -> Writer: ...
+
+    @property
+    def created_s(self) -> int: ...
+
+    def whole(self, attempt: "Attempt", status: int, headers: Headers, body: bytes) -> None: ...
+
+    def begin(self, attempt: "Attempt", status: int, headers: Headers) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def failed(
+        self, attempt: "Attempt", ended: Lost | Answer, detail: str = "", last: bytes | None = None
+    ) -> None: ...
+
+    def bug(self) -> None: ...
+
+
+class _Deaf:
+    """In the place of an exchange that has not begun, or is over."""
+
+    def stop(self) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+DEAF: Running = _Deaf()
+
+Take = Callable[["Attempt", bytes], None]
+"""What becomes of a piece: a function of the class, for a bound one would hold who holds it."""
+
+
+class Attempt:
+    __slots__ = (
+        "_foreign",
+        "_headers",
+        "_machine",
+        "_parser",
+        "_parts",
+        "_provider",
+        "_run",
+        "_size",
+        "_status",
+        "_tail",
+        "_take",
+        "_withheld",
+        "number",
+        "running",
+        "seen",
+    )
+
+    _machine: ToChat | ToMessages | None
+    _parser: sse.Parser
+    _tail: bytes
+    _withheld: bool
+
+    def __init__(self, run: Listener, number: int, provider: Provider, foreign: bool) -> None:
+        self._run = run
+        self._provider = provider
+        self._foreign = foreign
+        """whether the answer is said in another dialect than the call"""
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._take: Take | None = None
+        """None: it is kept until it is whole, which is what most do"""
+        self.number = number
+        self.running: Running = DEAF
+        self.seen: Passing | None = None
+        """of a stream"""
+
+    def leave(self) -> None:
+        """Nothing more is to be heard."""
+        running, self.running = self.running, DEAF
+        running.stop()
+
+    # --- What the provider tells ------------------------------------------------------------------
+
+    def head(self, status: int, headers: Headers) -> None:
+        self._status = status
+        self._headers = headers
+        try:
+            call = self._run.call
+            if status >= REFUSED_FROM:
+                self._take = Attempt._refusal
+            elif call.asked.stream:
+                self._head_of_stream(call, headers)
+            elif call.endpoint == "other":
+                self._pass_on(self._run)
+            elif self._foreign:
+                self._take = Attempt._to_translate
+        except Exception:
+            logger.exception(BUG, request=self._run.call.id)
+            self._run.bug()
+
+    def body(self, piece: bytes) -> None:
+        try:
+            take = self._take
+            if take is None:
+                self._parts.append(piece)
+                self._size += len(piece)
+                if self._size > LLM_WHOLE_BYTES:
+                    self._outgrown()
+            else:
+                take(self, piece)
+        except Exception:
+            logger.exception(BUG, request=self._run.call.id)
+            self._run.bug()
+
+    def end(self) -> None:
+        self.running = DEAF
+        run = self._run
+        try:
+            if self.seen is not None:
+                self._end_of_stream(self.seen)
+            elif self._status >= REFUSED_FROM:
+                self._answered()
+            elif run.committed is self:
+                if run.call.endpoint != "other":
+                    run.usage = self._told(self._tail).usage
+                run.finish()
+            else:
+                self._whole(run)
+        except Exception:
+            logger.exception(BUG, request=run.call.id)
+            run.bug()
+
+    def lost(self, why: Lost, detail: str) -> None:
+        self.running = DEAF
+        run = self._run
+        try:
+            if self.seen is not None and self._machine is not None and run.committed is self:
+                run.failed(self, why, detail, b"".join(self._machine.end()))
+            else:
+                run.failed(self, why, detail)
+        except Exception:
+            logger.exception(BUG, request=run.call.id)
+            run.bug()
+
+    def _head_of_stream(self, call: Call, headers: Headers) -> None:
+        if _streams(headers):
+            self._begin_stream(call)
+        elif call.endpoint == "other":
+            self._pass_on(self._run)
+        elif self._foreign:
+            self._garbled("a stream was asked for, and it answers with none")
+
+    # --- Whole answers ----------------------------------------------------------------------------
+
+    def _whole(self, run: Listener) -> None:
+        parts = self._parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        told = openai.told(body) if self._provider.dialect == "openai" else anthropic.told(body)
+        if not (told.readable or body.startswith(FIRST_OF_EVENTS) or _is_coded(self._headers)):
+            self._garbled("its answer is no JSON, or not all of it")
+            return
+        run.usage = told.usage
+        if told.failed:  # with a status that says otherwise
+            event = sse.Event(None, body, body)
+            self._status, body = failures.answered(self._provider.dialect, event)
+            self._headers = _of_json(self._headers)
+            self._parts = [body]
+            self._answered()
+            return
+        headers = failures.passed(self._headers)
+        if self._foreign:
+            try:
+                body = self._translated(body)
+            except ProviderFailed as wrong:
+                self._garbled(str(wrong))
+                return
+            headers = _of_json(headers)
+        run.whole(self, self._status, headers, body)
+
+    def _outgrown(self) -> None:
+        """It is long, and goes on before it is whole."""
+        parts, self._parts = self._parts, []
+        self._pass_on(self._run)
+        for each in parts:
+            self._pass(each)
+
+    def _pass_on(self, run: Listener) -> None:
+        self._tail = b""
+        self._take = Attempt._pass
+        run.begin(self, self._status, failures.passed(self._headers))
+
+    def _pass(self, piece: bytes) -> None:
+        """Of an answer that is not looked at; its end is kept for a moment, for its usage."""
+        self._tail = (self._tail + piece)[-TAIL_BYTES:]
+        self._run.told.write(piece)
+
+    def _to_translate(self, piece: bytes) -> None:
+        self._parts.append(piece)
+        self._size += len(piece)
+        if self._size > LLM_TRANSLATED_BYTES:
+            self._garbled("its answer is longer than one that is translated may be")
+
+    def _translated(self, body: bytes) -> bytes:
+        call = self._run.call
+        if call.dialect == "anthropic":
+            return answers.to_messages(body, call.asked.model)
+        return answers.to_chat(body, call.asked.model, self._run.created_s)
+
+    def _told(self, body: bytes) -> Told:
+        if self._provider.dialect == "openai":
+            return openai.told(body)
+        return anthropic.told(body)
+
+    # --- Errors -----------------------------------------------------------------------------------
+
+    def _refusal(self, piece: bytes) -> None:
+        if self._size < LLM_ERROR_BYTES:
+            self._parts.append(piece)
+            self._size += len(piece)
+
+    def _answered(self) -> None:
+        """With an error of its own, which is what the caller gets where nobody does better."""
+        body = b"".join(self._parts)[:LLM_ERROR_BYTES]
+        headers = self._headers
+        call = self._run.call
+        if self._foreign:
+            if call.dialect == "anthropic":
+                body = errors.to_messages(self._status, body, call.id)
+            else:
+                body = errors.to_chat(self._status, body)
+            headers = _of_json(headers)
+        self._run.failed(self, Answer(self._status, headers, body))
+
+    def _garbled(self, detail: str) -> None:
+        self.leave()
+        self._run.failed(self, "garbled", detail)
+
+    # --- Streams ----------------------------------------------------------------------------------
+
+    def _begin_stream(self, call: Call) -> None:
+        self._take = Attempt._events
+        self._parser = sse.Parser()
+        self._machine = None
+        self._withheld = False
+        if self._provider.dialect == "anthropic":
+            self.seen = anthropic.passing("messages")
+        else:
+            self.seen = openai.passing(call.endpoint)
+        if self._foreign:
+            if call.dialect == "anthropic":
+                self._machine = ToMessages(call.asked.model)
+            else:
+                self._machine = ToChat(
+                    call.asked.model, self._run.created_s, wants_usage=call.asked.wants_usage
+                )
+        else:
+            self._withheld = not call.asked.wants_usage
+
+    def _events(self, piece: bytes) -> None:
+        run, seen = self._run, self.seen
+        assert seen is not None
+        too_long: sse.EventTooLong | None = None
+        try:
+            events = self._parser.feed(piece)
+        except sse.EventTooLong as error:
+            too_long = error
+            events = error.before
+        if run.committed is not self:
+            events = self._hold(run, seen, events)
+        if events:
+            self._go_on(run, seen, events)
+        if too_long is not None and not run.over:
+            self._garbled(str(too_long))
+
+    def _hold(self, run: Listener, seen: Passing, events: list[sse.Event]) -> list[sse.Event]:
+        """What comes before the first content, which begins the answer. Those behind that."""
+        for number, event in enumerate(events, 1):
+            sign = seen.see(event)
+            if sign == "error":
+                status, body = failures.answered(self._provider.dialect, event)
+                self.leave()
+                self._status, self._parts = status, [body]
+                self._headers = _of_json(self._headers)
+                self.seen = None
+                self._answered()
+                return []
+            out = self._out(event, sign)
+            if self._machine is not None and self._machine.state == "broken":
+                self._garbled("its stream cannot be read")
+                return []
+            self._parts.append(out)
+            self._size += len(out)
+            if seen.begun or self._size > LLM_HELD_BYTES:
+                headers = failures.passed(self._headers)
+                run.begin(self, self._status, [*EVENTS, *_without_type(headers)])
+                parts, self._parts = self._parts, []
+                run.told.write(b"".join(parts))
+                return [] if run.over else events[number:]
+        return []
+
+    def _go_on(self, run: Listener, seen: Passing, events: list[sse.Event]) -> None:
+        """Of the one stream that is the answer."""
+        see, machine, withheld = seen.see, self._machine, self._withheld
+        parts: list[bytes] = []
+        for event in events:
+            sign = see(event)
+            if sign == "error":
+                self._broke(run, seen, event, parts)
+                return
+            if machine is not None:
+                parts += machine.feed(event)
+                if machine.state == "broken":
+                    self.leave()
+                    run.usage = seen.usage
+                    run.failed(self, "garbled", "its stream cannot be read", b"".join(parts))
+                    return
+            elif not withheld:
+                parts.append(event.raw)
+            elif sign != "usage":
+                parts.append(openai.without_usage(event))
+        if parts:
+            run.told.write(parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def _broke(self, run: Listener, seen: Passing, event: sse.Event, before: list[bytes]) -> None:
+        """By an event of its provider's, which is the last that goes on."""
+        last = [event.raw] if self._machine is None else self._machine.feed(event)
+        status, body = failures.answered(self._provider.dialect, event)
+        self.leave()
+        run.usage = seen.usage
+        run.failed(self, Answer(status, self._headers, body), last=b"".join([*before, *last]))
+
+    def _out(self, event: sse.Event, sign: Sign) -> bytes:
+        """What the caller gets of an event."""
+        if self._machine is not None:
+            return b"".join(self._machine.feed(event))
+        if self._withheld:
+            return b"" if sign == "usage" else openai.without_usage(event)
+        return event.raw
+
+    def _end_of_stream(self, seen: Passing) -> None:
+        run, machine = self._run, self._machine
+        run.usage = seen.usage
+        if run.committed is not self:
+            run.failed(self, "cut", "its stream ended without content")
+        elif seen.ended:
+            run.finish()
+        elif seen.finish is not None:  # all of the answer was there
+            if machine is not None:
+                run.told.write(b"".join(machine.feed(LAST[self._provider.dialect])))
+            run.finish()
+        elif machine is not None:
+            run.failed(self, "cut", "its stream ended early", b"".join(machine.end()))
+        else:
+            run.failed(self, "cut", "its stream ended early")
+
+
+def _streams(headers: Headers) -> bool:
+    for name, value in headers:
+        if name == b"content-type":
+            return value[:17].lower() == EVENT_STREAM
+    return False
+
+
+def _is_coded(headers: Headers) -> bool:
+    return any(name == ENCODING and value != b"identity" for name, value in headers)
+
+
+def _without_type(headers: Headers) -> Headers:
+    return [each for each in headers if each[0] not in WRITTEN_ANEW]
+
+
+def _of_json(headers: Headers) -> Headers:
+    return [*JSON, *_without_type(headers)]
