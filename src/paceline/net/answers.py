@@ -18,7 +18,6 @@ from paceline.terms.errors import (
 Headers = list[tuple[bytes, bytes]]
 
 
-
 class _Lines(dict[int, bytes]):
     """Providers answer with statuses that no standard names, 529 and 524 among them."""
 

@@ -454,7 +454,7 @@ class _Call(Held):
         self.answer(reply.status, rendered(headers), reply.body)
 
     def _lines(self, headers: Headers) -> bytes:
-        """Those of a provider's answer; its id of the request, or ours, as the caller calls that."""
+        """Those of a provider's answer; the id of the request, as the caller calls it."""
         lines = []
         named = False
         for header in headers:
