@@ -454,7 +454,7 @@ class _Call(Held):
         self.answer(reply.status, rendered(headers), reply.body)
 
     def _lines(self, headers: Headers) -> bytes:
-        """Those of a provider's answer; the id of the request, as the caller calls it."""
+        """Those of an answer; its id of the request, or ours, is named as its caller knows it."""
         lines = []
         named = False
         for header in headers:
