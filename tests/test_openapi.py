@@ -33,7 +33,7 @@ STOP = "/api/shutdown"
 SCHEMATHESIS = ["run", "--no-color", "--generation-deterministic", "--checks", "all"]
 # What no schema can say: which knobs there are, and that 1.0 is not written for a whole number.
 SCHEMATHESIS += ["--exclude-checks", "positive_data_acceptance"]
-RUN_S = 120
+RUN_S = 300
 
 
 def bearer(state: Path, name: str, role: Any) -> dict[str, str]:
