@@ -517,6 +517,7 @@ def test_a_slow_stream_comes_one_by_one(to_openai: OpenAIUpstream) -> None:
     with gpt(to_openai) as client:
         assert len(list(chat(client, stream=True))) == 5
     asked = to_openai.asked[0]
+    to_openai.wait(lambda: asked.ended != "")
     assert asked.ended_s - asked.at_s >= 0.05
 
 

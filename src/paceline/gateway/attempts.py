@@ -352,7 +352,7 @@ class Attempts(msgspec.Struct):
     def _next(self, now: float) -> Decision:
         """To the first target that may be gone to; else a wait for one; else it is given up."""
         if self._running:
-            return Wait(min(self._hedge_s, self._patience_s))
+            return Wait(max(now, min(self._hedge_s, self._patience_s)))
         if now >= self._deadline_s or not self._may_retry():
             return self._give_up(now)
         waits: list[tuple[float, Standing]] = []

@@ -413,14 +413,12 @@ class Core:
         come back together, so whoever is once alone with one executor would stay so, and all others
         share a batch. Not where a batch is hardly worth handing over, nor where smaller ones cost
         an executor much of its throughput."""
-        bucket, rows, reason = dispatch
-        model = self.learned(bucket)
-        if reason == "deadline near" or model.tries:
-            return dispatch  # made for somebody, or to learn
+        bucket, rows, _ = dispatch
         held = self.queue.held_rows + sum([batch.rows for batch in self.running])
         share = -(-held // self._executors)
         if rows <= share:
             return dispatch
+        model = self.learned(bucket)
         whole_s = model.typical(rows)
         if whole_s < SHARED_S or share * whole_s < WORTH_SHARING * rows * model.typical(share):
             return dispatch

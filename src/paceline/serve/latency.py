@@ -150,16 +150,11 @@ class LatencyModel:
             last = min(last, max(_first(group), int((typical_s - fixed_s) / each_s)))
         return min(most, last)
 
-    @property
-    def tries(self) -> bool:
-        """Whether the next batch is to show what large ones take, rather than be of a good size."""
-        return len(self._groups) < 2 or not self.batches % TRIED_AGAIN
-
     def efficient(self, most: int) -> int:
         """The smallest size up to `most` with (nearly) the most rows a second of all those: beyond
         it, company only makes everybody wait. Once in a while, and as long as a single size says
         nothing of the others, it is `most`."""
-        if self.tries:
+        if len(self._groups) < 2 or not self.batches % TRIED_AGAIN:
             return most
         group = min(_group(most), len(self._pieces) - 1)
         best = max(self._best_before[group], most / self._at_level_one(most))
