@@ -436,6 +436,7 @@ def test_ten_thousand_idle_connections_at_one_front(server: Server) -> None:
     for each in idle:
         assert each.recv(4096) == b""
         each.close()
+    server.process.wait(WAIT_S)
 
 
 @pytest.mark.slow
