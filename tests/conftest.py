@@ -1,11 +1,14 @@
 """Which tests run, and what a skipped one must say. Fixtures live beside the tests they serve."""
 
+import gc
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+import laws
 from capabilities import CAPABILITIES
 
 HERE = Path(__file__).parent
@@ -17,6 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    laws.all_of_them = config.getoption("--slow") or config.getoption("--only-slow")
     config.addinivalue_line(
         "markers", "needs(name, ...): what the machine must have, by its name in capabilities.py"
     )
@@ -29,6 +33,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if bool(item.get_closest_marker("slow")) != only_slow]
     items[:] = [item for item in items if bool(item.get_closest_marker("slow")) == only_slow]
     config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_collection_finish() -> None:
+    """What is here now stays to the end: the garbage collector need not walk over it again."""
+    gc.collect()
+    gc.freeze()
+    if "hypothesis" in sys.modules:
+        laws.use()
 
 
 @cache

@@ -11,9 +11,10 @@ from functools import cache
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import examples
 from paceline.net.client import ClientConnection, Headers
 from paceline.net.pool import Asked, Lost, Pool
 from paceline.terms.limits import (
@@ -506,7 +507,7 @@ Steps = st.lists(
 )
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(Steps)
 def test_in_no_order_of_events_is_anybody_told_twice_or_is_anything_left(
     steps: list[tuple[str, int, int]],

@@ -26,6 +26,7 @@ from dialects import (
     read_completion,
     read_message,
 )
+from laws import examples
 from paceline.gateway.sse import Event, Parser, write
 from paceline.gateway.translate import answers
 from paceline.gateway.translate.streams import CHAT_PING, ToChat, ToMessages
@@ -624,7 +625,7 @@ event_kinds = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.tuples(event_kinds, shapes), max_size=4))
 def test_whatever_comes_an_event_is_translated_or_ends_the_stream(
     events: list[tuple[str, Any]],

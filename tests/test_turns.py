@@ -273,6 +273,18 @@ class Front:
             wire.connection._hot = self.door.hot
             self.wires.append(wire)
 
+    async def knows(self, count: int) -> None:
+        """Opens connections that ask once, so that their heads are known; that does not count."""
+        self.opens(count)
+        for wire in self.wires:
+            self.ask(wire)
+            await self.later()
+        self.model.rows = 0
+
+    def ask_all(self, costs_s: float = 0.001) -> None:
+        for wire in self.wires:
+            self.ask(wire, costs_s=costs_s)
+
     def ask(self, wire: Wire, request: bytes = REQUEST, costs_s: float = 0.001) -> None:
         wire.transport.said.clear()
         wire.connection.data_received(request)
@@ -302,14 +314,9 @@ def told(story: Callable[[Front], Awaitable[None]], slo_ms: float | None) -> Non
 
 
 async def burst(front: Front) -> list[bytes]:
-    """Each connection has asked before, so its head is known; then all ask again in one turn."""
-    front.opens(4 * BEGUN)
-    for wire in front.wires:
-        front.ask(wire)
-        await front.later()
-    front.model.rows = 0
-    for wire in front.wires:
-        front.ask(wire)
+    """Of all in one turn."""
+    await front.knows(4 * BEGUN)
+    front.ask_all()
     await front.later(1.0)
     return [bytes(wire.transport.said) for wire in front.wires]
 
@@ -350,17 +357,13 @@ def test_a_stall_is_forgotten_when_the_loop_has_rested() -> None:
     """A burst after it is served, though a turn once took longer than an answer may."""
 
     async def story(front: Front) -> None:
-        front.opens(3 * BEGUN)
-        for wire in front.wires:
-            front.ask(wire)
-            await front.later()
+        await front.knows(3 * BEGUN)
         for wire in front.wires[: 2 * BEGUN]:
             front.ask(wire, costs_s=0.0)
         asyncio.get_running_loop().call_soon(front.clock.advance, 1.0)
         await front.later(1.0)
         front.model.rows = 0
-        for wire in front.wires:
-            front.ask(wire, costs_s=0.0)
+        front.ask_all(costs_s=0.0)
         await front.later(1.0)
         assert front.model.rows == 3 * BEGUN
 
@@ -394,13 +397,10 @@ def test_a_long_body_is_read_although_the_turn_is_full() -> None:
             self.read.append(len(body))
 
     async def story(front: Front) -> None:
-        front.opens(BEGUN + 1)
         elsewhere = Elsewhere()
         front.inference.reader = elsewhere  # type: ignore[assignment]
         body = b"[" + b",".join([BODY] * 20_000) + b"]"
-        for wire in front.wires:
-            front.ask(wire)
-            await front.later()
+        await front.knows(BEGUN + 1)
         for wire in front.wires[:-1]:
             front.ask(wire)
         front.ask(front.wires[-1], asking(body))
@@ -413,12 +413,8 @@ def test_a_long_body_is_read_although_the_turn_is_full() -> None:
 
 def test_who_stands_in_line_is_in_hand_and_is_answered_when_the_front_stops() -> None:
     async def story(front: Front) -> None:
-        front.opens(3 * BEGUN)
-        for wire in front.wires:
-            front.ask(wire)
-            await front.later()
-        for wire in front.wires:
-            front.ask(wire)
+        await front.knows(3 * BEGUN)
+        front.ask_all()
         assert front.counted("paceline_in_flight_requests") == {(): 3 * BEGUN}
         await front.door.finish(0.0)
         statuses = {wire.said[9:12] for wire in front.wires}
@@ -431,12 +427,8 @@ def test_who_stands_in_line_is_in_hand_and_is_answered_when_the_front_stops() ->
 
 def test_a_bug_that_one_request_finds_is_its_own() -> None:
     async def story(front: Front) -> None:
-        front.opens(3 * BEGUN)
-        for wire in front.wires:
-            front.ask(wire)
-            await front.later()
-        for wire in front.wires:
-            front.ask(wire)
+        await front.knows(3 * BEGUN)
+        front.ask_all()
         call, calls = front.inference.call, []
 
         def once(*given: Any) -> Any:
@@ -456,13 +448,8 @@ def test_a_bug_that_one_request_finds_is_its_own() -> None:
 
 def test_who_leaves_the_line_is_not_run() -> None:
     async def story(front: Front) -> None:
-        front.opens(2 * BEGUN)
-        for wire in front.wires:
-            front.ask(wire)
-            await front.later()
-        front.model.rows = 0
-        for wire in front.wires:
-            front.ask(wire)
+        await front.knows(2 * BEGUN)
+        front.ask_all()
         for wire in front.wires[BEGUN:]:
             wire.transport.abort()
         await front.later()
