@@ -14,7 +14,7 @@ from msgspec import Meta
 from paceline.gateway.upstream import Kind
 from paceline.observe import log
 from paceline.terms.errors import BadSetting
-from paceline.terms.limits import DRAIN_LEAST_S, FRONTS, LLM_DEADLINE_S, LLM_RETRIES
+from paceline.terms.limits import DRAIN_LEAST_S, FRONTS, LLM_BEGINS_S, LLM_DEADLINE_S, LLM_RETRIES
 from paceline.terms.plan import Value
 
 DEFAULT_FILE = "paceline.toml"
@@ -172,6 +172,14 @@ class RouteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             le=int(LLM_DEADLINE_S * 1e3),
         ),
     ] = 0
+    begin_ms: Annotated[
+        int,
+        Meta(
+            description="After so long a stream begins without content, and goes nowhere else.",
+            ge=0,
+            le=int(LLM_DEADLINE_S * 1e3),
+        ),
+    ] = int(LLM_BEGINS_S * 1e3)
     timeout_s: Annotated[
         float,
         Meta(description="How long a call may take, all of it.", ge=0.001, le=LLM_DEADLINE_S),

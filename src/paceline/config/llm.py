@@ -205,6 +205,7 @@ def route_of(
             patience_s=said.patience_ms / 1e3 or None,
             timeout_s=said.timeout_s,
             raw_paths=said.raw,
+            begins_s=said.begin_ms / 1e3,
         )
 
 

@@ -2,8 +2,9 @@
 
 An Attempt is what a provider pushes to (`provider.Heard`), and tells its Run (`relay.py`): that
 content has come, pieces of it, an end, or that it failed. A whole answer is held until it is whole,
-unless it is long; a stream until its first content. What a bug of ours does in here is answered by
-the Run; else the pool would take it for a fault of the provider.
+unless it is long; a stream until its first content, or until its Run waits for that no longer. What
+a bug of ours does in here is answered by the Run; else the pool would take it for a fault of the
+provider.
 """
 
 from collections.abc import Callable, Mapping
@@ -80,6 +81,14 @@ class Listener(Protocol):
 
     def begin(self, attempt: "Attempt", status: int, headers: Headers) -> None: ...
 
+    def silent(self, attempt: "Attempt") -> None: ...
+
+    def begin_silent(self, attempt: "Attempt", status: int, headers: Headers) -> None: ...
+
+    def heard(self, attempt: "Attempt") -> None: ...
+
+    def content(self, attempt: "Attempt") -> None: ...
+
     def finish(self) -> None: ...
 
     def failed(
@@ -145,8 +154,23 @@ class Attempt:
 
     def leave(self) -> None:
         """Nothing more is to be heard."""
+        if self.seen is not None:
+            self._run.heard(self)
         running, self.running = self.running, DEAF
         running.stop()
+
+    def begin_silent(self) -> None:
+        """Its Run waits for content no longer: the stream begins with what there is."""
+        run = self._run
+        try:
+            self._take = Attempt._until_content
+            run.begin_silent(self, self._status, self._headers_of_stream())
+            held, self._parts = b"".join(self._parts), []
+            if held:
+                run.told.write(held)
+        except Exception:
+            logger.exception(BUG, request=run.call.id)
+            run.bug()
 
     # --- What the provider tells ------------------------------------------------------------------
 
@@ -203,7 +227,11 @@ class Attempt:
         self.running = DEAF
         run = self._run
         try:
-            if self.seen is not None and self._machine is not None and run.committed is self:
+            if self.seen is None:
+                run.failed(self, why, detail)
+                return
+            run.heard(self)
+            if self._machine is not None and run.committed is self:
                 run.failed(self, why, detail, b"".join(self._machine.end()))
             else:
                 run.failed(self, why, detail)
@@ -324,6 +352,19 @@ class Attempt:
                 )
         else:
             self._withheld = not call.asked.wants_usage
+        self._run.silent(self)
+
+    def _headers_of_stream(self) -> Headers:
+        return [*EVENTS, *_without_type(failures.passed(self._headers))]
+
+    def _until_content(self, piece: bytes) -> None:
+        """Of a stream that has begun without."""
+        run, seen = self._run, self.seen
+        assert seen is not None
+        self._events(piece)
+        if seen.begun and not run.over:
+            self._take = Attempt._events
+            run.content(self)
 
     def _events(self, piece: bytes) -> None:
         run, seen = self._run, self.seen
@@ -360,8 +401,7 @@ class Attempt:
             self._parts.append(out)
             self._size += len(out)
             if seen.begun or self._size > LLM_HELD_BYTES:
-                headers = failures.passed(self._headers)
-                run.begin(self, self._status, [*EVENTS, *_without_type(headers)])
+                run.begin(self, self._status, self._headers_of_stream())
                 parts, self._parts = self._parts, []
                 run.told.write(b"".join(parts))
                 return [] if run.over else events[number:]
@@ -410,6 +450,7 @@ class Attempt:
         run, machine = self._run, self._machine
         run.usage = seen.usage
         if run.committed is not self:
+            run.heard(self)
             run.failed(self, "cut", "its stream ended without content")
         elif seen.ended:
             run.finish()

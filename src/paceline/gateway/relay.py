@@ -3,7 +3,8 @@
 A Run has no task and no future. It is pushed by its attempts (`hearing.py`), which are pushed by
 providers, and pushes on to whoever called (`Told`). Until the first content of an answer nothing is
 told, so what fails before it goes elsewhere; from then on there is one attempt, whose bytes go on
-as they come. Where nothing must change they are the provider's own.
+as they come. Where nothing must change they are the provider's own. A stream that has no content
+after its route's `begins_s` begins without, or its caller, or a proxy, would give up waiting.
 
     run = relay.begin(call, route, told)
     run.stop()                             # the caller has gone; or pause(), resume()
@@ -27,6 +28,7 @@ from paceline.gateway.beside import Beside
 from paceline.gateway.call import Ask, Call, Dialect, Endpoint, Headers
 from paceline.gateway.hearing import BUG, Attempt
 from paceline.gateway.provider import Lost, Provider
+from paceline.gateway.room import Room
 from paceline.gateway.routes import Route
 from paceline.gateway.routing import Router
 from paceline.gateway.tally import Tally
@@ -40,6 +42,9 @@ Providers = Mapping[str, Sequence[Provider]]
 """By name; several of one name where it speaks more than one dialect."""
 
 SAFE = frozenset({"GET", "HEAD"})
+
+LOOK_LEAST_S = 0.005
+"""Between two looks at the streams without content: what came with their heads is heard before."""
 
 logger = log.get(__name__)
 
@@ -125,9 +130,16 @@ class Timeline(msgspec.Struct, frozen=True):
 
 class Relay:
     def __init__(
-        self, providers: Providers, router: Router, tally: Tally, clock: Clock, beside: Beside
+        self,
+        providers: Providers,
+        router: Router,
+        tally: Tally,
+        clock: Clock,
+        beside: Beside,
+        room: Room | None = None,
     ) -> None:
         self.beside = beside
+        self.room = Room() if room is None else room
         self.providers = providers
         self.router = router
         self.tally = tally
@@ -138,6 +150,36 @@ class Relay:
         self.timelines: deque[Timeline] = deque(maxlen=LLM_TIMELINES)
         self.known: dict[tuple[str, Dialect], Provider] = {}
         """by name and the caller's dialect"""
+        self._silent: dict[Attempt, float] = {}
+        """streams that their providers have begun, without content, and when each is to begin for
+        its caller all the same"""
+        self._look: asyncio.TimerHandle | None = None
+        self._look_s = NEVER
+
+    def silent(self, attempt: Attempt, begins_s: float) -> None:
+        """One timer serves all, and is only ever set for an earlier moment."""
+        self._silent[attempt] = begins_s
+        if begins_s < self._look_s:
+            self._look_at(begins_s)
+
+    def heard(self, attempt: Attempt) -> None:
+        """It has content, or is over."""
+        self._silent.pop(attempt, None)
+
+    def _look_at(self, moment_s: float) -> None:
+        if self._look is not None:
+            self._look.cancel()
+        self._look_s = moment_s
+        self._look = self.loop.call_later(max(LOOK_LEAST_S, moment_s - self.now()), self._looks)
+
+    def _looks(self) -> None:
+        self._look, self._look_s = None, NEVER
+        now = self.now()
+        for attempt in [each for each, begins_s in self._silent.items() if begins_s <= now]:
+            if self._silent.pop(attempt, None) is not None:  # another's beginning may have ended it
+                attempt.begin_silent()
+        if self._silent:
+            self._look_at(min(self._silent.values()))
 
     def begin(self, call: Call, route: Route, told: Told) -> "Run":
         run = Run(self, call, route, told)
@@ -153,6 +195,8 @@ class Relay:
 
     async def close(self) -> None:
         self.beside.close()
+        if self._look is not None:
+            self._look.cancel()
         for of_name in self.providers.values():
             for each in of_name:
                 await each.close()
@@ -306,13 +350,38 @@ class Run:
         self.told.whole(status, headers, body)
 
     def begin(self, attempt: Attempt, status: int, headers: Headers) -> None:
+        self._relay.heard(attempt)
         self._content(attempt)
         if self._paused:
             attempt.running.pause()
         self.told.begin(status, headers)
 
+    def silent(self, attempt: Attempt) -> None:
+        """Its provider has begun a stream, and there is no content yet."""
+        self._relay.silent(attempt, self.call.received_s + self.route.begins_s)
+
+    def begin_silent(self, attempt: Attempt, status: int, headers: Headers) -> None:
+        """Its first content is still to come, and nobody else is asked for it any more."""
+        self._attempts.bound(attempt.number, self._relay.now())
+        self._bind(attempt)
+        if self._paused:
+            attempt.running.pause()
+        self.told.begin(status, headers)
+
+    def heard(self, attempt: Attempt) -> None:
+        """Its stream is over."""
+        self._relay.heard(attempt)
+
+    def content(self, attempt: Attempt) -> None:
+        """The first of a stream that had begun without."""
+        self.first_s = now = self._relay.now()
+        self._attempts.content(attempt.number, now)
+
     def finish(self) -> None:
         """The last piece is written."""
+        if self.first_s is None:  # it has an end, and no content
+            assert self.committed is not None
+            self.content(self.committed)
         self._done_s = now = self._relay.now()
         self._attempts.done(now, 0 if self.usage is None else self.usage.output_tokens)
         self.over = True
@@ -352,6 +421,9 @@ class Run:
         """The first content: this one is the answer."""
         self.first_s = now = self._relay.now()
         self._attempts.content(attempt.number, now)
+        self._bind(attempt)
+
+    def _bind(self, attempt: Attempt) -> None:
         self.committed = attempt
         self.call = msgspec.structs.replace(self.call, body=b"")  # it is sent to nobody any more
         if self._timer is not None or len(self._running) > 1:

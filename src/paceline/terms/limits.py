@@ -516,6 +516,13 @@ LLM_ARRIVES_S = 60.0
 LLM_BODY_BYTES = 64 * 1024 * 1024
 """the body of an LLM call"""
 
+LLM_SHORT_BYTES = 64 * 1024
+"""of a body or an answer of an LLM call that its number alone bounds (LLM_IN_FLIGHT)"""
+
+LLM_LONG_BYTES = 512 * 1024 * 1024
+"""of longer ones that one front holds together; one more is answered 503 `overloaded`, in
+Anthropic's dialect 529"""
+
 SIMULATED_TOKENS = 4096
 """tokens of one answer of the simulated provider, whatever is asked of it"""
 
@@ -598,6 +605,10 @@ LLM_WHOLE_BYTES = 64 * 1024
 
 LLM_HELD_BYTES = 256 * 1024
 """of a stream that may come before its first content; then it counts as begun"""
+
+LLM_BEGINS_S = 5.0
+"""how long a stream waits for its first content before it begins without, unless its route says
+otherwise"""
 
 LLM_TRANSLATED_BYTES = 1024 * 1024
 """of an answer that is translated as a whole"""
