@@ -130,6 +130,26 @@ def test_calls_tokens_and_times_are_counted(server: Server) -> None:
     assert provider["output_tokens"] >= 3
 
 
+def test_the_last_calls_are_told_and_nothing_of_what_was_said(server: Server) -> None:
+    server.ask("POST", CHAT, chat(stream=True))
+    server.ask("POST", CHAT, chat("sim-small:400"))
+    told = server.ask("GET", "/api/calls?limit=2")
+    assert b"Hello" not in told.body
+    refused, streamed = told.json["calls"]
+    assert (refused["status"], refused["outcome"]) == (400, "answered")
+    assert refused["attempts"][0]["status"] == 400
+    assert (streamed["outcome"], streamed["output_tokens"]) == ("done", 3)
+    (attempt,) = streamed["attempts"]
+    moments = [attempt["sent_ms"], streamed["first_ms"], streamed["took_ms"]]
+    assert moments == sorted(moments)
+    assert attempt["content_ms"] == streamed["first_ms"]
+    everything = server.ask("GET", "/api/calls?order=slowest&limit=100").json["calls"]
+    took = [each["took_ms"] for each in everything]
+    assert took == sorted(took, reverse=True)
+    assert streamed in everything
+    assert server.ask("GET", "/api/calls?limit=1000").status == 400
+
+
 # --- What is wrong --------------------------------------------------------------------------------
 
 BAD = [
@@ -341,6 +361,8 @@ def test_a_key_calls_its_own_models_alone(place: Place) -> None:
     assert listed == {"m", "m-draws"}
     assert ask("/v1/models/sim-large", key=bound).status == 403
     assert ask("/v1/files", {}, bound).status == 403
+    assert ask("/api/calls", key=bound).status == 403
+    assert ask("/api/calls").json["calls"]
     assert place.server.ask("POST", CHAT, chat()).status == 401
     headers = {"x-api-key": "sk-ant-anything", **VERSION}
     answer = place.server.ask("POST", MESSAGES, chat(max_tokens=9), headers=headers)

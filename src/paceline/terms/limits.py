@@ -619,6 +619,9 @@ LLM_ERROR_BYTES = 64 * 1024
 LLM_TIMELINES = 500
 """calls whose timelines one front remembers"""
 
+LLM_CALLS_TOLD = 100
+"""of these that are told at once"""
+
 LLM_READ_IN_PLACE_BYTES = 512 * 1024
 """of a body that a front reads, or changes a member of, itself: less than 2 ms, whatever is in it;
 longer ones go to its scribe process"""

@@ -21,6 +21,7 @@ from paceline.processes.link import Link
 from paceline.terms.errors import PacelineError
 from paceline.terms.limits import FLUSH_S, LEAVE_S, OWNER_GONE_S
 from paceline.terms.plan import InForce
+from paceline.web.calls_api import CallView, Order, recent
 from paceline.web.door import Door
 from paceline.web.inference import Inference
 from paceline.web.llm import Llm
@@ -28,6 +29,7 @@ from paceline.web.messages import (
     Adopt,
     Adopted,
     Apply,
+    Calls,
     Drain,
     Failed,
     KeysChanged,
@@ -41,6 +43,7 @@ from paceline.web.messages import (
     SettingsChanged,
     Start,
     Steer,
+    TellCalls,
     ToFront,
     to_front,
 )
@@ -86,6 +89,7 @@ class Front:
         self._adopting: set[asyncio.Task[None]] = set()
         self._connections: Connections | None = None
         self._gate: Gate | None = None
+        self._parts: Parts | None = None
         self._newer_keys: KeyRing | None = None
         self._newer_settings: SettingsChanged | None = None
         self._orders: tuple[Start, list[int]] | None = None
@@ -114,6 +118,7 @@ class Front:
             await self._serve(start, socket.socket(fileno=listener_fd), parts)
 
     async def _serve(self, start: Start, listener: socket.socket, parts: Parts) -> None:
+        self._parts = parts
         door, gate, inference, clock, llm, tls = parts
         self._gate = gate
         if self._newer_keys is not None:  # changed after its orders were written
@@ -191,8 +196,16 @@ class Front:
             case Drain():
                 self._server_stop.set()
                 self._stop.set()
+            case TellCalls(order, most):
+                self._link.send(Calls(self._calls(order, most)))
             case Ping():
                 self._link.send(Pong())
+
+    def _calls(self, order: Order, most: int) -> tuple[CallView, ...]:
+        if self._parts is None:  # it is starting, and has answered none
+            return ()
+        clock, timelines = self._parts.clock, self._parts.llm.relay.timelines
+        return recent(timelines, order, most, clock.now(), clock.wall())
 
     def _log_as(self, changed: SettingsChanged) -> None:
         log.change(changed.settings.log_level, access=changed.settings.access_log)
