@@ -34,6 +34,7 @@ from paceline.terms.limits import (
     BREAKER_OPEN_FIRST_S,
     BREAKER_PROBES,
     HEDGE_LEARN_FIRST,
+    LLM_MODELS_APART,
     RETRY_AFTER_MOST_S,
     RETRY_LEAST_PER_S,
     RETRY_WINDOW_S,
@@ -1132,3 +1133,59 @@ def _one_call(
 
 def _end(data: st.DataObject) -> Lost | Answer | PacelineError:
     return data.draw(st.sampled_from([each for each in ENDS if each != "late"]))
+
+
+# --- Targets that many models share ---------------------------------------------------------------
+
+
+def overloads(router: Router, model: str, now: float, how: Answer | Lost) -> None:
+    """So many calls of this model fail."""
+    for _ in range(BREAKER_LEAST_CALLS):
+        attempts = router.begin(router.resolve(model), now, now + 60, model=model)
+        decision = attempts.start(now)
+        if isinstance(decision, Go):
+            attempts.failed(decision.number, now, how)
+
+
+@pytest.mark.parametrize("target", [Target("alpha", "*"), Target("alpha")])
+@pytest.mark.parametrize("how", ["unreachable", answer(429, retry_after="60")])
+def test_one_model_of_many_that_fails_does_not_close_the_others(
+    target: Target, how: Answer | Lost
+) -> None:
+    router = routed(route([target], name="alpha/*", retries=0), route([A], name="m", retries=0))
+    bad, good = ("m", "n") if target.model else ("alpha/m", "alpha/n")
+    overloads(router, "alpha/m", 1.0, how)
+    closed = router.begin(router.resolve("alpha/m"), 1.0, 60.0, model="alpha/m").start(1.0)
+    assert isinstance(closed, GiveUp)
+    other = go(router.begin(router.resolve("alpha/n"), 1.0, 60.0, model="alpha/n").start(1.0))
+    assert other.target == Target("alpha", good)
+    states = {each.target: each.state for each in router.look(1.0)}
+    assert states[Target("alpha", bad)] in ("open", "aside")
+    if target.model:  # the same one, by whichever route
+        assert isinstance(call(router, 1.0).start(1.0), GiveUp)
+
+
+def test_what_is_relayed_as_it_is_has_the_target_of_the_settings() -> None:
+    router = routed(route([Target("alpha", "*")], name="alpha/*"))
+    way = router.resolve("alpha/m")
+    assert go(router.begin(way, 1.0, 60.0).start(1.0)).target == Target("alpha", "*")
+
+
+def test_only_so_many_models_are_known_and_the_one_used_last_is_kept() -> None:
+    router = routed(route([Target("alpha", "*")], name="alpha/*", retries=0))
+    overloads(router, "alpha/bad", 1.0, "unreachable")
+
+    def is_open(model: str) -> bool:
+        attempts = router.begin(router.resolve(model), 1.0, 60.0, model=model)
+        return isinstance(attempts.start(1.0), GiveUp)
+
+    for number in range(2 * LLM_MODELS_APART):
+        assert not is_open(f"alpha/{number}")
+        if number % 100 == 0:
+            assert is_open("alpha/bad")
+    assert len(router.look(1.0)) <= LLM_MODELS_APART + 1
+    for number in range(LLM_MODELS_APART):
+        is_open(f"alpha/{number}")
+    assert not is_open("alpha/bad"), "nobody had asked for it for long"
+    router.serve([route([B], name="alpha/*", retries=0)], 1.0)
+    assert len(router.look(1.0)) == 1

@@ -155,13 +155,15 @@ class Ranks(msgspec.Struct, frozen=True):
 
 class Way(msgspec.Struct, frozen=True):
     """A route with what is known of its targets. `only` and `first`: its first tier has but one,
-    and so this is the decision with which every call begins while that is well."""
+    and so this is the decision with which every call begins while that is well. `shared`: what a
+    target is asked for depends on what the caller asks for."""
 
     route: Route
     tiers: tuple[Ranks, ...]
     hedges: RetryBudget | None
     only: Standing | None
     first: Go | None
+    shared: bool = False
 
 
 class Attempts(msgspec.Struct):

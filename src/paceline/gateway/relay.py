@@ -269,7 +269,10 @@ class Run:
             deadline_s = call.deadline_s
         self._deadline_s = deadline_s
         repeatable = call.endpoint != "other" or call.method in SAFE
-        attempts = self._relay.router.begin(route, now, deadline_s, call.asked.stream, repeatable)
+        model = "" if call.endpoint == "other" else call.asked.model
+        attempts = self._relay.router.begin(
+            route, now, deadline_s, call.asked.stream, repeatable, model
+        )
         self._attempts = attempts
         self._obey(attempts.start(now))
 

@@ -70,8 +70,8 @@ class Route(msgspec.Struct, frozen=True):
     def model_for(self, asked: str, target: Target) -> str:
         """What the target is asked for. A `*` in its model is what the `*` of the name took: with
         the route `openai/*` and the target `openai/*` it is `gpt-4o` for `openai/gpt-4o`."""
-        if not target.model:
-            return asked
+        if not target.model or (STAR in target.model and not asked.startswith(self.name[:-1])):
+            return asked  # the second: a call that is relayed as it is may be about any model
         if STAR in target.model and self.name.endswith(STAR):
             return target.model.replace(STAR, asked[len(self.name) - 1 :])
         return target.model

@@ -3,7 +3,8 @@
 There is one Standing for each target, shared by all routes that lead to it. Its *breaker* is the
 target's own, a provider and a model of it, not the provider's: one model that is overloaded or gone
 must not close the others, while a provider that is down shows itself to each target within ten
-calls. (All that a route takes with "the model as asked" is one target.) Its *retry budget* is the
+calls. (Of a `*`, or of "the model as asked", each model that is asked for is
+a target of its own: see `routing.py`.) Its *retry budget* is the
 provider's, shared with its other targets, because what must not be multiplied is what a provider is
 sent. After a 429 a target is *aside* until the moment it gave, or for a time that doubles; that
 opens no breaker, so nothing need be probed before it is used again.
@@ -126,6 +127,7 @@ class TargetStatus(msgspec.Struct, frozen=True):
 
 class Standing:
     __slots__ = (
+        "__weakref__",
         "_limits",
         "aside_until_s",
         "breaker",

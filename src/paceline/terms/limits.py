@@ -560,6 +560,10 @@ SIMULATED_TURN_PIECES = 64
 ROUTE_TIERS = 1 + ROUTE_TARGETS
 """tiers of one route: its targets, then each of its fallbacks"""
 
+LLM_MODELS_APART = 256
+"""models that come to targets by a `*`, or as they are asked for, of which is known how each fares;
+beyond it the least recently used is forgotten"""
+
 ROUTES_NAMED = 100
 """names of routes among which the nearest to an unknown one is looked for"""
 
