@@ -757,7 +757,7 @@ def test_nothing_of_what_was_said_is_remembered() -> None:
         run.ended(200)
         (line,) = it.relay.timelines
         assert (line.route, line.model, line.status) == ("m", "m", 200)
-        assert [str(each.target) for each in line.tried] == ["first"]
+        assert [str(each.target) for each in line.tried] == ["first/m"]
         assert "secret" not in repr(line)
         assert "Hello" not in repr(line)
 

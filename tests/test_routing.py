@@ -4,7 +4,7 @@ test_routing_simulation.py."""
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -61,7 +61,7 @@ def answer(status: int, **headers: str) -> Answer:
     return Answer(status, named, b"%d" % status)
 
 
-def call(router: Router, now: float, within_s: float = 60.0, **options: bool) -> Attempts:
+def call(router: Router, now: float, within_s: float = 60.0, **options: Any) -> Attempts:
     return router.begin(router.resolve("m"), now, now + within_s, **options)
 
 
