@@ -19,9 +19,11 @@ from paceline.gateway.room import Room
 from paceline.gateway.routes import Hedge, Route
 from paceline.gateway.routing import Router
 from paceline.gateway.tally import Tally
+from paceline.gateway.usage import DATA_TOKENS, estimated_input
 from paceline.net.connection import Connection
 from paceline.net.server import Connections
-from paceline.observe.board import Board
+from paceline.observe.board import Board, read
+from paceline.terms.metric import LLM_LOST_TOKENS
 from paceline.web.door import Door
 from paceline.web.llm import Llm
 from test_known_heads import Sink, nobody
@@ -54,7 +56,7 @@ class Place:
         self.spare = FakeProvider("second", "openai")
         self.other = FakeProvider("other", "anthropic")
         self.room = Room(MOST)
-        board = Board()
+        board = self.board = Board()
         router = Router([way], chance, clock.now())
         providers = {each.name: [each] for each in (self.far, self.spare, self.other)}
         beside = cast(Beside, Near())
@@ -78,6 +80,15 @@ class Place:
         for at in range(0, len(raw), 16_000):
             connection.data_received(raw[at : at + 16_000])
         return connection, sink
+
+    @property
+    def lost(self) -> dict[str, float]:
+        """Tokens of what brought no content."""
+        return {
+            "/".join(each.labels[1:]): each.value
+            for each in read([self.board])
+            if each.metric is LLM_LOST_TOKENS and isinstance(each.value, float)
+        }
 
     async def streams(self, path: str = "/v1/chat/completions") -> Sink:
         _, sink = self.ask(path, size=2, stream=True, max_tokens=9)
@@ -195,7 +206,7 @@ def test_a_stream_without_content_begins_after_a_while_and_its_pings_go_on() -> 
         assert told.first_s is not None
         assert told.first_s - told.received_s == pytest.approx(20.0)
         assert told.tried[0].content_s == told.first_s
-        (status,) = it.relay.router.look(it.clock.now())
+        status = next(each for each in it.relay.router.look(it.clock.now()) if each.target.model)
         assert status.waiting == 0
         assert status.stream_first_s == pytest.approx(20.0)
 
@@ -296,3 +307,81 @@ def test_a_translated_stream_begins_too() -> None:
         assert DONE in sink.wrote
 
     at(scenario, FOREIGN)
+
+
+# --- What may be billed all the same --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("end", ["left", "late", "closed", "garbled"])
+def test_what_is_left_or_lost_before_content_counts_as_an_estimate(end: str, stream: bool) -> None:
+    def scenario(it: Place) -> None:
+        connection, _ = it.ask(size=4000, stream=stream)
+        if end == "left":
+            connection.connection_lost(None)
+        else:
+            it.far.last.loses(cast(Any, end))
+        ((name, tokens),) = it.lost.items()
+        assert name == "first/input/estimated"
+        assert 1000 <= tokens <= 1050
+
+    at(scenario, route(["first"], retries=0))
+
+
+def test_what_was_told_of_it_is_not_estimated() -> None:
+    async def scenario(it: Place) -> None:
+        for wait_s in (0.0, 6.0):  # the second has begun for its caller, without content
+            connection, _ = it.ask("/v1/messages", size=4000, stream=True, max_tokens=9)
+            it.other.last.streams(MESSAGE_STREAM.partition(b"event: content_block_start")[0])
+            await it.clock.until(it.clock.now() + wait_s)
+            connection.connection_lost(None)
+        assert it.lost == {"other/input/told": 6.0, "other/output/told": 2.0}
+
+    at(scenario, FOREIGN)
+
+
+def test_a_stream_that_had_begun_without_content_is_estimated_too() -> None:
+    async def scenario(it: Place) -> None:
+        connection, _ = it.ask(size=4000, stream=True)
+        it.far.last.streams(PING)
+        await it.clock.until(6.0)
+        connection.connection_lost(None)
+        assert 1000 <= it.lost["first/input/estimated"] <= 1050
+
+    at(scenario)
+
+
+def test_who_is_outrun_may_be_billed_and_who_answers_is_not_lost() -> None:
+    way = route(["first"], ["second"], hedge=Hedge(1.0, 1.0))
+
+    async def scenario(it: Place) -> None:
+        it.ask(size=4000, stream=True)
+        await it.clock.until(1.5)
+        it.spare.last.streams(ROLE, HEL, STOP, DONE)
+        it.spare.last.ends()
+        assert [*it.lost] == ["first/input/estimated"]
+        assert it.lost["first/input/estimated"] >= 1000
+
+    at(scenario, way)
+
+
+def test_what_was_never_sent_or_was_refused_costs_nothing() -> None:
+    def scenario(it: Place) -> None:
+        it.ask(size=10)
+        it.far.last.loses("unreachable")
+        it.ask(size=10)
+        it.far.last.answers(b"{}", 500)
+        it.ask(size=10)
+        it.far.last.answers(ANSWER)
+        it.ask("/v1/messages", size=BODY_BYTES * 2, max_tokens=9)[0].connection_lost(None)
+        assert it.lost == {}
+
+    at(scenario, route(["first"], retries=0))
+
+
+def test_a_picture_is_not_counted_as_text() -> None:
+    picture = b'{"messages":[{"content":"Hi there, what is it?"},{"url":"%b"}]}' % (
+        b"Ab+/" * 99_999
+    )
+    assert 1000 <= estimated_input(picture) < 1100
+    assert 2 * DATA_TOKENS <= estimated_input(picture * 4) < 8 * DATA_TOKENS

@@ -152,6 +152,10 @@ class Attempt:
         self.seen: Passing | None = None
         """of a stream"""
 
+    @property
+    def provider_name(self) -> str:
+        return self._provider.name
+
     def leave(self) -> None:
         """Nothing more is to be heard."""
         if self.seen is not None:

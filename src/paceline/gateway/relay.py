@@ -32,8 +32,8 @@ from paceline.gateway.room import Room
 from paceline.gateway.routes import Route
 from paceline.gateway.routing import Router
 from paceline.gateway.tally import Tally
-from paceline.gateway.usage import Usage
-from paceline.gateway.verdicts import Answer
+from paceline.gateway.usage import Usage, estimated_input
+from paceline.gateway.verdicts import Answer, verdict_of
 from paceline.observe import log
 from paceline.terms.errors import BadRequest, PacelineError
 from paceline.terms.limits import LLM_TIMELINES
@@ -231,6 +231,7 @@ class Run:
         "_attempts",
         "_deadline_s",
         "_done_s",
+        "_estimated",
         "_paused",
         "_relay",
         "_running",
@@ -253,6 +254,8 @@ class Run:
         self._done_s: float | None = None
         self._attempts: Attempts
         self._deadline_s: float
+        self._estimated: int
+        """input tokens of a stream that has begun without content"""
         self.call = call
         self.route = route
         self.over = False
@@ -313,6 +316,9 @@ class Run:
             committed = attempt.number
             if usage is None and attempt.seen is not None:  # it was cut, or left
                 usage = attempt.seen.usage
+                if self.first_s is None:
+                    relay.tally.lost(route.name, attempt.provider_name, usage, self._estimated)
+                    usage = None
         relay.tally.ended(call, route.name, tried, committed, status, self.first_s, now, usage)
         timeline = Timeline(
             call.id,
@@ -366,6 +372,7 @@ class Run:
     def begin_silent(self, attempt: Attempt, status: int, headers: Headers) -> None:
         """Its first content is still to come, and nobody else is asked for it any more."""
         self._attempts.bound(attempt.number, self._relay.now())
+        self._estimated = estimated_input(self.call.body)
         self._bind(attempt)
         if self._paused:
             attempt.running.pause()
@@ -401,6 +408,8 @@ class Run:
         """`last`: how its answer ends where that has begun; by default with an error of ours."""
         decision = self._attempts.failed(attempt.number, self._relay.now(), ended, detail)
         if self.committed is None:
+            if not isinstance(ended, PacelineError) and verdict_of(ended).billed:
+                self._lost(attempt)
             self._running = [each for each in self._running if each is not attempt]
             self._obey(decision)
             return
@@ -428,9 +437,9 @@ class Run:
 
     def _bind(self, attempt: Attempt) -> None:
         self.committed = attempt
-        self.call = msgspec.structs.replace(self.call, body=b"")  # it is sent to nobody any more
         if self._timer is not None or len(self._running) > 1:
             self._alone(attempt)
+        self.call = msgspec.structs.replace(self.call, body=b"")  # it is sent to nobody any more
 
     def _alone(self, attempt: Attempt) -> None:
         """Nobody else is asked any more, and nothing waited for."""
@@ -439,8 +448,17 @@ class Run:
             self._timer = None
         for other in self._running:
             if other is not attempt:
+                self._lost(other)
                 other.leave()
         self._running = [attempt]
+
+    def _lost(self, attempt: Attempt) -> None:
+        """It has brought no content, and may be billed."""
+        if type(attempt.running) is Writing:  # it has been sent nothing
+            return
+        usage = None if attempt.seen is None else attempt.seen.usage
+        estimated = 0 if usage is not None else estimated_input(self.call.body)
+        self._relay.tally.lost(self.route.name, attempt.provider_name, usage, estimated)
 
     # --- What is to be done -----------------------------------------------------------------------
 
@@ -468,6 +486,7 @@ class Run:
         if go.instead_of is not None:
             for other in self._running:
                 if other.number == go.instead_of:
+                    self._lost(other)
                     other.leave()
             self._running = [each for each in self._running if each.number != go.instead_of]
         call, target = self.call, go.target
@@ -539,5 +558,7 @@ class Run:
             self._timer.cancel()
             self._timer = None
         for attempt in self._running:
+            if attempt is not self.committed:
+                self._lost(attempt)
             attempt.leave()
         self._running = []
