@@ -336,6 +336,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             f'[providers.far]\nurl = "http://127.0.0.1:{far.port}/v1"\nmodels = ["m"]\n'
             'key_env = "FAR_API_KEY"\n[providers.simulated]\n[providers.openai]\n'
             '[routes.files]\ntargets = ["far"]\nraw = ["/files", "/images"]\n'
+            '[providers.vendor]\nkind = "anthropic"\n'
+            f'url = "http://127.0.0.1:{far.port}"\n'
+            '[routes.batches]\ntargets = ["vendor"]\nraw = ["/messages/batches"]\n'
             '[routes.m-draws]\ntargets = ["far"]\nraw = ["/images", "/files", "/batches"]\n'
             "[server]\nlog_level = 'debug'\n"
         )
@@ -423,6 +426,16 @@ def test_raw_addresses_go_where_a_route_allows_it(place: Place) -> None:
     assert (answer.status, answer.body) == (200, said)
     assert far.heard.startswith(b"POST /v1/files?a=b HTTP/1.1\r\n")
     assert place.ask("/v1/files/../models").status == 404
+
+
+def test_what_lies_below_messages_is_anthropic_s_whoever_asks(place: Place) -> None:
+    """Without an `anthropic-version` too, as programs without the SDK call it."""
+    far = place.far.next(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+    assert place.ask("/v1/messages/batches", {"requests": []}).status == 200
+    assert far.heard.lower().startswith(b"post /v1/messages/batches ")
+    assert b"anthropic-version: " in far.heard.lower()
+    refused = place.ask("/v1/messages/batches/b?a=%00", {}, place.bound)
+    assert error(refused, "anthropic")["type"] == "permission_error"
 
 
 def test_a_bound_key_has_what_is_relayed_of_its_own_models_alone(place: Place) -> None:

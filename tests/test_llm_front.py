@@ -5,15 +5,20 @@ Real connections, door and relay, bytes in and bytes out; sockets, providers and
 
 import json
 from collections.abc import Callable, Coroutine
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from paceline.access.gate import Gate
 from paceline.access.keys import KeyRing
 from paceline.access.sessions import Sessions
 from paceline.clock import Chance, SimulatedClock, run_simulated
 from paceline.gateway.beside import Beside
+from paceline.gateway.call import Headers
+from paceline.gateway.complete import Brackets
 from paceline.gateway.relay import Relay
 from paceline.gateway.room import Room
 from paceline.gateway.routes import Hedge, Route
@@ -33,6 +38,7 @@ from test_relay import (
     FALLBACK,
     FOREIGN,
     HEL,
+    JSON,
     LO,
     MESSAGE_STREAM,
     ONE,
@@ -59,7 +65,8 @@ class Place:
         board = self.board = Board()
         router = Router([way], chance, clock.now())
         providers = {each.name: [each] for each in (self.far, self.spare, self.other)}
-        beside = cast(Beside, Near())
+        self.near = Near()
+        beside = cast(Beside, self.near)
         self.relay = Relay(providers, router, Tally(board), clock, beside, self.room)
         self.llm = Llm(self.relay, board)
         gate = Gate("127.0.0.1", KeyRing(()), Sessions(b"x" * 16, 80))
@@ -385,3 +392,123 @@ def test_a_picture_is_not_counted_as_text() -> None:
     )
     assert 1000 <= estimated_input(picture) < 1100
     assert 2 * DATA_TOKENS <= estimated_input(picture * 4) < 8 * DATA_TOKENS
+
+
+# --- Long answers ---------------------------------------------------------------------------------
+
+EMBEDDINGS = b'{"data":[{"embedding":[' + b"0.25," * 20_000 + b'1]}],"usage":{"total_tokens":1}}'
+SIZED: Headers = [*JSON, (b"content-length", b"%d" % len(EMBEDDINGS))]
+BINARY: Headers = [(b"content-type", b"application/octet-stream")]
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "is_whole"),
+    [
+        (JSON, EMBEDDINGS, True),
+        (JSON, EMBEDDINGS[:-1], False),
+        (JSON, EMBEDDINGS[:90_000], False),
+        ([], EMBEDDINGS[:90_000], False),
+        (SIZED, EMBEDDINGS[:90_000], True),  # its provider would have told
+        (BINARY, EMBEDDINGS[:90_000], True),  # nobody can know
+    ],
+)
+def test_a_long_answer_that_ends_with_its_connection_is_whole_if_its_json_is(
+    headers: Headers, body: bytes, is_whole: bool
+) -> None:
+    async def scenario(it: Place) -> None:
+        _, sink = it.ask("/v1/embeddings", size=2, input="x")
+        heard = it.far.last.heard
+        heard.head(200, headers)
+        for at_byte in range(0, len(body), 30_000):
+            heard.body(body[at_byte : at_byte + 30_000])
+        heard.end()
+        await it.clock.until(0.1)
+        assert sink.wrote.startswith(b"HTTP/1.1 200")
+        assert sink.wrote.endswith(b"0\r\n\r\n") == is_whole
+        assert sink.closed != is_whole
+        (told,) = it.relay.timelines
+        assert told.tried[0].ended == ("done" if is_whole else "cut")
+
+    at(scenario)
+
+
+TEXTS = st.text(st.sampled_from('ab"\\{}[], \n'), max_size=8)
+VALUES = st.recursive(
+    TEXTS | st.integers() | st.none(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(TEXTS, VALUES, max_size=3) | st.lists(VALUES, max_size=3), st.data())
+def test_json_is_complete_when_all_of_it_has_come_and_not_before(value: Any, data: Any) -> None:
+    text = json.dumps(value).encode()
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    brackets = Brackets()
+    for begin, end in pairwise([0, *cuts, len(text)]):
+        assert not brackets.complete or begin == len(text)
+        brackets.feed(text[begin:end])
+    assert brackets.complete
+
+
+LONG_MESSAGE = json.dumps(
+    {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "k",
+        "content": [{"type": "text", "text": "x" * 200_000}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": {"input_tokens": 3, "output_tokens": 2},
+    }
+).encode()
+
+
+def says(it: Place, body: bytes) -> None:
+    heard = it.other.last.heard
+    heard.head(200, JSON)
+    for at_byte in range(0, len(body), 30_000):
+        if not it.other.last.stopped:
+            heard.body(body[at_byte : at_byte + 30_000])
+    if not it.other.last.stopped:
+        heard.end()
+
+
+@pytest.mark.parametrize("end", ["said", "cut", "left"])
+def test_a_long_answer_is_translated_elsewhere_and_takes_room_meanwhile(end: str) -> None:
+    def scenario(it: Place) -> None:
+        connection, sink = it.ask(size=2)
+        says(it, LONG_MESSAGE[:-1] if end == "cut" else LONG_MESSAGE)
+        assert sink.wrote == b""
+        assert it.room.taken >= len(LONG_MESSAGE) - 1
+        (say,) = it.near.writing
+        if end == "left":
+            connection.connection_lost(None)
+            assert it.room.taken == 0
+        say()
+        assert it.room.taken == 0
+        if end == "said":
+            answer = json.loads(sink.wrote.partition(b"\r\n\r\n")[2])
+            assert answer["choices"][0]["message"]["content"] == "x" * 200_000
+            assert answer["usage"]["total_tokens"] == 5
+        elif end == "cut":
+            assert sink.wrote.startswith(b"HTTP/1.1 502")
+        else:
+            assert sink.wrote == b""
+
+    at(scenario, route(["other/k"], retries=0))
+
+
+def test_an_answer_that_there_is_no_room_for_is_refused() -> None:
+    def scenario(it: Place) -> None:
+        it.ask(size=2)
+        says(it, LONG_MESSAGE)
+        _, sink = it.ask(size=2)
+        says(it, LONG_MESSAGE)
+        assert it.other.last.stopped == 1
+        assert sink.wrote.startswith(b"HTTP/1.1 503")
+        assert b"retry-after" in sink.wrote
+        assert it.room.taken == len(LONG_MESSAGE)
+
+    at(scenario, route(["other/k"], retries=0))

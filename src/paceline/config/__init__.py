@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from paceline.gateway.upstream import Kind
+from paceline.gateway.upstream import Kind, TokensField
 from paceline.observe import log
 from paceline.terms.errors import BadSetting
 from paceline.terms.limits import DRAIN_LEAST_S, FRONTS, LLM_BEGINS_S, LLM_DEADLINE_S, LLM_RETRIES
@@ -134,6 +134,10 @@ class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             description='Models that are its own, such as "gpt-4o"; "gpt-*" is all that begin so.'
         ),
     ] = ()
+    tokens_field: Annotated[
+        TokensField,
+        Meta(description="What it calls the most tokens of a chat's answer; old ones: max_tokens."),
+    ] = "max_completion_tokens"
 
 
 class RouteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,5 +1,5 @@
-"""Long bodies of LLM calls, read and written anew without holding up the loop: in a scribe process
-over shared memory, for parsers of JSON keep the interpreter to themselves.
+"""Long bodies of LLM calls, and answers, read and written anew without holding up the loop: in a
+scribe process over shared memory, for parsers of JSON keep the interpreter to themselves.
 
 It is started with the first long body, does one after another (`scribe.py`), and is started again
 where it dies: what it had in hand is answered by an error, once, and the others wait for the next.
@@ -14,8 +14,10 @@ from functools import partial
 from typing import NamedTuple
 
 from paceline.clock import Clock
+from paceline.gateway.asking import NEWER
 from paceline.gateway.call import Asked, Call, Dialect, Endpoint
 from paceline.gateway.scribe import Done, Order, Outcome, Refused, outcomes
+from paceline.gateway.upstream import TokensField
 from paceline.observe import log
 from paceline.processes.child import Child, how_it_ended
 from paceline.processes.link import Link, pair
@@ -84,7 +86,12 @@ class Beside:
         self._begin(Order(self._next_number(), len(body), endpoint, dialect), body, heard)
 
     def write(
-        self, call: Call, to: Dialect, model: str, told: Callable[[bytes | PacelineError], None]
+        self,
+        call: Call,
+        to: Dialect,
+        model: str,
+        told: Callable[[bytes | PacelineError], None],
+        tokens_field: TokensField = NEWER,
     ) -> None:
         """`told` hears the body as a provider is to get it; never before this returns."""
 
@@ -93,8 +100,30 @@ class Beside:
 
         size = len(call.body)
         number = self._next_number()
-        order = Order(number, size, call.endpoint, call.dialect, to, model, call.asked)
+        order = Order(
+            number, size, call.endpoint, call.dialect, to, model, call.asked, 0, tokens_field
+        )
         self._begin(order, call.body, heard)
+
+    def say(
+        self,
+        body: bytes,
+        call: Call,
+        dialect: Dialect,
+        created_s: int,
+        told: Callable[[bytes | PacelineError], None],
+    ) -> None:
+        """The answer to a call, which is in that dialect; `told` hears it in the caller's, never
+        before this returns."""
+
+        def heard(outcome: Done | PacelineError, written: bytes) -> None:
+            told(written if isinstance(outcome, Done) else outcome)
+
+        number, model = self._next_number(), call.asked.model
+        order = Order(
+            number, len(body), call.endpoint, dialect, call.dialect, model, None, created_s
+        )
+        self._begin(order, body, heard)
 
     def close(self) -> None:
         """The process ends, and whoever still waits is told so."""

@@ -12,17 +12,21 @@ from typing import Protocol
 
 from paceline.gateway import anthropic, failures, openai, sse
 from paceline.gateway.call import Call, Dialect, Headers
+from paceline.gateway.complete import Brackets
 from paceline.gateway.passing import Passing, Sign
 from paceline.gateway.provider import Lost, Provider, Running
+from paceline.gateway.room import Room
 from paceline.gateway.translate import answers, errors
 from paceline.gateway.translate.streams import ToChat, ToMessages
 from paceline.gateway.usage import Told, Usage
 from paceline.gateway.verdicts import Answer
 from paceline.observe import log
-from paceline.terms.errors import ProviderFailed
+from paceline.terms.errors import Overloaded, PacelineError, ProviderFailed
 from paceline.terms.limits import (
     LLM_ERROR_BYTES,
     LLM_HELD_BYTES,
+    LLM_SAY_IN_PLACE_BYTES,
+    LLM_SHORT_BYTES,
     LLM_TRANSLATED_BYTES,
     LLM_WHOLE_BYTES,
     PARSE_IN_PLACE_BYTES,
@@ -47,6 +51,9 @@ LAST: Mapping[Dialect, sse.Event] = {
     "anthropic": sse.Event(b"message_stop", b'{"type":"message_stop"}', b""),
 }
 """The mark of the end, where a provider leaves it out."""
+
+FRAMED = frozenset({b"content-length", b"transfer-encoding"})
+"""With one of them an answer has an end of its own, and one that is cut is told by its provider."""
 
 ENCODING = b"content-encoding"
 WRITTEN_ANEW = frozenset({b"content-type", ENCODING})
@@ -92,7 +99,18 @@ class Listener(Protocol):
     def finish(self) -> None: ...
 
     def failed(
-        self, attempt: "Attempt", ended: Lost | Answer, detail: str = "", last: bytes | None = None
+        self,
+        attempt: "Attempt",
+        ended: Lost | Answer | PacelineError,
+        detail: str = "",
+        last: bytes | None = None,
+    ) -> None: ...
+
+    @property
+    def room(self) -> Room: ...
+
+    def say(
+        self, body: bytes, dialect: Dialect, told: Callable[[bytes | PacelineError], None]
     ) -> None: ...
 
     def bug(self) -> None: ...
@@ -110,12 +128,34 @@ class _Deaf:
 
 DEAF: Running = _Deaf()
 
+
+class _Saying:
+    """In the place of an exchange, while its long answer is said in the other dialect."""
+
+    def __init__(self, attempt: "Attempt", usage: Usage | None) -> None:
+        self._attempt: Attempt | None = attempt
+        self._usage = usage
+
+    def heard(self, body: bytes | PacelineError) -> None:
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.said(body, self._usage)
+
+    def stop(self) -> None:
+        self._attempt = None
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
 Take = Callable[["Attempt", bytes], None]
 """What becomes of a piece: a function of the class, for a bound one would hold who holds it."""
 
 
 class Attempt:
     __slots__ = (
+        "_brackets",
         "_foreign",
         "_headers",
         "_machine",
@@ -133,6 +173,7 @@ class Attempt:
         "seen",
     )
 
+    _brackets: Brackets
     _machine: ToChat | ToMessages | None
     _parser: sse.Parser
     _tail: bytes
@@ -160,6 +201,7 @@ class Attempt:
         """Nothing more is to be heard."""
         if self.seen is not None:
             self._run.heard(self)
+        self._give_back()
         running, self.running = self.running, DEAF
         running.stop()
 
@@ -220,7 +262,10 @@ class Attempt:
             elif run.committed is self:
                 if run.call.endpoint != "other":
                     run.usage = self._told(self._tail).usage
-                run.finish()
+                if self._take is Attempt._pass_unframed and not self._brackets.complete:
+                    run.failed(self, "cut", "its answer ended early")
+                else:
+                    run.finish()
             else:
                 self._whole(run)
         except Exception:
@@ -232,6 +277,7 @@ class Attempt:
         run = self._run
         try:
             if self.seen is None:
+                self._give_back()
                 run.failed(self, why, detail)
                 return
             run.heard(self)
@@ -260,6 +306,12 @@ class Attempt:
         if not (told.readable or body.startswith(FIRST_OF_EVENTS) or _is_coded(self._headers)):
             self._garbled("its answer is no JSON, or not all of it")
             return
+        if self._foreign and len(body) > LLM_SAY_IN_PLACE_BYTES:
+            self.running = saying = _Saying(self, told.usage)
+            run.say(body, self._provider.dialect, saying.heard)
+            return
+        if self._foreign:
+            self._give_back()
         run.usage = told.usage
         if told.failed:  # with a status that says otherwise
             event = sse.Event(None, body, body)
@@ -282,12 +334,16 @@ class Attempt:
         """It is long, and goes on before it is whole."""
         parts, self._parts = self._parts, []
         self._pass_on(self._run)
+        assert self._take is not None
         for each in parts:
-            self._pass(each)
+            self._take(self, each)
 
     def _pass_on(self, run: Listener) -> None:
         self._tail = b""
         self._take = Attempt._pass
+        if _has_no_end(self._headers, run.call.endpoint == "other"):
+            self._brackets = Brackets()
+            self._take = Attempt._pass_unframed
         run.begin(self, self._status, failures.passed(self._headers))
 
     def _pass(self, piece: bytes) -> None:
@@ -295,17 +351,53 @@ class Attempt:
         self._tail = (self._tail + piece)[-TAIL_BYTES:]
         self._run.told.write(piece)
 
+    def _pass_unframed(self, piece: bytes) -> None:
+        """Of one that ends with its connection: where it was cut, nobody else would tell."""
+        self._brackets.feed(piece)
+        self._pass(piece)
+
     def _to_translate(self, piece: bytes) -> None:
-        self._parts.append(piece)
-        self._size += len(piece)
-        if self._size > LLM_TRANSLATED_BYTES:
+        before = self._size
+        size = before + len(piece)
+        if size > LLM_TRANSLATED_BYTES:
             self._garbled("its answer is longer than one that is translated may be")
+            return
+        if size > LLM_SHORT_BYTES and not self._run.room.take(
+            size if before <= LLM_SHORT_BYTES else len(piece)
+        ):
+            self.leave()
+            self._run.failed(self, _no_room(size))
+            return
+        self._parts.append(piece)
+        self._size = size
+
+    def _give_back(self) -> None:
+        """A long answer is held no longer."""
+        if self._take is Attempt._to_translate and self._size > LLM_SHORT_BYTES:
+            self._run.room.give_back(self._size)
+            self._parts = []
+            self._size = 0
+
+    def said(self, body: bytes | PacelineError, usage: Usage | None) -> None:
+        """A long answer is as its caller is to get it, or cannot be."""
+        self.running = DEAF
+        self._give_back()
+        run = self._run
+        try:
+            if isinstance(body, ProviderFailed):
+                self._garbled(str(body))
+            elif isinstance(body, PacelineError):
+                run.failed(self, body)
+            else:
+                run.usage = usage
+                run.whole(self, self._status, _of_json(failures.passed(self._headers)), body)
+        except Exception:
+            logger.exception(BUG, request=run.call.id)
+            run.bug()
 
     def _translated(self, body: bytes) -> bytes:
         call = self._run.call
-        if call.dialect == "anthropic":
-            return answers.to_messages(body, call.asked.model)
-        return answers.to_chat(body, call.asked.model, self._run.created_s)
+        return answers.answered(body, call.dialect, call.asked.model, self._run.created_s)
 
     def _told(self, body: bytes) -> Told:
         if self._provider.dialect == "openai":
@@ -485,3 +577,21 @@ def _without_type(headers: Headers) -> Headers:
 
 def _of_json(headers: Headers) -> Headers:
     return [*JSON, *_without_type(headers)]
+
+
+def _has_no_end(headers: Headers, is_other: bool) -> bool:
+    """Whether it is JSON that ends with its connection. What is relayed as it is may be anything,
+    and is looked at only where it says that it is JSON."""
+    types = [value for name, value in headers if name == b"content-type"]
+    said = types[0][:16].lower() if types else b"" if is_other else b"application/json"
+    if said != b"application/json" or _is_coded(headers):
+        return False
+    return all(name not in FRAMED for name, _ in headers)
+
+
+def _no_room(size: int) -> Overloaded:
+    return Overloaded(
+        "this front holds as many long bodies and answers of LLM calls as it may",
+        value=f"an answer of {size} bytes so far",
+        remedy="Ask again later, or for less in one answer.",
+    )

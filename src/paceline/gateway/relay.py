@@ -15,7 +15,7 @@ Called by `web/llm.py`, which knows the caller's connection; nothing of HTTP is 
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -365,6 +365,16 @@ class Run:
             attempt.running.pause()
         self.told.begin(status, headers)
 
+    @property
+    def room(self) -> Room:
+        return self._relay.room
+
+    def say(
+        self, body: bytes, dialect: Dialect, told: Callable[[bytes | PacelineError], None]
+    ) -> None:
+        """A long answer of that dialect, in the caller's; later."""
+        self._relay.beside.say(body, self.call, dialect, self.created_s, told)
+
     def silent(self, attempt: Attempt) -> None:
         """Its provider has begun a stream, and there is no content yet."""
         self._relay.silent(attempt, self.call.received_s + self.route.begins_s)
@@ -501,15 +511,16 @@ class Run:
         foreign = dialect != call.dialect and call.endpoint in SPOKEN
         attempt = Attempt(self, go.number, provider, foreign)
         try:
-            if not is_changed(call, dialect, model):
+            tokens_field = provider.tokens_field
+            if not is_changed(call, dialect, model, tokens_field):
                 ask = Ask(call.method, call.path, call.headers, call.body, self._deadline_s)
             elif is_long(call, dialect):
                 attempt.running = writing = Writing(self, attempt, provider, model)
-                relay.beside.write(call, dialect, model, writing.heard)
+                relay.beside.write(call, dialect, model, writing.heard, tokens_field)
                 self._running.append(attempt)
                 return None
             else:
-                ask = ask_of(call, dialect, model, self._deadline_s)
+                ask = ask_of(call, dialect, model, self._deadline_s, None, tokens_field)
             attempt.running = provider.complete(ask, attempt)
         except BadRequest as error:  # it cannot be said so, or no HTTP be made of it
             return error.with_traceback(None)  # which would hold the Run that keeps it

@@ -1,5 +1,5 @@
-"""The scribe process: reads large bodies of LLM calls for its front, and writes them anew, and ends
-with it.
+"""The scribe process: reads large bodies of LLM calls for its front, and writes them and their
+answers anew, and ends with it.
 
 What it gets over the link is where a body lies in shared memory and what is to be done; what it
 answers is what it read, or how long what it wrote behind the body is, or the error. One body after
@@ -13,8 +13,10 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from paceline.gateway import anthropic, openai
-from paceline.gateway.asking import written
+from paceline.gateway.asking import NEWER, written
 from paceline.gateway.call import Asked, Dialect, Endpoint
+from paceline.gateway.translate.answers import answered
+from paceline.gateway.upstream import TokensField
 from paceline.processes.memory import keep_freed
 from paceline.terms.errors import BadField, PacelineError
 from paceline.terms.limits import KEPT_BYTES, LINK_MESSAGE_BYTES
@@ -40,6 +42,10 @@ class Order(msgspec.Struct, frozen=True):
     to: Dialect | None = None
     model: str = ""
     asked: Asked | None = None
+    """None: it is an answer, and `model` what its caller asked for"""
+    created_s: int = 0
+    """when it was made, for a dialect that tells it"""
+    tokens_field: TokensField = NEWER
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
@@ -86,8 +92,18 @@ def work(order: Order, memory: int) -> Outcome:
         if order.to is None:
             read = openai.read if order.dialect == "openai" else anthropic.read
             return Done(order.number, read(order.endpoint, body))
-        assert order.asked is not None
-        out = written(body, order.endpoint, order.asked, order.dialect, order.to, order.model)
+        if order.asked is None:
+            out = answered(body, order.to, order.model, order.created_s)
+        else:
+            out = written(
+                body,
+                order.endpoint,
+                order.asked,
+                order.dialect,
+                order.to,
+                order.model,
+                order.tokens_field,
+            )
     except PacelineError as error:
         fields = {key: text[:ERROR_CHARS] for key, text in error.as_fields().items()}
         return Refused(order.number, fields, error.param if isinstance(error, BadField) else None)

@@ -614,8 +614,8 @@ LLM_BEGINS_S = 5.0
 """how long a stream waits for its first content before it begins without, unless its route says
 otherwise"""
 
-LLM_TRANSLATED_BYTES = 1024 * 1024
-"""of an answer that is translated as a whole"""
+LLM_TRANSLATED_BYTES = 32 * 1024 * 1024
+"""of an answer that is translated as a whole, pictures in it included"""
 
 LLM_ERROR_BYTES = 64 * 1024
 """of a provider's error; what is longer is cut"""
@@ -631,7 +631,7 @@ LLM_READ_IN_PLACE_BYTES = 512 * 1024
 longer ones go to its scribe process"""
 
 LLM_SAY_IN_PLACE_BYTES = 128 * 1024
-"""of a body that a front says in the other dialect itself, for the same reason"""
+"""of a body, or an answer, that a front says in the other dialect itself, for the same reason"""
 
 LLM_BESIDE = 64
 """long bodies that one front's scribe process holds, the one it works on included"""

@@ -372,7 +372,8 @@ class _Call(Held):
         endpoint, dialect, path, _ = self._address
         method = "POST" if exchange.method == b"POST" else exchange.method.decode()
         if endpoint == "other":
-            dialect = facts.dialect
+            if dialect == "openai":  # what lies below /v1/messages is Anthropic's, whoever asks
+                dialect = facts.dialect
             route = llm.raw_route(method, path, asked.model, facts.caller)
         else:
             route = llm.route(asked.model, facts.caller)
