@@ -8,9 +8,9 @@ from paceline.clock import SimulatedClock
 from paceline.config import Server
 from paceline.terms.limits import MISSED_PINGS_HUNG, MISSED_PINGS_NOT_READY, START_S
 from paceline.terms.plan import InForce
-from paceline.web.fronts import Fronts, Slot
 from paceline.web.calls_api import CallView, chosen
-from paceline.web.messages import Calls, Pong, Ready, Start, TellCalls
+from paceline.web.fronts import Fronts, Slot
+from paceline.web.messages import Calls, Pong, Ready, Start, TargetNews, TellCalls
 
 PLAN = InForce(1, "", {})
 
@@ -157,5 +157,20 @@ def test_the_last_calls_of_all_fronts_are_told_together_and_a_dead_one_is_not_wa
         told = await asked
         assert [each.id for each in chosen(told, "newest", 2)] == ["b", "c"]
         assert [each.id for each in chosen(told, "slowest", 2)] == ["a", "c"]
+
+    asyncio.run(main())
+
+
+def test_what_one_front_tells_of_a_target_goes_to_all_others() -> None:
+    async def main() -> None:
+        it = Watched(3)
+        slots = it.fronts.slots
+        for slot in slots:
+            slot.child, slot.link = cast(Any, FakeChild()), cast(Any, FakeLink())
+        for slot in slots[:2]:
+            it.fronts._on_message(slot, Ready())
+        news = TargetNews("far", "m", 7.0, "")
+        it.fronts._on_message(slots[0], news)
+        assert [cast(Any, slot.link).sent for slot in slots] == [[], [news], []]
 
     asyncio.run(main())

@@ -1189,3 +1189,59 @@ def test_only_so_many_models_are_known_and_the_one_used_last_is_kept() -> None:
     assert not is_open("alpha/bad"), "nobody had asked for it for long"
     router.serve([route([B], name="alpha/*", retries=0)], 1.0)
     assert len(router.look(1.0)) == 1
+
+
+# --- Several fronts -------------------------------------------------------------------------------
+
+
+class Fronts:
+    """Two of one server: what one tells, the other hears at once."""
+
+    def __init__(self, *routes: Route) -> None:
+        self.told: list[tuple[Target, float, str]] = []
+        self.one = Router(routes, Chance(1), 0.0, self._tell)
+        self.two = Router(routes, Chance(2), 0.0, self._tell)
+        self.now = 0.0
+
+    def _tell(self, target: Target, until_s: float, why: str) -> None:
+        self.told.append((target, until_s, why))
+        self.two.hear(target, until_s, why, self.now)
+
+
+def test_a_pause_that_one_front_is_asked_for_holds_for_the_others() -> None:
+    it = Fronts(route([A], [B], retries_per_target=0))
+    under_way = [call(it.one, 0.0) for _ in range(3)]
+    for each in under_way:
+        each.start(0.0)
+    for each in under_way:
+        each.failed(0, 0.0, answer(429, retry_after="20"))
+    assert it.told == [(A, 20.0, "")]
+    assert go(call(it.two, 17.9).start(17.9)).target == B
+    assert go(call(it.two, 20.1).start(20.1)).target == A
+    attempts = call(it.one, 21.0)
+    attempts.start(21.0)
+    attempts.failed(0, 21.0, answer(429))
+    assert len(it.told) == 1, "so short a pause is not worth the news"
+
+
+def test_a_breaker_that_opens_on_one_front_keeps_the_others_away() -> None:
+    it = Fronts(route([A], retries=0))
+    now = it.now = broken(it.one, 1.0, A)
+    ((target, until_s, why),) = it.told
+    assert (target, until_s) == (A, now + BREAKER_OPEN_FIRST_S)
+    end = given_up(call(it.two, now).start(now))
+    assert isinstance(end.error, Unavailable)
+    assert why in str(end.error.value)
+    assert end.retry_after_s == pytest.approx(BREAKER_OPEN_FIRST_S)
+    assert status(it.two, A, now).state == "open"
+    assert served(it.two, until_s) == A
+    assert status(it.two, A, until_s + 1).state == "closed"
+
+
+def test_what_another_front_says_holds_no_longer_than_a_provider_is_believed() -> None:
+    it = Fronts(route([A], [B]))
+    it.two.hear(A, math.inf, "", 1.0)
+    it.two.hear(C, 9.0, "", 1.0)
+    assert go(call(it.two, 2.0).start(2.0)).target == B
+    after_s = 1.0 + RETRY_AFTER_MOST_S
+    assert go(call(it.two, after_s).start(after_s)).target == A

@@ -2,7 +2,8 @@
 
 A Router finds a route and begins the attempts of a call (`attempts.py`); it never calls anybody.
 What is known of a target (`standing.py`) outlives a change of the routes that lead to it. All of it
-is one front's own: breakers, budgets and paces hold per process.
+is one front's own: breakers, budgets and paces hold per process. But fronts tell each other which
+are to be left alone (`hear`, and `news`, which is given).
 
 A target is a provider and what it calls the model. Where that follows from what a caller asks for
 (a `*`, or no model at all), each model that is asked for is a target of its own, the very one that
@@ -22,7 +23,7 @@ from paceline.clock import Chance
 from paceline.flow.retry import RetryBudget
 from paceline.gateway.attempts import Attempts, Go, Ranks, Way
 from paceline.gateway.routes import STAR, Route, Tier
-from paceline.gateway.standing import Place, Standing, TargetStatus
+from paceline.gateway.standing import News, Place, Standing, TargetStatus
 from paceline.gateway.upstream import Target
 from paceline.terms.errors import BadSetting, NotFound, UnknownModel
 from paceline.terms.limits import (
@@ -35,8 +36,11 @@ from paceline.terms.limits import (
 
 
 class Router:
-    def __init__(self, routes: Iterable[Route], chance: Chance, now: float) -> None:
+    def __init__(
+        self, routes: Iterable[Route], chance: Chance, now: float, news: News | None = None
+    ) -> None:
         self._uniform = chance.uniform
+        self._news = news
         self._standings: dict[Target, Standing] = {}
         self._budgets: dict[str, RetryBudget] = {}
         self._exact: dict[str, Way] = {}
@@ -127,6 +131,12 @@ class Router:
         known = {**self._learnt, **self._standings}
         return [each.status(now) for each in known.values()]
 
+    def hear(self, target: Target, until_s: float, why: str, now: float) -> None:
+        """From another front; of a target that nobody has asked for here it means nothing."""
+        standing = self._standings.get(target) or self._learnt.get(target)
+        if standing is not None:
+            standing.heard(now, until_s, why)
+
     def _ways(self) -> list[Way]:
         return [*self._exact.values(), *(way for _, way in self._stars)]
 
@@ -160,7 +170,7 @@ class Router:
 
     def _new(self, target: Target, now: float) -> Standing:
         budget = self._budgets.setdefault(target.provider, RetryBudget())
-        return Standing(target, budget, now)
+        return Standing(target, budget, now, self._news)
 
     def _way(
         self, route: Route, now: float, model: str = "", hedges: RetryBudget | None = None

@@ -564,6 +564,12 @@ LLM_MODELS_APART = 256
 """models that come to targets by a `*`, or as they are asked for, of which is known how each fares;
 beyond it the least recently used is forgotten"""
 
+LLM_NEWS_LEAST_S = 0.5
+"""how long a target must be left alone that a front tells the others so"""
+
+LLM_NEWS_PER_S = 20
+"""such news of one front; what goes beyond the others find out themselves"""
+
 ROUTES_NAMED = 100
 """names of routes among which the nearest to an unknown one is looked for"""
 

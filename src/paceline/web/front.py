@@ -15,6 +15,7 @@ from typing import NamedTuple
 from paceline.access.gate import Gate
 from paceline.access.keys import KeyRing
 from paceline.clock import Clock
+from paceline.gateway.upstream import Target
 from paceline.net.server import Connections
 from paceline.observe import log
 from paceline.processes.link import Link
@@ -43,6 +44,7 @@ from paceline.web.messages import (
     SettingsChanged,
     Start,
     Steer,
+    TargetNews,
     TellCalls,
     ToFront,
     to_front,
@@ -57,8 +59,8 @@ make one at the older. `./bench collector` has what that is worth."""
 Preparing = Callable[[InForce], Callable[[], None]]
 """Makes of a plan what puts it in force at once; raises where it cannot be served by."""
 
-Wish = Callable[[Steer | Serves], None]
-"""Tells the owner what steering would move, and what is served."""
+Wish = Callable[[Steer | Serves | TargetNews], None]
+"""Tells the owner what steering would move, what is served, and which targets are left alone."""
 
 
 class Parts(NamedTuple):
@@ -196,6 +198,10 @@ class Front:
             case Drain():
                 self._server_stop.set()
                 self._stop.set()
+            case TargetNews(provider, model, until_s, why):
+                if self._parts is not None:
+                    router, now = self._parts.llm.relay.router, self._parts.clock.now()
+                    router.hear(Target(provider, model), until_s, why, now)
             case TellCalls(order, most):
                 self._link.send(Calls(self._calls(order, most)))
             case Ping():

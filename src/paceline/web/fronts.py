@@ -42,6 +42,7 @@ from paceline.web.messages import (
     SettingsChanged,
     Start,
     Steer,
+    TargetNews,
     TellCalls,
     ToOwner,
     to_owner,
@@ -274,6 +275,10 @@ class Fronts:
                 slot.asked.popleft().set_result(refusal)
             case Calls(calls):
                 slot.asked_calls.popleft().set_result(calls)
+            case TargetNews():
+                for other in self.slots:
+                    if other is not slot and other.ready and other.link is not None:
+                        other.link.send(message)
             case Steer():
                 self._on_steer(message, slot.index)
             case Leaving():

@@ -102,6 +102,16 @@ class Calls(msgspec.Struct, frozen=True, tag=True):
     calls: tuple[CallView, ...] = ()
 
 
+class TargetNews(msgspec.Struct, frozen=True, tag=True):
+    """From a front, and to all others: a target of LLM calls is left alone until a moment of the
+    host's monotonic clock. `why` is empty where it limits how much it is asked."""
+
+    provider: str
+    model: str
+    until_s: float
+    why: str
+
+
 class Leaving(msgspec.Struct, frozen=True, tag=True):
     """From a front that drains: it accepts no more."""
 
@@ -120,8 +130,19 @@ class Pong(msgspec.Struct, frozen=True, tag=True):
     pass
 
 
-ToFront = Start | KeysChanged | SettingsChanged | Prepare | Apply | Adopt | Drain | TellCalls | Ping
-ToOwner = Ready | Serves | Failed | Adopted | Obeyed | Calls | Leaving | Steer | Pong
+ToFront = (
+    Start
+    | KeysChanged
+    | SettingsChanged
+    | Prepare
+    | Apply
+    | Adopt
+    | Drain
+    | TellCalls
+    | TargetNews
+    | Ping
+)
+ToOwner = Ready | Serves | Failed | Adopted | Obeyed | Calls | TargetNews | Leaving | Steer | Pong
 
 to_front = msgspec.json.Decoder(ToFront)
 to_owner = msgspec.json.Decoder(ToOwner)
