@@ -480,8 +480,8 @@ def test_a_provider_that_costs_is_off_until_somebody_says_otherwise(
     assert server.about["providers"] == ["simulated"]
     assert "openai" in server.log.read_text()
     assert states(server.ask("GET", "/api/status")) == {"simulated": "simulated", "openai": "off"}
-    assert place.server.about["providers"] == ["far", "simulated", "openai"]
-    told = {"far": "on", "simulated": "simulated", "openai": "without budget"}
+    assert place.server.about["providers"] == ["far", "simulated", "openai", "vendor"]
+    told = {"far": "on", "simulated": "simulated", "openai": "without budget", "vendor": "on"}
     assert states(place.ask("/api/status")) == told
     assert "no budget" in place.server.log.read_text()
 

@@ -341,6 +341,8 @@ class _Call(Held):
 
     def _read(self, exchange: Exchange) -> None:
         endpoint, dialect, _, _ = self._address
+        if endpoint == "other":  # of which is read what can be, alike in both
+            dialect = "openai"
         size = len(exchange.body)
         if size > LLM_SHORT_BYTES:
             if not self._llm.relay.room.take(size):
