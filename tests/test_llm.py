@@ -7,6 +7,8 @@ over HTTP and the vendors' own SDKs it goes on in test_llm_live.py.
 import json
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,6 +150,20 @@ def test_the_last_calls_are_told_and_nothing_of_what_was_said(server: Server) ->
     assert took == sorted(took, reverse=True)
     assert streamed in everything
     assert server.ask("GET", "/api/calls?limit=1000").status == 400
+
+
+def test_the_command_line_tells_of_the_last_calls(server: Server, tmp_path: Path) -> None:
+    def told(state: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "paceline", "calls", "-n", "1", "--state", str(state)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    server.ask("POST", CHAT, chat("sim-small:tokens=4:latency_ms=0"))
+    line = told(server.state).stdout
+    pattern = r"\d\d:\d\d:\d\d  (\S+) to simulated/\1: done 200, \d+ ms, .*, 4 tokens\n"
+    assert re.fullmatch(pattern, line)
+    nobody = told(tmp_path)
+    assert nobody.returncode != 0
+    assert "paceline up" in nobody.stderr
 
 
 # --- What is wrong --------------------------------------------------------------------------------
