@@ -15,7 +15,14 @@ from paceline.gateway import anthropic, openai
 from paceline.gateway.asking import written
 from paceline.gateway.beside import ARGUMENTS, Beside
 from paceline.gateway.call import Asked, Call, Dialect, Endpoint
-from paceline.terms.errors import BadField, Overloaded, PacelineError, Unavailable
+from paceline.gateway.translate.answers import to_messages
+from paceline.terms.errors import (
+    BadField,
+    Overloaded,
+    PacelineError,
+    ProviderFailed,
+    Unavailable,
+)
 from paceline.terms.limits import LLM_BESIDE
 
 WAIT_S = 20.0
@@ -88,6 +95,25 @@ def test_what_is_read_and_written_is_what_would_be_in_place() -> None:
             made = await it.write(body, endpoint, dialect, to, "k")  # type: ignore[arg-type]
             assert made == written(body, endpoint, asked, dialect, to, "k")  # type: ignore[arg-type]
         assert await it.read(bytearray(stream)) == openai.read("chat", stream)  # type: ignore[arg-type]
+
+    beside(scenario)
+
+
+def test_a_long_answer_is_said_as_it_would_be_in_place() -> None:
+    async def scenario(it: Place) -> None:
+        choice = {"index": 0, "message": {"content": LONG}, "finish_reason": "stop"}
+        answer = json.dumps({"id": "c1", "choices": [choice]}).encode()
+        asked = Asked("asked-for")
+        call = Call("i", "anthropic", "messages", "POST", "/x", [], b"", asked, "normal", 0.0, 0.0)
+        loop = asyncio.get_running_loop()
+        for body in (answer, answer[:-1]):
+            told: asyncio.Future[bytes | PacelineError] = loop.create_future()
+            it.beside.say(body, call, "openai", 7, told.set_result)
+            said = await told
+            if body is answer:
+                assert said == to_messages(body, "asked-for")
+            else:
+                assert isinstance(said, ProviderFailed)
 
     beside(scenario)
 

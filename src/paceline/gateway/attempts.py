@@ -3,7 +3,8 @@
 A small machine that is told what happens and answers with what is to be done: `Go` to a target,
 `Wait` until a moment unless something happens before, or `GiveUp`. Whoever drives it (`relay.py`)
 calls `start` once; `failed` for an attempt that ended without a whole answer; `content` at the
-first content, from which on that attempt is the only one; `done` or `left` at the end; and `due` at
+first content, from which on that attempt is the only one, or `bound` before it, where the caller
+can wait for that no longer; `done` or `left` at the end; and `due` at
 the `wake_s` of the last decision, if nothing came sooner. After `done`, `left` or a `GiveUp` it is
 told nothing more, and what still runs is to be stopped; so are the others after `content`.
 
@@ -154,13 +155,15 @@ class Ranks(msgspec.Struct, frozen=True):
 
 class Way(msgspec.Struct, frozen=True):
     """A route with what is known of its targets. `only` and `first`: its first tier has but one,
-    and so this is the decision with which every call begins while that is well."""
+    and so this is the decision with which every call begins while that is well. `shared`: what a
+    target is asked for depends on what the caller asks for."""
 
     route: Route
     tiers: tuple[Ranks, ...]
     hedges: RetryBudget | None
     only: Standing | None
     first: Go | None
+    shared: bool = False
 
 
 class Attempts(msgspec.Struct):
@@ -222,11 +225,20 @@ class Attempts(msgspec.Struct):
     def content(self, number: int, now: float) -> None:
         """From here on no other attempt is made; those that run are to be stopped."""
         tried = self._tries[number]
-        assert self.committed is None, "content comes once, of one attempt"
+        assert self.committed is None or self.committed == number, "of one attempt"
+        assert tried.content_s is None, "content comes once"
         assert tried.ended == "running", "it had ended already"
         self.committed = number
         tried.content_s = now
         tried.ticket = tried.standing.began(now, tried.pace, now - tried.began_s, tried.ticket)
+        if self._running > 1:
+            self._stop_others(now, "outrun")
+
+    def bound(self, number: int, now: float) -> None:
+        """The answer begins without content, which is still to come: no other attempt is made."""
+        assert self.committed is None, "an answer begins once"
+        assert self._tries[number].ended == "running", "it had ended already"
+        self.committed = number
         if self._running > 1:
             self._stop_others(now, "outrun")
 

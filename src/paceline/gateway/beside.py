@@ -1,5 +1,5 @@
-"""Long bodies of LLM calls, read and written anew without holding up the loop: in a scribe process
-over shared memory (`scribe.py`), a worker as `processes/worker.py` keeps it.
+"""Long bodies of LLM calls, and answers, read and written anew without holding up the loop: in a
+scribe process over shared memory (`scribe.py`), a worker as `processes/worker.py` keeps it.
 
 One per front; called by `web/llm.py` and `relay.py`.
 """
@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from paceline.clock import Clock
+from paceline.gateway.asking import NEWER
 from paceline.gateway.call import Asked, Call, Dialect, Endpoint
 from paceline.gateway.scribe import Done, Order, outcomes
+from paceline.gateway.upstream import TokensField
 from paceline.processes.worker import Job, Work, Worker, no_memory
 from paceline.terms.errors import PacelineError
 from paceline.terms.limits import LLM_BESIDE, LLM_BESIDE_BYTES, LLM_BESIDE_S
@@ -56,19 +58,48 @@ class Beside:
             self._loop.call_soon(told, refused)
 
     def write(
-        self, call: Call, to: Dialect, model: str, told: Callable[[bytes | PacelineError], None]
+        self,
+        call: Call,
+        to: Dialect,
+        model: str,
+        told: Callable[[bytes | PacelineError], None],
+        tokens_field: TokensField = NEWER,
     ) -> None:
         """`told` hears the body as a provider is to get it; never before this returns."""
         size = len(call.body)
         number = self._worker.number()
-        order = Order(number, size, call.endpoint, call.dialect, to, model, call.asked)
-        refused = self._worker.begin(order, call.body, partial(_written, told))
-        if refused is not None:
-            self._loop.call_soon(told, refused)
+        order = Order(
+            number, size, call.endpoint, call.dialect, to, model, call.asked, 0, tokens_field
+        )
+        self._write(order, call.body, told)
+
+    def say(
+        self,
+        body: bytes,
+        call: Call,
+        dialect: Dialect,
+        created_s: int,
+        told: Callable[[bytes | PacelineError], None],
+    ) -> None:
+        """The answer to a call, which is in that dialect; `told` hears it in the caller's, never
+        before this returns."""
+
+        number, model = self._worker.number(), call.asked.model
+        order = Order(
+            number, len(body), call.endpoint, dialect, call.dialect, model, None, created_s
+        )
+        self._write(order, body, told)
 
     def close(self) -> None:
         """The process ends, and whoever still waits is told so."""
         self._worker.close()
+
+    def _write(
+        self, order: Order, body: bytes, told: Callable[[bytes | PacelineError], None]
+    ) -> None:
+        refused = self._worker.begin(order, body, partial(_written, told))
+        if refused is not None:
+            self._loop.call_soon(told, refused)
 
 
 def _read(

@@ -74,6 +74,16 @@ def with_member(body: bytes, given: Members, name: str, value: bytes) -> bytes:
     return b"".join((body[:begin], b'"', name.encode(), b'":', value, comma, body[begin:]))
 
 
+def renamed(body: bytes, given: Members, name: str, new: str) -> bytes:
+    """The body with another name of a member; every other byte as it was. Both are names that JSON
+    writes as they are; one that is written otherwise stays."""
+    quoted = b'"%b"' % name.encode()
+    at = body.rfind(quoted, 0, _span(body, given, name)[0])
+    if at < 0:
+        return body
+    return b"".join((body[:at], b'"%b"' % new.encode(), body[at + len(quoted) :]))
+
+
 def text(given: Mapping[str, msgspec.Raw], name: str, *, remedy: str) -> str:
     """Missing also where it is empty."""
     raw = given.get(name)

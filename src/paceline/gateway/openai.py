@@ -108,6 +108,13 @@ def with_usage(body: bytes) -> bytes:
     return members.with_member(body, given, STREAM_OPTIONS, asked)
 
 
+def with_older_name(body: bytes) -> bytes:
+    """The body of a chat for a provider that knows `max_tokens` alone."""
+    new, old = MOST["chat"]
+    given = members.decoded(body)
+    return body if new not in given or old in given else members.renamed(body, given, new, old)
+
+
 # --- Usage ----------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,5 @@
-"""The scribe process: reads large bodies of LLM calls for its front, and writes them anew, and ends
-with it.
+"""The scribe process: reads large bodies of LLM calls for its front, and writes them and their
+answers anew, and ends with it.
 
 What it gets over the link is where a body lies in shared memory and what is to be done; what it
 answers is what it read, or how long what it wrote behind the body is, or the error. One body after
@@ -11,8 +11,10 @@ import os
 import msgspec
 
 from paceline.gateway import anthropic, openai
-from paceline.gateway.asking import written
+from paceline.gateway.asking import NEWER, written
 from paceline.gateway.call import Asked, Dialect, Endpoint
+from paceline.gateway.translate.answers import answered
+from paceline.gateway.upstream import TokensField
 from paceline.processes import working
 from paceline.processes.working import Refused, put, serve
 
@@ -26,6 +28,10 @@ class Order(working.Order, frozen=True):
     to: Dialect | None = None
     model: str = ""
     asked: Asked | None = None
+    """None: it is an answer, and `model` what its caller asked for"""
+    created_s: int = 0
+    """when it was made, for a dialect that tells it"""
+    tokens_field: TokensField = NEWER
 
 
 class Done(working.Done, frozen=True, tag="done"):
@@ -43,8 +49,11 @@ def work(order: Order, memory: int) -> Done:
     if order.to is None:
         read = openai.read if order.dialect == "openai" else anthropic.read
         return Done(order.number, read(order.endpoint, body))
-    assert order.asked is not None
-    out = written(body, order.endpoint, order.asked, order.dialect, order.to, order.model)
+    asked, to, model = order.asked, order.to, order.model
+    if asked is None:
+        out = answered(body, to, model, order.created_s)
+    else:
+        out = written(body, order.endpoint, asked, order.dialect, to, model, order.tokens_field)
     put(memory, out, order.size)
     return Done(order.number, None, len(out))
 

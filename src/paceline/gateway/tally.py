@@ -14,6 +14,7 @@ from paceline.terms.metric import (
     LLM_ATTEMPTS,
     LLM_CALLS,
     LLM_FIRST_SECONDS,
+    LLM_LOST_TOKENS,
     LLM_SECONDS,
     LLM_TOKEN_SECONDS,
     LLM_TOKENS,
@@ -69,6 +70,17 @@ class _Series:
             self._kind("cache_write", usage.cache_write_tokens)
             self._kind("reasoning", usage.reasoning_tokens)
 
+    def lost(self, usage: Usage | None, estimated: int) -> None:
+        if usage is None:
+            self._lost("input", "estimated", estimated)
+        else:
+            self._lost("input", "told", usage.input_tokens)
+            self._lost("output", "told", usage.output_tokens)
+
+    def _lost(self, kind: str, source: str, tokens: int) -> None:
+        labels = (self.route, self.provider, kind, source)
+        self._board.counter(LLM_LOST_TOKENS, *labels).add(tokens)
+
     def _kind(self, kind: str, tokens: int) -> None:
         if tokens:
             counter = self._kinds.get(kind)
@@ -87,6 +99,10 @@ class Tally:
     def refused(self, endpoint: str, status: int) -> None:
         """A call that came to no route."""
         self._of(NOBODY, NOBODY).call(endpoint, status)
+
+    def lost(self, route: str, provider: str, usage: Usage | None, estimated: int) -> None:
+        """A request to a provider that brought no content, and may be billed."""
+        (self._series.get((route, provider)) or self._of(route, provider)).lost(usage, estimated)
 
     def ended(
         self,

@@ -42,6 +42,7 @@ from paceline.terms.limits import (
     LLM_IN_FLIGHT,
     LLM_MODEL_CHARS,
     LLM_READ_IN_PLACE_BYTES,
+    LLM_SHORT_BYTES,
 )
 from paceline.terms.metric import LLM_IN_FLIGHT as LLM_IN_FLIGHT_METRIC
 from paceline.terms.request import Priority
@@ -269,6 +270,7 @@ class _Call(Held):
         "_address",
         "_begun",
         "_entered",
+        "_held_bytes",
         "_llm",
         "_run",
         "_status",
@@ -287,6 +289,8 @@ class _Call(Held):
         """a part of the answer has been told"""
         self._status = 0
         self._entered = False
+        self._held_bytes = 0
+        """of a long body, in the room for those"""
         self.received_s = llm.relay.now()
         exchange.fail = self.fail
         exchange.gone = self.left
@@ -311,6 +315,8 @@ class _Call(Held):
                 remedy="Send it plain: it is read here, and at its provider.",
             )
         if not exchange.complete:
+            if not self._llm.relay.room.has(exchange.length):  # it need not be sent to hear so
+                raise _no_room(exchange.length)
             exchange.connection.within(min(facts.timeout_s, LLM_ARRIVES_S))
 
     def _open_other(self, exchange: Exchange) -> None:
@@ -335,7 +341,14 @@ class _Call(Held):
 
     def _read(self, exchange: Exchange) -> None:
         endpoint, dialect, _, _ = self._address
-        is_long = len(exchange.body) > LLM_READ_IN_PLACE_BYTES
+        if endpoint == "other":  # of which is read what can be, alike in both
+            dialect = "openai"
+        size = len(exchange.body)
+        if size > LLM_SHORT_BYTES:
+            if not self._llm.relay.room.take(size):
+                raise _no_room(size)
+            self._held_bytes = size
+        is_long = size > LLM_READ_IN_PLACE_BYTES
         # A long one that came in pieces stays a bytearray, which is used as bytes are: a copy of it
         # would take as long as it must not.
         body = cast(bytes, exchange.body) if is_long else bytes(exchange.body)
@@ -361,7 +374,8 @@ class _Call(Held):
         endpoint, dialect, path, _ = self._address
         method = "POST" if exchange.method == b"POST" else exchange.method.decode()
         if endpoint == "other":
-            dialect = facts.dialect
+            if dialect == "openai":  # what lies below /v1/messages is Anthropic's, whoever asks
+                dialect = facts.dialect
             route = llm.raw_route(method, path, asked.model, facts.caller)
         else:
             route = llm.route(asked.model, facts.caller)
@@ -421,6 +435,8 @@ class _Call(Held):
         self.answer(status, self._lines(headers), body)
 
     def begin(self, status: int, headers: Headers) -> None:
+        if self._held_bytes:  # it is sent to nobody any more
+            self._give_back()
         self._begun = True
         self._status = status
         exchange = self.exchange
@@ -503,9 +519,15 @@ class _Call(Held):
         if self._run is not None:
             self._run.resume()
 
+    def _give_back(self) -> None:
+        self._llm.relay.room.give_back(self._held_bytes)
+        self._held_bytes = 0
+
     def ended(self, status: int) -> None:
         if self._entered:
             self._llm.leave()
+        if self._held_bytes:
+            self._give_back()
         run, self._run = self._run, None
         if run is not None:
             timeline = run.ended(status)
@@ -536,6 +558,14 @@ def _is_json(headers: Headers) -> bool:
 def _allows(models: Iterable[str], model: str) -> bool:
     return any(
         model.startswith(each[:-1]) if each.endswith(STAR) else model == each for each in models
+    )
+
+
+def _no_room(size: int) -> Overloaded:
+    return Overloaded(
+        "this front holds as many long bodies and answers of LLM calls as it may",
+        value=f"{size} bytes more",
+        remedy="Send it again later, or send less in one call.",
     )
 
 

@@ -45,6 +45,7 @@ class HttpProvider:
         port = split.port or (443 if tls else 80)
         self.name = upstream.name
         self.dialect: Dialect = upstream.kind
+        self.tokens_field = upstream.tokens_field
         self._host = split.netloc.lower()
         self._above = split.path.rstrip("/")
         self._own: Headers = []
