@@ -9,6 +9,7 @@ open, in any pieces; or with values, statuses and bytes changed. Pure. Called by
 import json
 import random
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -87,7 +88,10 @@ def case(seed: int, number: int, worker: int) -> Case:
         dialect = "anthropic" if path.startswith("/v1/messages") else "openai"
         provider = dialect
     stream = chance.random() < 0.6 and (path in PATHS.values() or path == "/v1/responses")
-    tree = a_body(chance, path, f"w{worker}-{MODELS[provider]}", stream=stream)
+    tree = deepcopy(a_body(chance, path, f"w{worker}-{MODELS[provider]}", stream=stream))
+    if dialect != provider and how in ("good", "its answer"):
+        for name in UNTRANSLATED:
+            tree.pop(name, None)
     if how == "its body":
         for _ in range(chance.choice([1, 1, 1, 2, 4])):
             tree = changed(chance, tree)
@@ -108,6 +112,9 @@ TEXTS = (
     "Grüße, 你好, 👩‍👩‍👧 \u2028\u2029 \ufeff", '"quotes" \\ and \n lines \t',
     "data: [DONE]\n\n", "\x00\x1f\x7f", "a" * 3000, "event: error\r\n\r\ndata: {}",
 )  # fmt: skip
+UNTRANSLATED = ("seed", "x_unknown")
+"""Members that cannot be said in the other dialect, and are refused."""
+
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
 )
@@ -247,7 +254,7 @@ def _written(tree: Any, *, ascii_only: bool, colon: bytes, comma: bytes) -> byte
     if isinstance(tree, Raw):
         return tree.said
     if isinstance(tree, Pairs | dict):
-        members = tree.members if isinstance(tree, Pairs) else tree.items()
+        members = tree.members if isinstance(tree, Pairs) else [*tree.items()]
         return b"{%b}" % comma.join(again(name) + colon + again(each) for name, each in members)
     if isinstance(tree, list):
         return b"[%b]" % comma.join(again(each) for each in tree)
@@ -382,7 +389,7 @@ def answered(chance: random.Random, of: Case, wanted: Wanted) -> Wire:
     if where == "status":
         return _refused(chance, wanted.dialect)
     if wanted.stream:
-        events = streamed(chance, of.means, wanted)
+        events = deepcopy(streamed(chance, of.means, wanted))
         if where == "values":
             at = chance.randrange(len(events))
             for _ in range(chance.choice([1, 1, 3])):
@@ -393,7 +400,7 @@ def answered(chance: random.Random, of: Case, wanted: Wanted) -> Wire:
                 chance.shuffle(events)
         wire = _sent(chance, 200, _events(chance, events), sse=True)
     else:
-        tree = whole(of.means, wanted.dialect)
+        tree = deepcopy(whole(of.means, wanted.dialect))
         if where == "values":
             for _ in range(chance.choice([1, 1, 3])):
                 tree = changed(chance, tree)

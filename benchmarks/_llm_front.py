@@ -15,13 +15,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks._server import children, first_answer, free_port
+from benchmarks._server import HEALTH_READY, ask, children, connect, free_port
 
+START_S = 60.0
 TELL_S = 20.0
 PAUSE_S = 0.01
 
 INSIDE = ("Run", "Attempt", "Asked", "_Line", "_Call", "Exchange", "Connection", "tasks")
 """What a front holds in objects, by class; and its tasks."""
+
+
+class Inside(NamedTuple):
+    """`loose`: before its garbage collector has looked; `held`: after that."""
+
+    loose: Mapping[str, int]
+    held: Mapping[str, int]
+
+    def more_than(self, before: "Inside") -> str:
+        """What is held that was not, in words; empty where nothing is."""
+        return _words({name: held - before.held[name] for name, held in self.held.items()})
+
+    @property
+    def in_cycles(self) -> str:
+        """What only the collector has freed, in words."""
+        return _words({name: self.loose[name] - held for name, held in self.held.items()})
+
 
 SITE = """
 import sys
@@ -32,12 +50,16 @@ if "_front" in sys.orig_argv:
     assert all(hasattr(limits, name) for name in bounds), bounds
     vars(limits).update(bounds)
 
-    def tell(*_):
+    def counted():
         held = collections.Counter(type(each).__name__ for each in gc.get_objects())
-        held["tasks"] = len(asyncio.all_tasks(asyncio.get_running_loop()))
+        return {**held, "tasks": len(asyncio.all_tasks(asyncio.get_running_loop()))}
+
+    def tell(*_):
+        loose = counted()
+        gc.collect()
         path = os.environ["BENCH_INSIDE"]
         with open(path + ".part", "w") as file:
-            json.dump(held, file)
+            json.dump([loose, counted()], file)
         os.replace(path + ".part", path)
 
     signal.signal(signal.SIGUSR2, tell)
@@ -50,7 +72,7 @@ class Front(NamedTuple):
     pid: int
     folder: Path
 
-    def inside(self) -> Mapping[str, int]:
+    def inside(self) -> Inside:
         told = self.folder / "inside"
         told.unlink(missing_ok=True)
         os.kill(self.pid, signal.SIGUSR2)
@@ -59,8 +81,8 @@ class Front(NamedTuple):
             if time.perf_counter() > until_s:
                 raise SystemExit("the front does not tell what it holds")
             time.sleep(PAUSE_S)
-        held = json.loads(told.read_text())
-        return {name: held.get(name, 0) for name in INSIDE}
+        loose, held = json.loads(told.read_text())
+        return Inside(*({name: each.get(name, 0) for name in INSIDE} for each in (loose, held)))
 
     @property
     def is_there(self) -> bool:
@@ -68,6 +90,10 @@ class Front(NamedTuple):
 
     def log(self) -> list[str]:
         return (self.folder / "log").read_text().splitlines()
+
+
+def _words(counted: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in counted.items() if number > 0)
 
 
 @contextmanager
@@ -90,9 +116,22 @@ def front(folder: Path, settings: str, bounds: Mapping[str, float]) -> Iterator[
             argv, stdout=subprocess.DEVNULL, stderr=log, env={**os.environ, **environ}
         )
     try:
-        first_answer(server, port)
+        _until_ready(server, port, folder / "log")
         (pid,) = children(server.pid)
         yield Front(server, port, pid, folder)
     finally:
         server.kill()
         server.wait()
+
+
+def _until_ready(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    until_s = time.perf_counter() + START_S
+    while time.perf_counter() < until_s and server.poll() is None:
+        try:
+            with connect(port) as line:
+                if ask(line, HEALTH_READY)[0] == 200:
+                    return
+        except OSError:
+            pass  # not yet
+        time.sleep(PAUSE_S)
+    raise SystemExit(f"the server is not ready after {START_S:.0f} s:\n{log.read_text()[-2000:]}")

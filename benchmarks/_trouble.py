@@ -272,7 +272,29 @@ class NotHttp(Exception):
     """What an answer must not be."""
 
 
-STATUS = re.compile(rb"HTTP/1\.1 ([2-5]\d\d) [ -~]+")
+class Hearing:
+    """What has been heard of an answer so far, and whether it is whole, as HTTP has it."""
+
+    __slots__ = ("_size", "heard")
+
+    def __init__(self) -> None:
+        self.heard = bytearray()
+        self._size = -1
+        """of the whole answer; 0 where a chunk tells its end"""
+
+    @property
+    def is_whole(self) -> bool:
+        heard = self.heard
+        if self._size < 0:
+            at = heard.find(b"\r\n\r\n")
+            if at < 0:
+                return False
+            _, said, length = bytes(heard[:at]).lower().partition(b"\r\ncontent-length: ")
+            self._size = at + 4 + int(length.partition(b"\r\n")[0]) if said else 0
+        return len(heard) >= self._size if self._size else heard.endswith(b"\r\n0\r\n\r\n")
+
+
+STATUS = re.compile(rb"HTTP/1\.1 ([2-5]\d\d) [ -~]*")
 
 
 def answer(heard: bytes) -> Answer | None:
@@ -309,7 +331,8 @@ def first(heard: bytes) -> tuple[Answer | None, bytes]:
 
 
 def _unchunked(rest: bytes) -> tuple[bytes, bool, bytes]:
-    parts, at = [], 0
+    parts: list[bytes] = []
+    at = 0
     while True:
         end = rest.find(b"\r\n", at)
         if end < 0:
@@ -342,7 +365,8 @@ def read(dialect: Dialect, body: bytes, *, stream: bool) -> Read:
         if dialect == "openai":
             return Read(told["choices"][0]["message"]["content"], True, False)
         return Read(told["content"][0]["text"], told["stop_reason"] == "end_turn", False)
-    text, ended, failed = [], False, False
+    text: list[str] = []
+    ended = failed = False
     for event in body.split(b"\n\n"):
         data = next((line[6:] for line in event.split(b"\n") if line.startswith(b"data: ")), None)
         if data is None:

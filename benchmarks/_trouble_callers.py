@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import cast
 
-from benchmarks._trouble import DIALECTS, HEARD, KINDS, LEAVERS, Call, judged, request
+from benchmarks._trouble import DIALECTS, HEARD, KINDS, LEAVERS, Call, Hearing, judged, request
 
 TICK_S = 0.01
 MOST = 384
@@ -29,11 +29,11 @@ LEAVES_S = (0.005, 0.06)
 PAUSE_S = 0.01
 """Between two looks of one who reads slowly."""
 
-RECEIVE_BYTES = 8192
+RECEIVE_BYTES = 64 * 1024
 """What the kernel holds for one who reads slowly, or not at all."""
 
 DEAF_S = 3.0
-"""Then one who reads nothing looks what is left."""
+"""Then one who reads nothing leaves: until then it must have been given up."""
 
 FAULTS_KEPT = 20
 
@@ -55,30 +55,16 @@ def calls(seed: int) -> Iterator[Call]:
         )
 
 
-class Talk:
+class Talk(Hearing):
     """One call while it lasts."""
 
-    __slots__ = ("began_s", "call", "heard", "left", "size")
+    __slots__ = ("began_s", "call", "left")
 
     def __init__(self, call: Call) -> None:
+        super().__init__()
         self.call = call
-        self.heard = bytearray()
-        self.size = -1
-        """of the whole answer; 0 where its end is told by a chunk"""
         self.left = False
         self.began_s = time.perf_counter()
-
-    @property
-    def is_whole(self) -> bool:
-        heard = self.heard
-        if self.size < 0:
-            at = heard.find(b"\r\n\r\n")
-            if at < 0:
-                return False
-            head = bytes(heard[:at]).lower()
-            _, said, length = head.partition(b"content-length: ")
-            self.size = at + 4 + int(length.partition(b"\r\n")[0]) if said else 0
-        return len(heard) >= self.size if self.size else heard.endswith(b"\r\n0\r\n\r\n")
 
 
 class Line(asyncio.Protocol):
@@ -128,7 +114,7 @@ class Line(asyncio.Protocol):
         if kind == "reads nothing":
             self.transport.pause_reading()
             self._callers.leaves(self)
-            self.later(DEAF_S, self.transport.resume_reading)
+            self.later(DEAF_S, self.transport.abort)
         elif kind != "reads slowly" and kind not in HEARD:
             self.later(self._callers.chance.uniform(*LEAVES_S), self.leave)
 

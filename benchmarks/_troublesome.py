@@ -189,16 +189,20 @@ class Answering(asyncio.Protocol):
 
     def drip(self, pieces: Iterator[bytes], gap_s: float) -> None:
         """One after the other, as long as there are any; without a gap, in turns of the loop."""
-        piece = next(pieces, None)
-        if piece is None:
+        self._drip(next(pieces), pieces, gap_s)
+
+    def _drip(self, piece: bytes, pieces: Iterator[bytes], gap_s: float) -> None:
+        following = next(pieces, None)
+        if following is None:
             self.timer = None
-            self.done()
+            self.done()  # before the last is said: the next call may follow at once
+            self.say(piece)
             return
         self.say(piece)
         if gap_s:
-            self.timer = self.loop.call_later(gap_s, self.drip, pieces, gap_s)
+            self.timer = self.loop.call_later(gap_s, self._drip, following, pieces, gap_s)
         else:
-            self.timer = self.loop.call_soon(self.drip, pieces, gap_s)
+            self.timer = self.loop.call_soon(self._drip, following, pieces, gap_s)
 
     def _over(self) -> None:
         self.working = False

@@ -37,13 +37,13 @@ from benchmarks import _trouble, record
 from benchmarks._llm_cases import Case, Meaning, Wanted, Wire
 from benchmarks._llm_front import Front, front
 from benchmarks._server import pss_mb, stop
-from benchmarks._trouble import Answer, Dialect, NotHttp
+from benchmarks._trouble import Answer, Dialect, Hearing, NotHttp
 from benchmarks.fuzz import BAD_IN_LOG, Probe, open_descriptors
 from benchmarks.peers.started import end_on_sigterm
 
 WORKERS = 8
 QUIET_S = 0.3
-"""After so long without an answer to what is not as it should be, no more is said."""
+"""After so long without an answer to bytes that mean anything, it is said that no more comes."""
 
 HANG_S = 20.0
 WATCH_S = 0.5
@@ -276,8 +276,9 @@ class Heard(NamedTuple):
 async def held(port: int, case: Case) -> Heard:
     """Says it, and hears until its answer is whole, or the end."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    heard, until_s = b"", time.perf_counter() + HANG_S
-    patience_s = HANG_S if case.how in ("good", "its answer") else QUIET_S
+    hearing, until_s = Hearing(), time.perf_counter() + HANG_S
+    may_be_anything = case.how == "its bytes"
+    patience_s = QUIET_S if may_be_anything else HANG_S
     try:
         with suppress(OSError):  # it may end while we speak; then what it said is heard
             for piece in cases.pieces(case.said, case.cuts):
@@ -289,30 +290,19 @@ async def held(port: int, case: Case) -> Heard:
                 async with asyncio.timeout(patience_s):
                     piece = await reader.read(1 << 18)
             except TimeoutError:
-                if patience_s == QUIET_S:
-                    patience_s = HANG_S
-                    if writer.can_write_eof():
-                        writer.write_eof()
+                patience_s = HANG_S
+                if may_be_anything and writer.can_write_eof():
+                    writer.write_eof()
                 continue
-            except OSError:
-                return Heard(heard)
-            heard += piece
-            if not piece:
-                return Heard(heard)
-            if case.how != "its bytes" and piece.endswith(ENDS):
-                with suppress(NotHttp, ValueError):
-                    answer, _ = _trouble.first(heard)
-                    if answer is not None and answer.is_whole:
-                        return Heard(heard)
-        return Heard(heard, f"no end within {HANG_S:.0f} s, {len(heard)} bytes heard")
+            hearing.heard += piece
+            if not piece or (hearing.is_whole and not may_be_anything):
+                return Heard(bytes(hearing.heard))
+        told = f"no end within {HANG_S:.0f} s, {len(hearing.heard)} bytes heard"
+        return Heard(bytes(hearing.heard), told)
     except OSError:
-        return Heard(heard)
+        return Heard(bytes(hearing.heard))
     finally:
         writer.close()
-
-
-ENDS = (b"\r\n0\r\n\r\n", b"}", b"]", b"\n", b">", b"\r\n\r\n", b" ")
-"""A whole answer may end so: only then it is worth a look."""
 
 
 def answers(heard: bytes) -> list[Answer]:
@@ -525,12 +515,7 @@ def fuzz(seconds: float, seed: int, folder: Path, *, quiet: bool = False) -> Fou
             while same_front:
                 runner.run(asyncio.sleep(WATCH_S))  # connections of the front close here
                 after = open_descriptors(serving.pid)
-                held_now = serving.inside()
-                kept = ", ".join(
-                    f"{number - inside[name]} {name}"
-                    for name, number in held_now.items()
-                    if number > inside[name]
-                )
+                kept = serving.inside().more_than(inside)
                 if (after <= before and not kept) or loop.time() > give_up_s:
                     break
             stop(serving.server)

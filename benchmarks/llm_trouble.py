@@ -172,8 +172,10 @@ class Found(NamedTuple):
     probes_ms: Sequence[float]
     wrong: Sequence[str]
     samples: Sequence[Sample]
-    before: Mapping[str, int]
-    after: Mapping[str, int]
+    kept: str
+    """what the front holds at the end and did not before"""
+    in_cycles: str
+    """and what only its garbage collector has freed"""
     descriptors: tuple[int, int]
     left_open: int
     left_in_hand: int
@@ -205,16 +207,6 @@ class Found(NamedTuple):
             for kind, each in self.seen_ms.items()
             for took in each
         )
-
-    @property
-    def kept(self) -> str:
-        """What is held at the end and was not before."""
-        more = {
-            name: held - self.before[name]
-            for name, held in self.after.items()
-            if held > self.before[name]
-        }
-        return ", ".join(f"{number} {name}" for name, number in more.items())
 
     def probe_ms(self, share: float) -> float:
         took = sorted(self.probes_ms)
@@ -352,7 +344,7 @@ def trouble(count: int, seed: int, rate: float, folder: Path, *, quiet: bool = F
             same_front = serving.is_there
             used_s = cpu_s([serving.pid]) - used_s if same_front else 0.0
             seen = runner.run(_settled(watch, control))
-        after = serving.inside() if same_front else {}
+        after = serving.inside() if same_front else inside
         until_s = time.perf_counter() + SETTLE_S
         held = open_descriptors(serving.pid) if same_front else 0
         while held > descriptors and time.perf_counter() < until_s:
@@ -384,8 +376,8 @@ def trouble(count: int, seed: int, rate: float, folder: Path, *, quiet: bool = F
         probe.took_ms,
         probe.wrong,
         watch.samples,
-        inside,
-        after,
+        after.more_than(inside),
+        after.in_cycles,
         (descriptors, held),
         seen.open,
         seen.in_hand,
@@ -456,6 +448,7 @@ def main() -> None:
             "calls a second": asked.rate,
             "kinds": len(KINDS),
             **found.ways,
+            "left to the garbage collector at the end": found.in_cycles or "nothing",
         },
         figures=figures_of(found),
         verdicts=found.verdicts(),
