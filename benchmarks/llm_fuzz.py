@@ -54,6 +54,7 @@ GROWTH_MB = 12.0
 """More than that between warm-up and end is a leak."""
 
 FAULTS_KEPT = 50
+LONG_BYTES = 64 * 1024
 INSIDE_OURS = b"inside Paceline"
 ERRORS_FROM = 400
 
@@ -503,6 +504,7 @@ def fuzz(seconds: float, seed: int, folder: Path, *, quiet: bool = False) -> Fou
         listening = runner.run(_listening(answering))
         port = listening.sockets[0].getsockname()[1]
         with front(folder, settings(port), BOUNDS) as serving:
+            runner.run(_long_one(serving.port))
             inside, before = serving.inside(), open_descriptors(serving.pid)
             probe, begun_s = Probe(serving.port), time.perf_counter()
             probe.start()
@@ -535,6 +537,17 @@ def fuzz(seconds: float, seed: int, folder: Path, *, quiet: bool = False) -> Fou
         (before, after),
         kept,
     )
+
+
+async def _long_one(port: int) -> None:
+    """So that the process for long bodies is there before it is counted what there is."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    body = json.dumps({"model": "nobody's", "messages": ["x" * LONG_BYTES]}).encode()
+    head = b"POST %b HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
+    writer.write(head % (_trouble.PATHS["openai"].encode(), len(body)) + body)
+    if not (await reader.readline()).startswith(b"HTTP/1.1 404 "):
+        raise SystemExit("a long body is not refused")
+    writer.close()
 
 
 async def _listening(answers: Answers) -> asyncio.Server:
