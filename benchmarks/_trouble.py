@@ -22,6 +22,9 @@ gone; an end, because its caller does not read."""
 SHORT_MS = 300
 """The deadline of calls that would have no end."""
 
+LONGER_MS = 1500
+"""And of those that must have begun by then, also where the machine is busy."""
+
 WORDS = 24
 """Of an answer."""
 
@@ -80,7 +83,7 @@ KINDS: dict[str, Kind] = {
     "garbage in a stream": Kind("broken"),
     "ends early": Kind("broken"),
     "an error in a stream": Kind("broken"),
-    "stands still in a stream": Kind("broken", deadline_ms=SHORT_MS),
+    "stands still in a stream": Kind("broken", deadline_ms=LONGER_MS),
     # The caller.
     "leaves in its body": Kind("gone", BOTH),
     "leaves": Kind("gone", BOTH),
