@@ -55,6 +55,13 @@ GROWTH_MB = 12.0
 
 FAULTS_KEPT = 50
 LONG_BYTES = 64 * 1024
+RAW = "raw"
+"""The provider of what is relayed as it is, whatever model it names: it answers always the same."""
+
+RAW_ANSWER = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 11\r\n\r\n"
+    + b'{"data":[]}'
+)
 INSIDE_OURS = b"inside Paceline"
 ERRORS_FROM = 400
 
@@ -85,9 +92,19 @@ def settings(port: int) -> str:
                 [routes.w{worker}-{name}]
                 targets = ["{name}{worker}/x"]
                 retries = {worker % 2}
-                raw = ["/images/generations"]
                 """
             )
+    said.append(
+        f"""
+        [providers.{RAW}]
+        kind = "openai"
+        url = "http://127.0.0.1:{port}/{RAW}/v1"
+        private = true
+        [routes.{RAW}]
+        targets = ["{RAW}/x"]
+        raw = ["/images/generations"]
+        """
+    )
     return "".join(said)
 
 
@@ -149,7 +166,11 @@ class Answering(asyncio.Protocol):
             return
         self._data = b""
         path = head.split(b" ", 2)[1].partition(b"?")[0].decode()
-        worker = int(path.split("/")[1].removeprefix("w"))
+        beginning = path.split("/")[1]
+        if beginning == RAW:
+            self._transport.write(RAW_ANSWER)
+            return
+        worker = int(beginning.removeprefix("w"))
         wire = self._answers.wire(worker, path, body)
         if wire is None:
             self._transport.abort()
@@ -372,7 +393,7 @@ def _of_changed_answer(case: Case, answer: Answer, wire: Wire | None, sdks: Sdks
     """It may be anything in HTTP and its dialect; what is passed on as it is, is its sender's."""
     if answer.status < ERRORS_FROM or wire is None:
         return ""
-    passed_on = not case.crossed and wire.said.startswith(b"HTTP/1.1 %d" % answer.status)
+    passed_on = not case.crossed and b"HTTP/1.1 %d " % answer.status in wire.said[:80]
     if passed_on:
         return ""
     wrong = sdks.wrong_error(case.dialect, answer)
