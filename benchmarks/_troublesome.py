@@ -434,7 +434,7 @@ def _fat(a: Answering) -> None:
 
 def _endless(a: Answering) -> None:
     """As much as is taken, for one who reads nothing."""
-    event = chunk(a.begun(1).content[1] * 200)
+    event = chunk(a.begun(1).content[1] * 10)
     said = 0
 
     def more() -> None:
