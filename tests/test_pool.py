@@ -5,7 +5,9 @@ Over real sockets: `test_upstream.py`.
 """
 
 import asyncio
+import gc
 import socket
+import weakref
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, cast
@@ -477,6 +479,21 @@ def test_whoever_has_its_end_may_ask_again_at_once_on_the_same_connection() -> N
     server.answer()
     assert server.asked == [b"a", b"again"]
     assert more[0].reused
+
+
+def test_a_connection_that_is_over_is_freed_at_once() -> None:
+    """In a process whose garbage collector looks rarely."""
+    loop = FakeLoop()
+    line = ClientConnection(lambda gone: None)
+    server, seen = Server(loop, line), weakref.ref(line)
+    gc.disable()
+    try:
+        server.abort()
+        loop.turn()
+        del line, server.line
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_a_long_body_goes_out_behind_its_head() -> None:

@@ -281,6 +281,19 @@ def test_a_request_that_is_over_is_freed_at_once(is_lost: bool) -> None:
         gc.enable()
 
 
+@pytest.mark.parametrize("said", [b"", ASK, ASK[:20], post(b"/", LONG)[:100]])
+def test_a_connection_that_is_over_is_freed_at_once(said: bytes) -> None:
+    wire = Wire().say(said)
+    seen = weakref.ref(wire.connection)
+    gc.disable()
+    try:
+        wire.transport.abort()
+        del wire.transport.protocol, wire.connection
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
 # --- Whatever is done -----------------------------------------------------------------------------
 
 steps = st.one_of(

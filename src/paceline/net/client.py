@@ -33,6 +33,10 @@ FRAMED = frozenset({b"content-length", b"transfer-encoding"})
 
 VERSIONS = ("1.1", "1.0")
 
+SPENT = HttpResponseParser(object())
+"""In the place of a parser that is fed no more: it and its connection hold each other, and the
+collector looks rarely."""
+
 
 class Receiver(Protocol):
     """Hears one answer: a head, pieces of a body, an end; or at any point that it was lost, after
@@ -157,6 +161,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         receiver, self._receiver = self._receiver, None
+        self._parser = SPENT
         if receiver is not None:
             if error is not None and not self.trouble:
                 self.trouble = str(error)

@@ -59,6 +59,10 @@ VARYING = frozenset(
 )
 """Headers that say something of one request; what the others say holds until they change."""
 
+SPENT = httptools.HttpRequestParser(object())
+"""In the place of a parser that is fed no more: it and its connection hold each other, and the
+collector looks rarely."""
+
 LEARNT_MOST = 4
 """times that the head of a connection is learnt; beyond it, its heads differ too often"""
 
@@ -172,6 +176,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._server.lost(self)
+        self._parser = SPENT
         self._ready.clear()
         self._held = b""
         exchange, self._current, self._reading = self._current, None, None
