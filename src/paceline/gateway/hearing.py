@@ -159,10 +159,10 @@ class Attempt:
                 self._take = Attempt._refusal
             elif call.asked.stream:
                 self._head_of_stream(call, headers)
-            elif call.endpoint == "other":
-                self._pass_on(self._run)
             elif self._foreign:
                 self._take = Attempt._to_translate
+            elif call.endpoint == "other":
+                self._pass_on(self._run)
         except Exception:
             logger.exception(BUG, request=self._run.call.id)
             self._run.bug()
@@ -222,9 +222,8 @@ class Attempt:
     # --- Whole answers ----------------------------------------------------------------------------
 
     def _whole(self, run: Listener) -> None:
-        parts = self._parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        told = openai.told(body) if self._provider.dialect == "openai" else anthropic.told(body)
+        body = b"".join(self._parts)
+        told = self._told(body)
         if not (told.readable or body.startswith(FIRST_OF_EVENTS) or _is_coded(self._headers)):
             self._garbled("its answer is no JSON, or not all of it")
             return
@@ -373,10 +372,12 @@ class Attempt:
         parts: list[bytes] = []
         for event in events:
             sign = see(event)
-            if sign == "error":
+            if sign == "content" and machine is None:  # what nearly every event is
+                parts.append(openai.without_usage(event) if withheld else event.raw)
+            elif sign == "error":
                 self._broke(run, seen, event, parts)
                 return
-            if machine is not None:
+            elif machine is not None:
                 parts += machine.feed(event)
                 if machine.state == "broken":
                     self.leave()
