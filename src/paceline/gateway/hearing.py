@@ -6,7 +6,7 @@ unless it is long; a stream until its first content. What a bug of ours does in 
 the Run; else the pool would take it for a fault of the provider.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from paceline.gateway import anthropic, failures, openai, sse
@@ -327,18 +327,28 @@ class Attempt:
     def _events(self, piece: bytes) -> None:
         run, seen = self._run, self.seen
         assert seen is not None
-        too_long: sse.EventTooLong | None = None
         try:
             events = self._parser.feed(piece)
         except sse.EventTooLong as error:
-            too_long = error
-            events = error.before
+            self._pass_events(run, seen, error.before)
+            if not run.over:
+                self._garbled(str(error))
+            return
+        if len(events) == 1 and run.committed is self and self._machine is None:
+            event = events[0]
+            sign = seen.see(event)
+            if sign == "content":  # what nearly every piece is
+                run.told.write(openai.without_usage(event) if self._withheld else event.raw)
+            else:
+                self._go_on(run, seen, [(event, sign)])
+        else:
+            self._pass_events(run, seen, events)
+
+    def _pass_events(self, run: Listener, seen: Passing, events: list[sse.Event]) -> None:
         if run.committed is not self:
             events = self._hold(run, seen, events)
         if events:
-            self._go_on(run, seen, events)
-        if too_long is not None and not run.over:
-            self._garbled(str(too_long))
+            self._go_on(run, seen, zip(events, map(seen.see, events), strict=True))
 
     def _hold(self, run: Listener, seen: Passing, events: list[sse.Event]) -> list[sse.Event]:
         """What comes before the first content, which begins the answer. Those behind that."""
@@ -366,18 +376,17 @@ class Attempt:
                 return [] if run.over else events[number:]
         return []
 
-    def _go_on(self, run: Listener, seen: Passing, events: list[sse.Event]) -> None:
-        """Of the one stream that is the answer."""
-        see, machine, withheld = seen.see, self._machine, self._withheld
+    def _go_on(
+        self, run: Listener, seen: Passing, events: Iterable[tuple[sse.Event, Sign]]
+    ) -> None:
+        """Of the one stream that is the answer, with what each event was seen to be."""
+        machine, withheld = self._machine, self._withheld
         parts: list[bytes] = []
-        for event in events:
-            sign = see(event)
-            if sign == "content" and machine is None:  # what nearly every event is
-                parts.append(openai.without_usage(event) if withheld else event.raw)
-            elif sign == "error":
+        for event, sign in events:
+            if sign == "error":
                 self._broke(run, seen, event, parts)
                 return
-            elif machine is not None:
+            if machine is not None:
                 parts += machine.feed(event)
                 if machine.state == "broken":
                     self.leave()

@@ -64,7 +64,7 @@ class Parser:
 
     def feed(self, piece: bytes) -> list[Event]:
         """The events that this piece makes whole. Raises EventTooLong."""
-        if self._cr or piece.find(b"\r") >= 0:
+        if self._cr or b"\r" in piece:
             self._cr = True
             return self._feed_any(piece)
         held = self._held

@@ -95,7 +95,8 @@ class Held:
         if self.answered:
             return False
         self.end(status)
-        self.exchange.answer(status, headers, *parts)
+        exchange = self.exchange
+        exchange.connection.answer(exchange, status, headers, parts)
         return True
 
     def refuse(self, error: PacelineError) -> None:
