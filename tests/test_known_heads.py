@@ -114,6 +114,15 @@ def test_requests_with_one_head_are_understood_as_if_each_were_the_first(
     assert len(understood(pieces, anew=False)) == len(asked)
 
 
+@pytest.mark.parametrize("about", [10, 100, 1000])
+def test_a_body_may_have_any_length(about: int) -> None:
+    pieces = [
+        request(b"/a", [], b"x" * size, 0) for size in (5, *range(about - 5, about + 5)) if size
+    ]
+    assert understood(pieces, anew=False) == understood(pieces, anew=True)
+    assert len(understood(pieces, anew=False)) == len(pieces)
+
+
 ONE = request(b"/a", [], b"hello", 0)
 
 

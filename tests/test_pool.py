@@ -594,6 +594,6 @@ def test_in_no_order_of_events_is_anybody_told_twice_or_is_anything_left(
     assert all(server.over for server in servers.servers)
     for asked, heard in everybody:
         assert heard.over or heard.deaf
-        assert cast(Any, asked)._line is None
+        assert cast(Any, asked).line is None
     sent = [each for server in servers.servers for each in server.asked]
     assert len(sent) == len(set(sent)), "a request was sent twice"

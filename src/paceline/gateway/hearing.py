@@ -7,7 +7,7 @@ a bug of ours does in here is answered by the Run; else the pool would take it f
 provider.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from paceline.gateway import anthropic, failures, openai, sse
@@ -229,10 +229,10 @@ class Attempt:
                 self._take = Attempt._refusal
             elif call.asked.stream:
                 self._head_of_stream(call, headers)
-            elif call.endpoint == "other":
-                self._pass_on(self._run)
             elif self._foreign:
                 self._take = Attempt._to_translate
+            elif call.endpoint == "other":
+                self._pass_on(self._run)
         except Exception:
             logger.exception(BUG, request=self._run.call.id)
             self._run.bug()
@@ -300,9 +300,8 @@ class Attempt:
     # --- Whole answers ----------------------------------------------------------------------------
 
     def _whole(self, run: Listener) -> None:
-        parts = self._parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        told = openai.told(body) if self._provider.dialect == "openai" else anthropic.told(body)
+        body = b"".join(self._parts)
+        told = self._told(body)
         if not (told.readable or body.startswith(FIRST_OF_EVENTS) or _is_coded(self._headers)):
             self._garbled("its answer is no JSON, or not all of it")
             return
@@ -465,18 +464,28 @@ class Attempt:
     def _events(self, piece: bytes) -> None:
         run, seen = self._run, self.seen
         assert seen is not None
-        too_long: sse.EventTooLong | None = None
         try:
             events = self._parser.feed(piece)
         except sse.EventTooLong as error:
-            too_long = error
-            events = error.before
+            self._pass_events(run, seen, error.before)
+            if not run.over:
+                self._garbled(str(error))
+            return
+        if len(events) == 1 and run.committed is self and self._machine is None:
+            event = events[0]
+            sign = seen.see(event)
+            if sign == "content":  # what nearly every piece is
+                run.told.write(openai.without_usage(event) if self._withheld else event.raw)
+            else:
+                self._go_on(run, seen, [(event, sign)])
+        else:
+            self._pass_events(run, seen, events)
+
+    def _pass_events(self, run: Listener, seen: Passing, events: list[sse.Event]) -> None:
         if run.committed is not self:
             events = self._hold(run, seen, events)
         if events:
-            self._go_on(run, seen, events)
-        if too_long is not None and not run.over:
-            self._garbled(str(too_long))
+            self._go_on(run, seen, zip(events, map(seen.see, events), strict=True))
 
     def _hold(self, run: Listener, seen: Passing, events: list[sse.Event]) -> list[sse.Event]:
         """What comes before the first content, which begins the answer. Those behind that."""
@@ -503,12 +512,13 @@ class Attempt:
                 return [] if run.over else events[number:]
         return []
 
-    def _go_on(self, run: Listener, seen: Passing, events: list[sse.Event]) -> None:
-        """Of the one stream that is the answer."""
-        see, machine, withheld = seen.see, self._machine, self._withheld
+    def _go_on(
+        self, run: Listener, seen: Passing, events: Iterable[tuple[sse.Event, Sign]]
+    ) -> None:
+        """Of the one stream that is the answer, with what each event was seen to be."""
+        machine, withheld = self._machine, self._withheld
         parts: list[bytes] = []
-        for event in events:
-            sign = see(event)
+        for event, sign in events:
             if sign == "error":
                 self._broke(run, seen, event, parts)
                 return

@@ -38,6 +38,8 @@ BEGIN = re.compile(rb"[ \t\n\r]*\{")
 KEY = re.compile(rb'[ \t\n\r]*("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\n\r]*:[ \t\n\r]*', re.DOTALL)
 NEXT = re.compile(rb"[ \t\n\r]*[,}]")
 
+LIST = ord("[")
+
 SIGNS = 4
 """beside each name and value in a body without spaces: two quotes, a colon, a comma. One is left
 over: two braces, and no comma after the last."""
@@ -125,7 +127,7 @@ def check_list(given: Mapping[str, msgspec.Raw], name: str, *, remedy: str) -> N
     raw = given.get(name)
     if raw is None:
         raise missing(name, remedy)
-    if memoryview(raw)[0] != ord("["):
+    if memoryview(raw)[0] != LIST:
         raise _wrong(name, "a list", raw, remedy)
 
 
@@ -137,7 +139,9 @@ def _spaces(body: bytes, given: Members) -> int | None:
     """How many blanks follow each colon and comma of the outer object: none, as the SDKs write, or
     one, as Python does by default. Then nothing but these members is in the body. None where it is
     otherwise, and it has to be walked through."""
-    written = sum(map(len, given)) + sum(map(len, given.values())) + SIGNS * len(given) + 1
+    written = SIGNS * len(given) + 1
+    for name, value in given.items():
+        written += len(name) + len(value)
     more = len(body) - written
     if more == 0 and given:
         return 0

@@ -229,7 +229,6 @@ class Run:
 
     __slots__ = (
         "_attempts",
-        "_deadline_s",
         "_done_s",
         "_estimated",
         "_paused",
@@ -253,7 +252,6 @@ class Run:
         self._paused = False
         self._done_s: float | None = None
         self._attempts: Attempts
-        self._deadline_s: float
         self._estimated: int
         """input tokens of a stream that has begun without content"""
         self.call = call
@@ -265,18 +263,13 @@ class Run:
         self.usage: Usage | None = None
 
     def start(self) -> None:
-        call, route = self.call, self.route
-        now = self._relay.now()
-        deadline_s = now + route.timeout_s
-        if call.deadline_s < deadline_s:
-            deadline_s = call.deadline_s
-        self._deadline_s = deadline_s
+        call, relay = self.call, self._relay
+        now = relay.now()
         repeatable = call.endpoint != "other" or call.method in SAFE
         model = "" if call.endpoint == "other" else call.asked.model
-        attempts = self._relay.router.begin(
-            route, now, deadline_s, call.asked.stream, repeatable, model
+        self._attempts = attempts = relay.router.begin(
+            self.route, now, call.deadline_s, call.asked.stream, repeatable, model
         )
-        self._attempts = attempts
         self._obey(attempts.start(now))
 
     # --- What the caller tells --------------------------------------------------------------------
@@ -348,12 +341,12 @@ class Run:
     def whole(self, attempt: Attempt, status: int, headers: Headers, body: bytes) -> None:
         """It came in one piece."""
         self.first_s = self._done_s = now = self._relay.now()
-        attempts = self._attempts
+        attempts, usage = self._attempts, self.usage
         attempts.content(attempt.number, now)
         self.committed = attempt
         if self._timer is not None or len(self._running) > 1:
             self._alone(attempt)
-        attempts.done(now, 0 if self.usage is None else self.usage.output_tokens)
+        attempts.done(now, 0 if usage is None else usage.output_tokens)
         self.over = True
         self._running.clear()
         self.told.whole(status, headers, body)
@@ -500,27 +493,27 @@ class Run:
                     other.leave()
             self._running = [each for each in self._running if each.number != go.instead_of]
         call, target = self.call, go.target
-        relay = self._relay
+        relay, deadline_s = self._relay, self._attempts.deadline_s
         provider = relay.known.get((target.provider, call.dialect)) or relay.provider(
             target.provider, call.dialect
         )
         dialect = provider.dialect
-        model = target.model
-        if model != call.asked.model:
-            model = self.route.model_for(call.asked.model, target)
+        model = call.asked.model
+        if target.model and target.model != model:
+            model = self.route.model_for(model, target)
         foreign = dialect != call.dialect and call.endpoint in SPOKEN
         attempt = Attempt(self, go.number, provider, foreign)
         try:
             tokens_field = provider.tokens_field
             if not is_changed(call, dialect, model, tokens_field):
-                ask = Ask(call.method, call.path, call.headers, call.body, self._deadline_s)
+                ask = Ask(call.method, call.path, call.headers, call.body, deadline_s)
             elif is_long(call, dialect):
                 attempt.running = writing = Writing(self, attempt, provider, model)
                 relay.beside.write(call, dialect, model, writing.heard, tokens_field)
                 self._running.append(attempt)
                 return None
             else:
-                ask = ask_of(call, dialect, model, self._deadline_s, None, tokens_field)
+                ask = ask_of(call, dialect, model, deadline_s, None, tokens_field)
             attempt.running = provider.complete(ask, attempt)
         except BadRequest as error:  # it cannot be said so, or no HTTP be made of it
             return error.with_traceback(None)  # which would hold the Run that keeps it
@@ -533,7 +526,7 @@ class Run:
         """A long body is as the provider is to get it, or cannot be."""
         try:
             if not isinstance(body, PacelineError):
-                ask = ask_of(self.call, provider.dialect, model, self._deadline_s, body)
+                ask = ask_of(self.call, provider.dialect, model, self._attempts.deadline_s, body)
                 attempt.running = provider.complete(ask, attempt)
                 return
             wrong = body

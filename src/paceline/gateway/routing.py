@@ -114,13 +114,8 @@ class Router:
         if way is None or way.shared or way.route is not route:
             way = self._of_model(route, model, now)
         timeout_s = now + route.timeout_s
-        return Attempts(
-            way,
-            self._uniform,
-            deadline_s if deadline_s < timeout_s else timeout_s,
-            stream,
-            repeatable,
-        )
+        deadline_s = deadline_s if deadline_s < timeout_s else timeout_s
+        return Attempts(way, self._uniform, deadline_s, stream, repeatable)
 
     def names(self) -> list[str]:
         """What callers may ask for; those that end in `*` stand for many."""

@@ -60,11 +60,11 @@ class _Series:
                 LLM_CALLS, endpoint, self.route, self.provider, str(status)
             )
             self._calls[endpoint, status] = counter
-        counter.add()
+        counter.cell[0] += 1
 
     def used(self, usage: Usage) -> None:
-        self._input.add(usage.input_tokens)
-        self._output.add(usage.output_tokens)
+        self._input.cell[0] += usage.input_tokens
+        self._output.cell[0] += usage.output_tokens
         if usage.cached_tokens or usage.cache_write_tokens or usage.reasoning_tokens:
             self._kind("cache_read", usage.cached_tokens)
             self._kind("cache_write", usage.cache_write_tokens)
@@ -119,12 +119,12 @@ class Tally:
         `status` 0 where its caller had left."""
         provider = NOBODY
         for each in tried:
-            provider = each.target.provider
+            provider = each.standing.target.provider
             key = (provider, each.why, each.ended)
             counter = self._attempts.get(key)
             if counter is None:
                 counter = self._attempts[key] = self._board.counter(LLM_ATTEMPTS, *key)
-            counter.add()
+            counter.cell[0] += 1
         if committed is not None and len(tried) > 1:
             provider = tried[committed].target.provider
         series = self._series.get((route, provider)) or self._of(route, provider)

@@ -16,7 +16,6 @@ import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paceline.access.gate import Caller, Gate
-from paceline.access.keys import KeyRing
 from paceline.clock import Chance, Clock
 from paceline.net.answers import (
     draining,
@@ -96,7 +95,8 @@ class Held:
         if self.answered:
             return False
         self.end(status)
-        self.exchange.answer(status, headers, *parts)
+        exchange = self.exchange
+        exchange.connection.answer(exchange, status, headers, parts)
         return True
 
     def refuse(self, error: PacelineError) -> None:
@@ -163,13 +163,14 @@ class Door:
         self._begin = begin
         self.hot: Hot | None = self._begun if begin else None
         """for the connection, which asks here before it asks the application"""
-        self._gate = gate
+        self.gate = gate
+        """Its ring is another one when a key comes or goes: what one said then holds no more."""
         self._clock = clock
         self._chance = chance
         self._board = board
         self._refusing = False
         self._in_hand: set[InHand] = set()
-        self._in_flight = board.gauge(IN_FLIGHT_METRIC)
+        self._in_flight = board.gauge(IN_FLIGHT_METRIC).cell
         self._counters: dict[tuple[str, ...], Counter] = {}
         self._answered: dict[tuple[bytes, int], Counter] = {}
         self._emptied: asyncio.Event | None = None
@@ -201,13 +202,8 @@ class Door:
 
     # --- What every request passes, hot or not ----------------------------------------------------
 
-    @property
-    def keys(self) -> KeyRing:
-        """Another one when a key comes or goes: what was found out with this holds no more."""
-        return self._gate.ring
-
     def admit(self, method: str, path: str, headers: list[tuple[bytes, bytes]]) -> Caller:
-        return self._gate.admit(method, path, headers, self._clock.wall())
+        return self.gate.admit(method, path, headers, self._clock.wall())
 
     @property
     def is_open(self) -> bool:
@@ -234,12 +230,12 @@ class Door:
 
     def enter(self, in_hand: InHand) -> None:
         self._in_hand.add(in_hand)
-        self._in_flight.set(len(self._in_hand))
+        self._in_flight[0] = len(self._in_hand)
 
     def leave(self, in_hand: InHand) -> None:
         self._in_hand.discard(in_hand)
-        self._in_flight.set(len(self._in_hand))
-        if not self._in_hand and self._emptied is not None:
+        self._in_flight[0] = left = len(self._in_hand)
+        if not left and self._emptied is not None:
             self._emptied.set()
 
     def refused(self, error: PacelineError) -> None:
@@ -260,7 +256,7 @@ class Door:
                 self._answered.clear()
             counter = self._counter(HTTP_REQUESTS, _area(target), str(status))
             self._answered[target, status] = counter
-        counter.add()
+        counter.cell[0] += 1
         if access_log.is_on:
             log.request_id.set(request_id.decode())
             path = target.partition(b"?")[0].decode()

@@ -262,7 +262,7 @@ class Inference:
         place = self._places.get(address[1])
         if place is None or type(memo) is not _Memo or not exchange.complete:
             return None
-        if memo.keys is not door.keys or len(exchange.body) > PARSE_IN_PLACE_BYTES:
+        if memo.keys is not door.gate.ring or len(exchange.body) > PARSE_IN_PLACE_BYTES:
             return None
         if memo.headers != exchange.steady_headers or not door.is_open:
             return None
@@ -274,7 +274,7 @@ class Inference:
 
     def facts(self, exchange: Exchange, door: Door) -> _Facts:
         memo = exchange.connection.memo
-        keys = door.keys
+        keys = door.gate.ring
         if (
             type(memo) is _Memo  # the connection may have called an LLM before
             and memo.keys is keys
