@@ -130,7 +130,6 @@ class Llm:
         self, relay: Relay, board: Board, withheld: Mapping[str, PacelineError] | None = None
     ) -> None:
         self.relay = relay
-        self.now = relay.now
         self.in_hand = 0
         self._in_flight = board.gauge(LLM_IN_FLIGHT_METRIC).cell
         self._withheld = withheld or {}
@@ -292,7 +291,7 @@ class _Call(Held):
         self._begun = self._entered = False
         """a part of the answer has been told; it counts among those in hand"""
         self._status = 0
-        self.received_s = llm.now()
+        self.received_s = llm.relay.now()
         exchange.fail = self.fail
         exchange.gone = self.left
         exchange.gone_at_eof = True
