@@ -131,7 +131,6 @@ class Llm:
         self, relay: Relay, board: Board, withheld: Mapping[str, PacelineError] | None = None
     ) -> None:
         self.relay = relay
-        self.now = relay.now
         self.in_hand = 0
         self._in_flight = board.gauge(LLM_IN_FLIGHT_METRIC).cell
         self._withheld = withheld or {}
@@ -296,7 +295,7 @@ class _Call(Held):
         self._status = 0
         self._held_bytes = 0
         """of a long body, in the room for those"""
-        self.received_s = llm.now()
+        self.received_s = llm.relay.now()
         exchange.fail = self.fail
         exchange.gone = self.left
         exchange.gone_at_eof = True
