@@ -396,7 +396,7 @@ def test_a_long_body_is_read_although_the_turn_is_full() -> None:
     async def story(front: Front) -> None:
         front.opens(BEGUN + 1)
         elsewhere = Elsewhere()
-        front.inference.reader = elsewhere  # type: ignore[assignment]
+        front.inference.place("twice", None).reader = elsewhere  # type: ignore[assignment]
         body = b"[" + b",".join([BODY] * 20_000) + b"]"
         for wire in front.wires:
             front.ask(wire)

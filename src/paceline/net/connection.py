@@ -135,8 +135,11 @@ class Connection(asyncio.Protocol):
         ):
             exchange = known.again(data, self)
             if exchange is not None:
-                self._ready.append(exchange)
-                self._advance()
+                if self._ready or self._advancing:
+                    self._ready.append(exchange)
+                    self._advance()
+                else:
+                    self._begin(exchange)
                 return
         if (
             self._held

@@ -8,34 +8,39 @@ what the parser would have said, to the last header (tests/test_known_heads.py).
 import re
 
 from paceline.net.exchange import Exchange, Wire
-from paceline.terms.limits import LEARNT_BYTES
+from paceline.terms.limits import LEARNT_BYTES, LEARNT_SIZES
 
 ZERO = ord("0")
 
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([1-9]\d{0,8})[ \t]*\r\n", re.IGNORECASE)
+
+OTHER: tuple[bytes, list[tuple[bytes, bytes]]] = (b"", [])
+"""a head that is not known"""
 
 
 class KnownHead:
     """A head that the parser has understood. When the same bytes come again, but for the digits of
     Content-Length, they mean the same, and need not be parsed."""
 
-    __slots__ = ("after", "before", "keeps_alive", "method", "own", "steady", "target", "version")
+    __slots__ = ("_whole", "after", "before", "method", "own", "steady", "target")
 
     def __init__(self, before: bytes, after: bytes, pattern: Exchange) -> None:
         self.before = before
         self.after = after
         self.method = pattern.method  # and not the pattern itself: it holds body and call
         self.target = pattern.target
-        self.version = pattern.version
-        self.keeps_alive = pattern.keeps_alive
         self.steady = pattern.steady_headers
         self.own = [each for each in pattern.own_headers if each[0] != b"content-length"]
+        self._whole: dict[int, tuple[bytes, list[tuple[bytes, bytes]]]] = {}
+        """by the size of a request with its body: the head with its digits, and what is its own"""
 
     @classmethod
     def of(cls, data: bytes, exchange: Exchange) -> "KnownHead | None":
         """Of a request that came whole, in one piece with nothing else."""
         size = len(data) - exchange.length
         if exchange.length == 0 or exchange.chunked or exchange.expects or size > LEARNT_BYTES:
+            return None
+        if not exchange.keeps_alive:
             return None
         head = data[:size]
         found = LENGTH.findall(head)
@@ -49,26 +54,29 @@ class KnownHead:
 
     def again(self, data: bytes, connection: Wire) -> Exchange | None:
         """The request, if this is one with such a head, whole and alone."""
+        size = len(data)
+        head, own = self._whole.get(size) or self._learn(data)
+        if not head or not data.startswith(head):
+            return None
+        exchange = Exchange(connection, self.method, self.target, self.steady, own)
+        exchange.length = exchange.received = size - len(head)
+        exchange.body = data[len(head) :]
+        exchange.complete = True
+        return exchange
+
+    def _learn(self, data: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        """Of a request of a size that was not here before; nothing where it has another head."""
         before, after = self.before, self.after
         if not data.startswith(before):
-            return None
+            return OTHER
         end = data.find(b"\r", len(before), len(before) + 10)
         digits = data[len(before) : end]
         if not digits.isdigit() or digits[0] == ZERO or not data.startswith(after, end):
-            return None
-        body = data[end + len(after) :]
-        if len(body) != int(digits):
-            return None
-        exchange = Exchange(
-            connection,
-            self.method,
-            self.target,
-            self.steady,
-            [*self.own, (b"content-length", digits)],
-        )
-        exchange.version = self.version
-        exchange.keeps_alive = self.keeps_alive
-        exchange.length = exchange.received = len(body)
-        exchange.body = body
-        exchange.complete = True
-        return exchange
+            return OTHER
+        if len(data) - end - len(after) != int(digits):
+            return OTHER
+        if len(self._whole) >= LEARNT_SIZES:
+            self._whole.clear()
+        head = data[: end + len(after)]
+        known = self._whole[len(data)] = (head, [*self.own, (b"content-length", digits)])
+        return known

@@ -38,6 +38,9 @@ begin a batch needs it for a moment, and an executor stands still until it has i
 LEARNT_BYTES = 4096
 """the longest head that a connection remembers, to know it when it comes again"""
 
+LEARNT_SIZES = 64
+"""lengths of bodies of which it remembers the head as it was; beyond it all are forgotten"""
+
 RECEIVE_BYTES = 64 * 1024
 """of a body that the application has not yet taken; no more is read until it does"""
 
