@@ -25,6 +25,7 @@ from paceline.serve.model import ModelSpec, Tensors, TensorSpec
 from paceline.serve.tensors import (
     JSON_OUTPUTS,
     WIDE,
+    Short,
     check_json_input,
     check_json_output,
     check_names,
@@ -121,6 +122,7 @@ class Memo:
         self._like: InferRequest | None = None
         self._tensor: TensorSpec | None = None
         self._shape: tuple[int, ...] = ()
+        self._short: Short | None = None
         self._around: dict[tuple[Any, ...], tuple[bytes, ...]] = {}
 
     def decode(self, body: bytes) -> InferRequest | None:
@@ -133,12 +135,14 @@ class Memo:
         ):
             return None
         text = body[len(self._before) : len(body) - len(self._after)]
-        lists = fast_lists(text)
-        if lists is None:
-            return None
-        array = fast_array(text, lists, tensor.datatype, self._shape, self._depth)
+        array = None if self._short is None else self._short.array(text)
         if array is None:
-            return None
+            lists = fast_lists(text)
+            if lists is None:
+                return None
+            array = fast_array(text, lists, tensor.datatype, self._shape, self._depth)
+            if array is None:
+                return None
         return InferRequest(
             like.id,
             {tensor.name: array},
@@ -179,6 +183,8 @@ class Memo:
         self._like, self._tensor = request, tensor
         self._shape = request.inputs[tensor.name].shape
         self._depth = len(self._shape) if depth_of(data) > 1 else 1
+        short = self._depth == 1 and Short.reads(tensor.datatype, self._shape)
+        self._short = Short(tensor.datatype, self._shape) if short else None
 
 
 def decode(

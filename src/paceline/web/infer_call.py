@@ -199,7 +199,7 @@ class InferCall(Held):
         elif kind == "v2":
             self._asked_v2(v2.decode(body, place.spec, _header_length(self.exchange), place.memo))
         else:
-            self.request = plain = predict.decode(body, place.spec)
+            self.request = plain = predict.decode(body, place.spec, place.row)
             self._submit(plain.inputs, plain.rows)
 
     def _was_read(self, read: Read | PacelineError) -> None:

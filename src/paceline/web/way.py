@@ -13,7 +13,7 @@ import msgspec
 from paceline.clock import Clock
 from paceline.net.coding import Coding
 from paceline.observe.board import Board, Counter
-from paceline.serve import v2
+from paceline.serve import predict, v2
 from paceline.serve.knobs import Rules
 from paceline.serve.model import Model
 from paceline.serve.reading import Reader
@@ -51,6 +51,7 @@ class Place:
         "reader",
         "refusal",
         "refusal_until_s",
+        "row",
         "runner",
         "seconds",
         "spec",
@@ -69,6 +70,7 @@ class Place:
         self.now = clock.now
         self.seconds = board.sketch(REQUEST_SECONDS, name)
         self.memo = v2.Memo()
+        self.row = predict.Row(model.spec)
         self.failed_s = board.counter(FAILED_SECONDS, name)
         self.in_hand = 0
         self.refusal_until_s = 0.0
