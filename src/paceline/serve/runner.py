@@ -193,6 +193,16 @@ class Runner:
             self._tally.look(now, core.queue)
         return waiting
 
+    def together(self, asks: Sequence[Callable[[], None]]) -> None:
+        """Each of them may `submit`; what they bring is begun right behind the last one."""
+        turning, self._turning = self._turning, True
+        try:
+            for ask in asks:
+                ask()
+        finally:
+            self._turning = turning
+        self._turn()
+
     def _refuse(self, refused: Refused, alone_s: float, left_s: float) -> NoReturn:
         self._not_let_in(refused.why)
         raise refusal(self._model.spec.name, refused, alone_s, left_s)

@@ -146,7 +146,7 @@ class InferCall(Held):
     request: "v2.InferRequest | predict.PredictRequest"
 
     def __init__(self, door: Door, exchange: Exchange, way: Way, came_s: float | None) -> None:
-        """`came_s`: when its body was there, where it is not read at once."""
+        """`came_s`: when its body was there, where it has stood in line."""
         Held.__init__(self, door, exchange)
         place = way.place
         place.in_hand += 1
@@ -165,8 +165,15 @@ class InferCall(Held):
             exchange.connection.within(way.allowed_s)
 
     def took(self, exchange: Exchange) -> None:
-        """The body is there."""
-        self._try(self._unfold, exchange.body)
+        """The body is there. It is read behind all that has arrived in this turn of the loop."""
+        if self._heard_s is None:
+            self._heard_s = self._place.now()
+        self._place.take(self)
+
+    def read(self) -> None:
+        """Those of a turn one after another: what the processor has at hand serves them all."""
+        if not self.answered:  # else it was given up meanwhile
+            self._try(self._unfold, self.exchange.body)
 
     def _try(self, step: Callable[[Any], None], given: Any) -> None:
         """Each step that somebody else's code calls: whatever happens in it, there is an answer."""
@@ -193,8 +200,6 @@ class InferCall(Held):
         if len(body) > PARSE_IN_PLACE_BYTES:
             length = _header_length(self.exchange) if kind == "v2" else None
             place.runner.check_unread(self.priority, self.deadline_s, self._heard_s)
-            if self._heard_s is None:
-                self._heard_s = place.now()
             place.reader.decode(kind, body, place.spec, length, self._was_read)
         elif kind == "v2":
             self._asked_v2(v2.decode(body, place.spec, _header_length(self.exchange), place.memo))

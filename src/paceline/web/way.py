@@ -5,8 +5,9 @@ and it holds until the head, the keys or the plan are others. Decides nothing ab
 `infer_call.py` follows it.
 """
 
+import asyncio
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -37,12 +38,19 @@ class Serving(NamedTuple):
     rules: Mapping[str, Rules]
 
 
+class Reads(Protocol):
+    """A request of which the body is there."""
+
+    def read(self) -> None: ...
+
+
 class Place:
     """One model in this front."""
 
     __slots__ = (
         "_board",
         "_counters",
+        "_taken",
         "failed_s",
         "in_hand",
         "memo",
@@ -74,9 +82,20 @@ class Place:
         self.failed_s = board.counter(FAILED_SECONDS, name)
         self.in_hand = 0
         self.refusal_until_s = 0.0
+        self._taken: list[Reads] = []
         self._board = board
         self._counters: dict[tuple[Priority, int], Counter] = {}
         board.gauge(MODEL_INFO, name, model.spec.version).set(1)
+
+    def take(self, one: Reads) -> None:
+        """It is read with all others of this turn of the loop."""
+        self._taken.append(one)
+        if len(self._taken) == 1:
+            asyncio.get_running_loop().call_soon(self._read)
+
+    def _read(self) -> None:
+        taken, self._taken = self._taken, []
+        self.runner.together([one.read for one in taken])
 
     def count(self, priority: Priority, status: int) -> None:
         """One request was answered so."""
