@@ -109,6 +109,8 @@ class Runner:
         self._cores = [self._core]
         """this one is the last; those before it finish what they hold"""
         self._turning = False
+        self.told_all: Callable[[], None] = _nothing_more
+        """called when all of a batch have been told"""
         self._ended: list[tuple[Waiting, End]] = []
         """to be told; never in the middle of what a core does, for who hears it may ask again"""
         self._timer: asyncio.TimerHandle | None = None
@@ -343,7 +345,7 @@ class Runner:
                     told = self._done(core, batch, work())
                 except PacelineError as error:
                     told = self._failed(core, batch, error)
-                _tell(told)
+                self._tell(told)
                 now = self._clock.now()
                 if now - begun_s >= IN_PLACE_S:
                     self._soon()
@@ -364,7 +366,7 @@ class Runner:
         else:
             raise error  # the end of the process, or a bug: nothing that a request could be told
         self._run_batches(core)
-        _tell(told)
+        self._tell(told)
         self._soon()
 
     def _compute(self, several: Sequence[Tensors]) -> Ran:
@@ -410,6 +412,11 @@ class Runner:
         self, core: Core, batch: Batch, error: PacelineError
     ) -> list[tuple[Waiting, Outcome]]:
         return [(each, error) for each in core.failed(self._clock.now(), batch)]
+
+    def _tell(self, told: Sequence[tuple[Waiting, Outcome]]) -> None:
+        for waiting, outcome in told:
+            waiting.work.told(outcome)
+        self.told_all()
 
     def _on_end(self, waiting: Waiting, end: End) -> None:
         self._tally.not_run(end)
@@ -494,9 +501,8 @@ def _in_threads() -> Beside:
     return lambda work: asyncio.get_running_loop().run_in_executor(pool, work)
 
 
-def _tell(told: Sequence[tuple[Waiting, Outcome]]) -> None:
-    for waiting, outcome in told:
-        waiting.work.told(outcome)
+def _nothing_more() -> None:
+    """Of those who hear of each by itself."""
 
 
 def _nobody(outcome: Outcome) -> None:

@@ -171,7 +171,6 @@ class InferCall(Held):
         self._place.take(self)
 
     def read(self) -> None:
-        """Those of a turn one after another: what the processor has at hand serves them all."""
         if not self.answered:  # else it was given up meanwhile
             self._try(self._unfold, self.exchange.body)
 
@@ -202,10 +201,9 @@ class InferCall(Held):
             place.runner.check_unread(self.priority, self.deadline_s, self._heard_s)
             place.reader.decode(kind, body, place.spec, length, self._was_read)
         elif kind == "v2":
-            self._asked_v2(v2.decode(body, place.spec, _header_length(self.exchange), place.memo))
+            self._asked(v2.decode(body, place.spec, _header_length(self.exchange), place.memo))
         else:
-            self.request = plain = predict.decode(body, place.spec, place.row)
-            self._submit(plain.inputs, plain.rows)
+            self._asked(predict.decode(body, place.spec, place.row))
 
     def _was_read(self, read: Read | PacelineError) -> None:
         if isinstance(read, PacelineError):
@@ -217,30 +215,32 @@ class InferCall(Held):
             self._try(self._asked, read.request)
 
     def _asked(self, request: v2.InferRequest | predict.PredictRequest) -> None:
+        self.request = request
         if isinstance(request, v2.InferRequest):
-            self._asked_v2(request)
-        else:
-            self.request = request
-            self._submit(request.inputs, request.rows)
-
-    def _asked_v2(self, asked: v2.InferRequest) -> None:
-        self.request = asked
-        if asked.timeout_s is not None:
-            self.deadline_s = min(self.deadline_s, self.started_s + asked.timeout_s)
-        if asked.priority is not None:
-            self.priority = asked.priority
-        self._submit(asked.inputs, asked.rows)
-
-    def _submit(self, inputs: Tensors, rows: int) -> None:
-        place, most_rows = self._place, self._way.rules.max_rows
-        if rows > most_rows:
+            if request.timeout_s is not None:
+                self.deadline_s = min(self.deadline_s, self.started_s + request.timeout_s)
+            if request.priority is not None:
+                self.priority = request.priority
+        most_rows = self._way.rules.max_rows
+        if request.rows > most_rows:
             raise BadInput(
-                f"a request to {place.name} may bring {most_rows} rows",
-                value=rows,
+                f"a request to {self._place.name} may bring {most_rows} rows",
+                value=request.rows,
                 remedy="Send several requests, or turn its knob max_rows up.",
             )
-        self._waiting = place.runner.submit(
-            inputs, rows, self.priority, self.deadline_s, self._told, self._heard_s
+        self._place.submit(self)
+
+    def submit(self) -> None:
+        self._try(self._submit, self.request)
+
+    def _submit(self, request: v2.InferRequest | predict.PredictRequest) -> None:
+        self._waiting = self._place.runner.submit(
+            request.inputs,
+            request.rows,
+            self.priority,
+            self.deadline_s,
+            self._told,
+            self._heard_s,
         )
 
     def _told(self, outcome: Outcome) -> None:
@@ -250,6 +250,12 @@ class InferCall(Held):
         else:
             self._try(self._encode, outcome)
 
+    def send(self, reply: Reply) -> None:
+        self._try(self._send, reply)
+
+    def _send(self, reply: Reply) -> None:
+        self._answer(reply, reply.parts, b"")
+
     def _encode(self, outputs: Tensors) -> None:
         spec, request = self._place.spec, self.request
         if isinstance(request, v2.InferRequest):
@@ -258,7 +264,7 @@ class InferCall(Held):
             reply = predict.encode(spec, request, outputs)
         if reply.rest is None:
             if self._way.said.accepts is None:
-                self._answer(reply, reply.parts, b"")
+                self._place.send(self, reply)
             else:
                 self._fold(reply, reply.parts)
         else:

@@ -6,7 +6,7 @@ and it holds until the head, the keys or the plan are others. Decides nothing ab
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
@@ -15,6 +15,7 @@ from paceline.clock import Clock
 from paceline.net.coding import Coding
 from paceline.observe.board import Board, Counter
 from paceline.serve import predict, v2
+from paceline.serve.answers import Reply
 from paceline.serve.knobs import Rules
 from paceline.serve.model import Model
 from paceline.serve.reading import Reader
@@ -38,19 +39,25 @@ class Serving(NamedTuple):
     rules: Mapping[str, Rules]
 
 
-class Reads(Protocol):
-    """A request of which the body is there."""
+class Staged(Protocol):
+    """A request of which the body is there, on its way from stage to stage."""
 
     def read(self) -> None: ...
+
+    def submit(self) -> None: ...
+
+    def send(self, reply: Reply) -> None: ...
 
 
 class Place:
     """One model in this front."""
 
     __slots__ = (
+        "_asking",
         "_board",
         "_counters",
         "_taken",
+        "_written",
         "failed_s",
         "in_hand",
         "memo",
@@ -82,20 +89,49 @@ class Place:
         self.failed_s = board.counter(FAILED_SECONDS, name)
         self.in_hand = 0
         self.refusal_until_s = 0.0
-        self._taken: list[Reads] = []
+        self._taken: list[Staged] = []
+        self._asking: list[Callable[[], None]] | None = None
+        """while those that were taken are read"""
+        self._written: list[tuple[Staged, Reply]] = []
+        runner.told_all = self._send
         self._board = board
         self._counters: dict[tuple[Priority, int], Counter] = {}
         board.gauge(MODEL_INFO, name, model.spec.version).set(1)
 
-    def take(self, one: Reads) -> None:
-        """It is read with all others of this turn of the loop."""
+    # Requests of one turn of the loop go from stage to stage together: what the processor has at
+    # hand for one of them serves all (docs/design/http.md has the figures).
+
+    def take(self, one: Staged) -> None:
+        """It is read behind all that arrives in this turn."""
         self._taken.append(one)
         if len(self._taken) == 1:
             asyncio.get_running_loop().call_soon(self._read)
 
+    def submit(self, one: Staged) -> None:
+        """Behind the last that is read with it, or at once."""
+        if self._asking is None:
+            one.submit()
+        else:
+            self._asking.append(one.submit)
+
+    def send(self, one: Staged, reply: Reply) -> None:
+        """Behind the last answer of its batch that is written."""
+        self._written.append((one, reply))
+
     def _read(self) -> None:
         taken, self._taken = self._taken, []
-        self.runner.together([one.read for one in taken])
+        asking = self._asking = []
+        try:
+            for one in taken:
+                one.read()
+        finally:
+            self._asking = None
+        self.runner.together(asking)
+
+    def _send(self) -> None:
+        written, self._written = self._written, []
+        for one, reply in written:
+            one.send(reply)
 
     def count(self, priority: Priority, status: int) -> None:
         """One request was answered so."""
