@@ -471,3 +471,67 @@ def test_who_leaves_the_line_is_not_run() -> None:
         assert not front.counted("paceline_in_flight_requests")
 
     told(story, slo_ms=None)
+
+
+# --- A turn's requests go from stage to stage together --------------------------------------------
+
+
+def test_a_body_that_cannot_be_read_harms_none_of_its_turn() -> None:
+    async def story(front: Front) -> None:
+        front.opens(5)
+        for wire in front.wires:
+            front.ask(wire)
+            await front.later()
+        front.model.batches.clear()
+        for place, wire in enumerate(front.wires):
+            front.ask(wire, asking(b"[null]") if place == 1 else REQUEST)
+        await front.later()
+        statuses = [bytes(wire.transport.said[9:12]) for wire in front.wires]
+        assert statuses == [b"200", b"400", b"200", b"200", b"200"]
+        assert front.model.batches == [4], "all good ones run together"
+
+    told(story, slo_ms=None)
+
+
+def test_who_leaves_in_the_turn_in_which_it_asked_is_not_run() -> None:
+    async def story(front: Front) -> None:
+        front.opens(3)
+        for wire in front.wires:
+            front.ask(wire)
+            await front.later()
+        front.model.batches.clear()
+        for wire in front.wires:
+            front.ask(wire)
+        front.wires[1].connection.connection_lost(None)
+        await front.later()
+        assert front.model.batches == [2]
+        assert not front.wires[1].transport.said
+        assert not front.counted("paceline_in_flight_requests")
+
+    told(story, slo_ms=None)
+
+
+def test_a_bug_in_reading_one_body_is_answered_to_that_one_alone() -> None:
+    async def story(front: Front) -> None:
+        front.opens(3)
+        for wire in front.wires:
+            front.ask(wire)
+            await front.later()
+
+        class Faulty:
+            def __init__(self) -> None:
+                self.calls = 0
+
+            def decode(self, body: bytes) -> None:
+                self.calls += 1
+                if self.calls == 2:
+                    raise RuntimeError("a bug")
+
+        front.inference.place("twice", None).row = Faulty()  # type: ignore[assignment]
+        for wire in front.wires:
+            front.ask(wire)
+        await front.later()
+        statuses = [bytes(wire.transport.said[9:12]) for wire in front.wires]
+        assert statuses == [b"200", b"500", b"200"]
+
+    told(story, slo_ms=None)
