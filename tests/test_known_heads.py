@@ -147,6 +147,13 @@ def test_what_is_nearly_the_same_is_parsed(piece: bytes) -> None:
     ]
 
 
+def test_bodies_of_any_number_of_lengths_are_told_apart() -> None:
+    sizes = [*range(1, 120), 7, 5, 7]
+    pieces = [request(b"/a", [], b"x" * size, 0) for size in sizes]
+    assert [len(each[4]) for each in understood(pieces, anew=False)] == sizes
+    assert understood(pieces, anew=False) == understood(pieces, anew=True)
+
+
 def test_a_head_that_comes_again_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     parser = httptools.HttpRequestParser

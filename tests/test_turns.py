@@ -337,7 +337,8 @@ def test_with_an_objective_who_would_be_too_late_is_turned_away_unread() -> None
         assert b'"code":"overloaded"' in refusal
         assert b"twice would answer this request in about" in refusal
         assert refusal.count(b"x-request-id: ") == 1
-        assert front.counted("paceline_not_run_total")["twice", "late"] == refused
+        not_run = front.counted("paceline_not_run_total")
+        assert not_run["twice", "late"] == refused + late
         assert front.counted("paceline_requests_total")["twice", "normal", "503"] == refused
         assert front.counted("paceline_refused_total")["overloaded",] == refused
 
@@ -398,7 +399,7 @@ def test_a_long_body_is_read_although_the_turn_is_full() -> None:
 
     async def story(front: Front) -> None:
         elsewhere = Elsewhere()
-        front.inference.reader = elsewhere  # type: ignore[assignment]
+        front.inference.place("twice", None).reader = elsewhere  # type: ignore[assignment]
         body = b"[" + b",".join([BODY] * 20_000) + b"]"
         await front.knows(BEGUN + 1)
         for wire in front.wires[:-1]:
@@ -455,5 +456,69 @@ def test_who_leaves_the_line_is_not_run() -> None:
         await front.later()
         assert front.model.rows == BEGUN
         assert not front.counted("paceline_in_flight_requests")
+
+    told(story, slo_ms=None)
+
+
+# --- A turn's requests go from stage to stage together --------------------------------------------
+
+
+def test_a_body_that_cannot_be_read_harms_none_of_its_turn() -> None:
+    async def story(front: Front) -> None:
+        front.opens(5)
+        for wire in front.wires:
+            front.ask(wire)
+            await front.later()
+        front.model.batches.clear()
+        for place, wire in enumerate(front.wires):
+            front.ask(wire, asking(b"[null]") if place == 1 else REQUEST)
+        await front.later()
+        statuses = [bytes(wire.transport.said[9:12]) for wire in front.wires]
+        assert statuses == [b"200", b"400", b"200", b"200", b"200"]
+        assert front.model.batches == [4], "all good ones run together"
+
+    told(story, slo_ms=None)
+
+
+def test_who_leaves_in_the_turn_in_which_it_asked_is_not_run() -> None:
+    async def story(front: Front) -> None:
+        front.opens(3)
+        for wire in front.wires:
+            front.ask(wire)
+            await front.later()
+        front.model.batches.clear()
+        for wire in front.wires:
+            front.ask(wire)
+        front.wires[1].connection.connection_lost(None)
+        await front.later()
+        assert front.model.batches == [2]
+        assert not front.wires[1].transport.said
+        assert not front.counted("paceline_in_flight_requests")
+
+    told(story, slo_ms=None)
+
+
+def test_a_bug_in_reading_one_body_is_answered_to_that_one_alone() -> None:
+    async def story(front: Front) -> None:
+        front.opens(3)
+        for wire in front.wires:
+            front.ask(wire)
+            await front.later()
+
+        class Faulty:
+            def __init__(self) -> None:
+                self.calls = 0
+
+            def decode(self, body: bytes) -> None:
+                self.calls += 1
+                if self.calls == 2:
+                    raise RuntimeError("a bug")
+
+        front.inference.place("twice", None).row = Faulty()  # type: ignore[assignment]
+        for wire in front.wires:
+            front.ask(wire)
+        await front.later()
+        statuses = [bytes(wire.transport.said[9:12]) for wire in front.wires]
+        assert statuses == [b"200", b"500", b"200"]
 
     told(story, slo_ms=None)
