@@ -41,6 +41,7 @@ from paceline.processes.memory import keep_freed
 from paceline.processes.state_dir import Holder, StateDir
 from paceline.serve import digits
 from paceline.serve.knobs import catalogue, executors
+from paceline.serve.model_source import ModelSource
 from paceline.terms.errors import CannotStart, NoKey, NotAllowed, PortTaken
 from paceline.terms.limits import CONNECTION_BACKLOG, KEPT_BYTES, SWITCH_S
 from paceline.terms.plan import Address, Catalogue, Knob, changed
@@ -110,6 +111,7 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
                 address,
                 keys,
                 loaded.models,
+                _files(loaded.models),
                 lambda pids: probe(pids, before_s, of_models),
                 clock,
                 new_secret(),
@@ -305,6 +307,12 @@ def _knobs(loaded: Loaded) -> Catalogue:
     for model in loaded.models:
         knobs |= catalogue([model.name], of_front if model.path else 1)
     return knobs
+
+
+def _files(models: Iterable[ModelSource]) -> dict[str, Path]:
+    """Of those that are ONNX files, shipped ones too."""
+    files = {each.name: each.path or SHIPPED.get(each.name) for each in models if not each.python}
+    return {name: Path(path) for name, path in files.items() if path}
 
 
 def _served(lines: Iterable[Address]) -> list[str]:

@@ -107,6 +107,30 @@ MODEL_INFO = Metric(
     "How many fronts serve the model, and which version of it.",
     ("model", "version"),
 )
+MODEL_BYTES = Metric(
+    "paceline_model_size_bytes", "gauge", "bytes", "The file of an ONNX model.", ("model",)
+)
+MODEL_PARAMETERS = Metric(
+    "paceline_model_parameters",
+    "gauge",
+    "numbers",
+    "Numbers in the weights of an ONNX model.",
+    ("model",),
+)
+BATCH_LIMIT = Metric(
+    "paceline_batch_limit_rows",
+    "gauge",
+    "rows",
+    "Rows that a batch may have, as the Plan in force says.",
+    ("model",),
+)
+EXECUTORS = Metric(
+    "paceline_executors",
+    "gauge",
+    "batches",
+    "Batches that may run at once, in all fronts together.",
+    ("model",),
+)
 NOT_RUN = Metric(
     "paceline_not_run_total",
     "counter",
@@ -260,6 +284,13 @@ CONTAINER_MEMORY_LIMIT = Metric(
     "bytes",
     "Memory the container may use; absent without a limit.",
 )
+COST = Metric(
+    "paceline_cost_usd_total",
+    "counter",
+    "USD",
+    "What it has cost since the start, by kind: compute is `usd_h` times the time it ran.",
+    ("kind",),
+)
 BUILD = Metric(
     "paceline_build_info", "gauge", "", "Always 1; the labels say what runs.", ("version",)
 )
@@ -282,6 +313,10 @@ METRICS: tuple[Metric, ...] = (
     LAST_RUN,
     FAILED_SECONDS,
     MODEL_INFO,
+    MODEL_BYTES,
+    MODEL_PARAMETERS,
+    BATCH_LIMIT,
+    EXECUTORS,
     NOT_RUN,
     QUEUED,
     QUEUE_AGE,
@@ -310,6 +345,7 @@ METRICS: tuple[Metric, ...] = (
     CONTAINER_CPU_SECONDS,
     CONTAINER_MEMORY,
     CONTAINER_MEMORY_LIMIT,
+    COST,
     BUILD,
     STARTED,
 )

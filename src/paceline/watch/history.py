@@ -1,0 +1,575 @@
+"""The past in memory: the last hour by seconds, a day by minutes, a month by hours.
+
+Numbers lie in arrays with a row for each series and a place for each step, which is used again when
+it is too old; a row is taken by the first number that is not zero, so what never happens costs
+nothing. Distributions are kept whole for ten seconds and for an hour each, packed; of other steps
+their count, sum, largest and five quantiles are. Steps are counted by the monotonic clock from
+where the wall clock stood at the start, so a step of 60 s begins at a full minute until somebody
+sets the clock, which moves labels and nothing else.
+
+It reads no boards and writes no file. Called by `watcher.py`, which tells it what happened, and
+through `past.py` by whoever asks.
+"""
+
+import mmap
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paceline.observe.board import QUANTILES
+from paceline.stats.sketch import COUNT, MAX, Sketch
+from paceline.stats.sketch import SUM as CELL_SUM
+from paceline.terms.limits import (
+    HISTORY_HOURS,
+    HISTORY_MINUTES,
+    HISTORY_PACKED_BYTES,
+    HISTORY_SECONDS,
+    HISTORY_SERIES,
+    HISTORY_SKETCH_HOURS,
+    HISTORY_SKETCH_S,
+    HISTORY_SKETCHES,
+)
+from paceline.terms.metric import Metric
+from paceline.watch.cells import Cells, add, as_sketch, empty, pack, quantiles, unpack
+from paceline.watch.names import Names
+from paceline.watch.past import Step
+from paceline.watch.rollup import (
+    COLUMNS,
+    HOUR,
+    LARGEST,
+    MINUTE,
+    SUM,
+    VALUE,
+    Kept,
+    label,
+    together,
+)
+from paceline.watch.sampling import Happened
+
+STATS = 3 + len(QUANTILES)
+"""Of a distribution in one step: count, sum, largest, quantiles."""
+
+NONE = -1
+
+ROUNDING = 1e-4
+"""Of counts in the tables, which have seven digits."""
+
+
+class _Table:
+    """Rows of numbers, in memory that the system gives page by page, when it is written to."""
+
+    def __init__(self, rows: int, steps: int, dtype: type, depth: int = 1) -> None:
+        size = np.dtype(dtype).itemsize * rows * steps * depth
+        shape = (rows, steps) if depth == 1 else (rows, steps, depth)
+        self.cells: NDArray[Any] = np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
+
+
+class _Tier:
+    """Steps of one length. `at` says which step is in each place, by its number."""
+
+    def __init__(self, size_s: int, steps: int, dtype: type) -> None:
+        self.size_s = size_s
+        self.steps = steps
+        self.at = np.full(steps, NONE, dtype=np.int64)
+        self.known_s = np.zeros(steps)
+        self.wall_s = np.zeros(steps)
+        self.sums_up = size_s > 1
+        """of a second the mean and the largest are the value itself"""
+        self.values = _Table(HISTORY_SERIES, steps, dtype).cells
+        self.stats = _Table(HISTORY_SKETCHES, steps, np.float32, STATS).cells
+        if self.sums_up:
+            self.sums = _Table(HISTORY_SERIES, steps, np.float32).cells
+            self.largest = _Table(HISTORY_SERIES, steps, np.float32).cells
+        self.first = NONE
+        """the oldest step there is, in seconds"""
+        self.rows = 0
+        self.stat_rows = 0
+
+    def place(self, step: int, wall_s: float) -> int:
+        """Of a step, made empty where another one was."""
+        place = step % self.steps
+        if self.at[place] != step:
+            if self.at[place] != NONE:
+                self.values[: self.rows, place] = 0
+                self.stats[: self.stat_rows, place] = 0
+                if self.sums_up:
+                    self.sums[: self.rows, place] = 0
+                    self.largest[: self.rows, place] = 0
+            self.at[place] = step
+            self.known_s[place] = 0.0
+            self.wall_s[place] = wall_s
+            begin = step * self.size_s
+            if self.first == NONE or begin < self.first:
+                self.first = begin
+        return place
+
+    def began(self, end: int) -> int:
+        """The oldest second that is known of it, where `end` is the one that comes next."""
+        newest = (end - 1) // self.size_s
+        return max(self.first, (newest - self.steps + 1) * self.size_s)
+
+    def places(self, low: int, high: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of the steps with a share in these seconds: number and place of those that are known."""
+        steps = np.arange(low // self.size_s, (high - 1) // self.size_s + 1)
+        places = steps % self.steps
+        there = self.at[places] == steps
+        return steps[there], places[there]
+
+
+class _Packs:
+    """Whole distributions, each of a stretch of one length."""
+
+    def __init__(self, size_s: int, most: int) -> None:
+        self.size_s = size_s
+        self.most = most
+        self.of: dict[int, dict[int, bytes]] = {}
+        """by step, then by series"""
+        self.bytes = 0
+
+    def put(self, step: int, number: int, packed: bytes) -> None:
+        there = self.of.setdefault(step, {})
+        if number in there:
+            self.bytes -= len(there[number])
+            packed = pack(together((there[number], packed)))
+        there[number] = packed
+        self.bytes += len(packed)
+        while len(self.of) > self.most:
+            self.drop()
+
+    def drop(self) -> None:
+        """The oldest step."""
+        oldest = self.of.pop(min(self.of))
+        self.bytes -= sum(map(len, oldest.values()))
+
+    @property
+    def first(self) -> int:
+        return min(self.of) * self.size_s if self.of else NONE
+
+
+class _Part(NamedTuple):
+    """Of a window: the seconds from `low` on, before `high`, as tier `tier` has them."""
+
+    tier: int
+    low: int
+    high: int
+
+
+class History:
+    """Answers as `past.Past`. `keeps_minutes` is for a past read from a file: whole distributions
+    of each minute, which a running server has by ten seconds."""
+
+    def __init__(
+        self, names: Names, at_s: float, wall_s: float, *, keeps_minutes: bool = False
+    ) -> None:
+        self._names = names
+        self._keeps_minutes = keeps_minutes
+        self._started_at_s = at_s
+        self._started = int(wall_s)
+        self._end = self._started
+        """the second that comes next, as a number of seconds"""
+        self._tiers = (
+            _Tier(1, HISTORY_SECONDS, np.float32),
+            _Tier(MINUTE, HISTORY_MINUTES, np.float32),
+            _Tier(HOUR, HISTORY_HOURS, np.float64),
+        )
+        self._packs = (
+            _Packs(HISTORY_SKETCH_S, HISTORY_SECONDS // HISTORY_SKETCH_S),
+            _Packs(MINUTE, HISTORY_MINUTES if keeps_minutes else HISTORY_SECONDS // MINUTE),
+            _Packs(HOUR, HISTORY_HOURS if keeps_minutes else HISTORY_SKETCH_HOURS),
+        )
+        self._rows = np.full(HISTORY_SERIES, NONE, dtype=np.intp)
+        """of each number, its row in the tables of values"""
+        self._stat_rows = np.full(HISTORY_SERIES, NONE, dtype=np.intp)
+        self._used = self._stats_used = 0
+        self._says = np.zeros(0)
+        """what gauges say, by number"""
+        self._running: tuple[dict[int, Cells], ...] = ({}, {}, {})
+        """what the stretches of `_packs` that are not over have taken in"""
+        self._minute = np.zeros((0, COLUMNS))
+        """of the minute that is not over, since it began or this process did"""
+        self._minute_known_s = self._minute_wall_s = 0.0
+        self._finished: list[Kept] = []
+
+    # --- What happens -----------------------------------------------------------------------------
+
+    def take(self, happened: Happened) -> None:
+        """One second, or more where the look came late: then it is told as one long step."""
+        passed = round(happened.at_s - self._started_at_s)
+        second = max(self._started + passed - 1, self._end - 1)
+        self._finish(second)
+        self._end = second + 1
+        self._says = happened.values
+        values = happened.values
+        self._row(np.flatnonzero(values))
+        numbers = np.flatnonzero(self._rows[: len(values)] != NONE)
+        rows, now = self._rows[numbers], values[numbers]
+        grows = self._names.grows[numbers]
+        began_s = happened.wall_s - happened.lasted_s
+        for tier in self._tiers:
+            size_s = tier.size_s
+            place = tier.place(second // size_s, began_s - second % size_s)
+            tier.known_s[place] += happened.lasted_s
+            tier.values[rows[grows], place] += now[grows]
+            tier.values[rows[~grows], place] = now[~grows]
+            if tier.sums_up:
+                tier.sums[rows[~grows], place] += now[~grows] * happened.lasted_s
+                best = now / np.where(grows, max(happened.lasted_s, 1.0), 1.0)
+                tier.largest[rows, place] = np.maximum(tier.largest[rows, place], best)
+        self._count(numbers, now, grows, happened, began_s - second % MINUTE)
+        for number, cells in happened.grown.items():
+            self._took(number, cells, second)
+
+    def _row(self, numbers: NDArray[np.intp]) -> None:
+        """Each has one from now on."""
+        for number in numbers[self._rows[numbers] == NONE].tolist():
+            self._rows[number] = self._used
+            self._used += 1
+        for tier in self._tiers:
+            tier.rows = self._used
+
+    def _stat_row(self, number: int) -> int:
+        """NONE where there are as many as may be."""
+        if self._stat_rows[number] == NONE and self._stats_used < HISTORY_SKETCHES:
+            self._stat_rows[number] = self._stats_used
+            self._stats_used += 1
+            for tier in self._tiers:
+                tier.stat_rows = self._stats_used
+        return int(self._stat_rows[number])
+
+    def _count(
+        self,
+        numbers: NDArray[np.intp],
+        now: NDArray[np.float64],
+        grows: NDArray[np.bool_],
+        happened: Happened,
+        wall_s: float,
+    ) -> None:
+        """In the minute that will be written to the file."""
+        if len(self._minute) < len(happened.values):
+            longer = np.zeros((len(happened.values), COLUMNS))
+            longer[: len(self._minute)] = self._minute
+            self._minute = longer
+        if not self._minute_known_s:
+            self._minute_wall_s = wall_s
+        self._minute_known_s += happened.lasted_s
+        self._minute[numbers[grows], VALUE] += now[grows]
+        self._minute[numbers[~grows], VALUE] = now[~grows]
+        self._minute[numbers[~grows], SUM] += now[~grows] * happened.lasted_s
+        best = now / np.where(grows, max(happened.lasted_s, 1.0), 1.0)
+        self._minute[numbers, LARGEST] = np.maximum(self._minute[numbers, LARGEST], best)
+
+    def _took(self, number: int, cells: Cells, second: int) -> None:
+        row = self._stat_row(number)
+        if row == NONE:
+            return
+        now = _stats(cells)
+        for tier in self._tiers:
+            stats = tier.stats[row, second // tier.size_s % tier.steps]
+            stats[2] = max(stats[2], now[2])
+            stats[:2] += now[:2]
+            if tier.size_s == 1:
+                stats[3:] = now[3:]
+        for running in self._running:
+            if number in running:
+                add(running[number], cells)
+            else:
+                running[number] = cells.copy()
+
+    def _finish(self, second: int) -> None:
+        """Whatever was over before this second began."""
+        last = self._end - 1
+        for index, (packs, running) in enumerate(zip(self._packs, self._running, strict=True)):
+            step = last // packs.size_s
+            if step == second // packs.size_s or not running:
+                continue
+            packed = {number: pack(cells) for number, cells in running.items()}
+            if packs.size_s == MINUTE:
+                self._keep_minute(packed)
+            for number, each in packed.items():
+                before = packs.of.get(step, {}).get(number)
+                if index != 1 or self._keeps_minutes or before is not None:
+                    packs.put(step, number, each)
+                if index:
+                    cells = running[number] if before is None else together((before, each))
+                    self._state(self._tiers[index], step, number, cells)
+            running.clear()
+        if last // MINUTE != second // MINUTE and self._minute_known_s:
+            self._keep_minute({})
+        while sum(packs.bytes for packs in self._packs) > HISTORY_PACKED_BYTES:
+            max(self._packs, key=lambda each: each.bytes).drop()
+
+    def _state(self, tier: _Tier, step: int, number: int, cells: Cells) -> None:
+        """Count and quantiles of what a minute or an hour took in."""
+        place = step % tier.steps
+        if tier.at[place] == step:
+            tier.stats[self._stat_rows[number], place] = _stats(cells)
+
+    def _keep_minute(self, packs: dict[int, bytes]) -> None:
+        numbers = np.flatnonzero(self._minute.any(axis=1))
+        began_s = label(MINUTE, self._minute_wall_s + MINUTE / 2)
+        values = self._minute[numbers]
+        self._finished.append(Kept(MINUTE, began_s, self._minute_known_s, numbers, values, packs))
+        self._minute[:] = 0
+        self._minute_known_s = 0.0
+
+    def finished(self, *, whole: bool = True) -> list[Kept]:
+        """Minutes that are over, each told once; not `whole`, the one that is not over too."""
+        if not whole and self._minute_known_s:
+            running = self._running[1]
+            self._keep_minute({number: pack(cells) for number, cells in running.items()})
+            running.clear()
+        finished, self._finished = self._finished, []
+        return finished
+
+    @property
+    def has_finished(self) -> bool:
+        return bool(self._finished)
+
+    # --- What was before --------------------------------------------------------------------------
+
+    def restore(self, kept: Kept) -> None:
+        """A minute or an hour of an earlier life, placed by the wall clock."""
+        index = 1 if kept.size_s == MINUTE else 2
+        tier = self._tiers[index]
+        step = int(kept.began_s // tier.size_s)
+        if step * tier.size_s >= self._end or step <= (self._end - 1) // tier.size_s - tier.steps:
+            return
+        fresh = tier.at[step % tier.steps] != step
+        place = tier.place(step, kept.began_s)
+        tier.known_s[place] += kept.known_s
+        self._row(kept.numbers)
+        rows, grows = self._rows[kept.numbers], self._names.grows[kept.numbers]
+        values = kept.values
+        tier.values[rows[grows], place] += values[grows, VALUE]
+        if fresh:
+            tier.values[rows[~grows], place] = values[~grows, VALUE]
+        tier.sums[rows, place] += values[:, SUM]
+        tier.largest[rows, place] = np.maximum(tier.largest[rows, place], values[:, LARGEST])
+        packs = self._packs[index]
+        for number, packed in kept.packs.items():
+            row = self._stat_row(number)
+            if row == NONE:
+                continue
+            if (self._end - 1) // packs.size_s - step < packs.most:
+                packs.put(step, number, packed)
+                packed = packs.of[step][number] if step in packs.of else packed
+            tier.stats[row, place] = _stats(unpack(packed))
+
+    # --- What is asked ----------------------------------------------------------------------------
+
+    def known_s(self) -> float:
+        firsts = [tier.first for tier in self._tiers if tier.first != NONE]
+        return float(self._end - min(firsts)) if firsts else 0.0
+
+    def grew(self, metric: Metric, where: Mapping[str, str], last_s: float) -> float:
+        numbers = self._names.of(metric, where)
+        sketch = metric.kind == "sketch"
+        table = self._stat_rows if sketch else self._rows
+        rows = [row for row in table[list(numbers)].tolist() if row != NONE]
+        if not rows:
+            return 0.0
+        begin = self._end - last_s
+        total = 0.0
+        for part in self._cover(begin):
+            tier = self._tiers[part.tier]
+            steps, places = tier.places(part.low, part.high)
+            if not len(steps):
+                continue
+            shares = np.ones(len(steps))
+            if steps[0] * tier.size_s < begin:
+                shares[0] = 1 - (begin - steps[0] * tier.size_s) / tier.size_s
+            for row in rows:
+                values = tier.stats[row, places, 0] if sketch else tier.values[row, places]
+                total += float(values @ shares)
+        return total
+
+    def latest(self, metric: Metric, where: Mapping[str, str]) -> float | None:
+        numbers = [each for each in self._names.of(metric, where) if each < len(self._says)]
+        if numbers:
+            return float(self._says[numbers].sum())
+        steps = [] if len(self._says) else self.steps(metric, where, MINUTE, MINUTE)
+        return steps[-1].value if steps else None  # as the file said last
+
+    def spread(self, metric: Metric, where: Mapping[str, str], last_s: float) -> Sketch:
+        numbers = self._names.of(metric, where)
+        return as_sketch(self._merged(numbers, self._end - last_s, self._end))
+
+    def steps(
+        self, metric: Metric, where: Mapping[str, str], last_s: float, step_s: float
+    ) -> Sequence[Step]:
+        numbers = self._names.of(metric, where)
+        index, size_s = self.resolution(last_s, step_s)
+        tier = self._tiers[index]
+        sketch = metric.kind == "sketch"
+        table = self._stat_rows if sketch else self._rows
+        rows = [row for row in table[list(numbers)].tolist() if row != NONE]
+        if not numbers:
+            return []
+        low = max(int((self._end - last_s) // size_s) * size_s, tier.began(self._end))
+        found, places = tier.places(low, self._end)
+        if not len(found):
+            return []
+        groups = found * tier.size_s // size_s
+        begins = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(groups)]
+        columns = self._columns(tier, rows, places, metric)
+        told = []
+        for first, last in pairwise(begins):
+            inside = slice(first, last)
+            value = columns[VALUE][inside]
+            group = int(groups[first]) * size_s
+            known_s = float(tier.known_s[places[inside]].sum())
+            counts = metric.kind == "gauge"
+            step = Step(
+                wall_s=float(tier.wall_s[places[first]]),
+                value=float(value[-1]) if counts else float(value.sum()),
+                sum=float(columns[SUM][inside].sum()),
+                largest=float(columns[LARGEST][inside].max()),
+                known_s=known_s,
+            )
+            if sketch:
+                step = self._distribution(step, tier, numbers, rows, places[inside], group, size_s)
+            told.append(step)
+        return told
+
+    def series(self, metric: Metric) -> Sequence[Mapping[str, str]]:
+        return [
+            dict(zip(metric.labels, self._names.labels[number], strict=True))
+            for number in self._names.of(metric, {})
+        ]
+
+    def resolution(self, last_s: float, step_s: float) -> tuple[int, int]:
+        """Which tier answers, and with steps of how many seconds."""
+        for index, least_s in enumerate((1, MINUTE, HOUR)):
+            tier = self._tiers[index]
+            finest = least_s if index or step_s <= 1 else HISTORY_SKETCH_S
+            size_s = max(1, -int(-step_s // finest)) * finest
+            further = self._tiers[index + 1].size_s if index + 1 < len(self._tiers) else None
+            if last_s <= tier.steps * tier.size_s and (further is None or size_s < further):
+                return index, size_s
+        return len(self._tiers) - 1, size_s
+
+    @property
+    def end(self) -> int:
+        """The second that comes next."""
+        return self._end
+
+    @property
+    def bytes_used(self) -> int:
+        """Of numbers and distributions, when every place of the tables has been used."""
+        total = sum(packs.bytes for packs in self._packs)
+        for tier in self._tiers:
+            width = tier.values.itemsize + (8 if tier.sums_up else 0)
+            total += tier.steps * (self._used * width + self._stats_used * STATS * 4)
+        return total + sum(each.nbytes for running in self._running for each in running.values())
+
+    # --- How --------------------------------------------------------------------------------------
+
+    def _cover(self, begin: float) -> Iterator[_Part]:
+        """The window from `begin` on, each second of it once, as finely as it is known."""
+        firsts = [NONE if tier.first == NONE else tier.began(self._end) for tier in self._tiers]
+        return _covered(begin, self._end, firsts, [tier.size_s for tier in self._tiers])
+
+    def _merged(self, numbers: Sequence[int], begin: float, end: int) -> Cells:
+        """Every distribution that has a share in these seconds."""
+        cells = empty()
+        wanted = set(numbers)
+        firsts = [packs.first for packs in self._packs]
+        if self._running[0]:
+            size_s = HISTORY_SKETCH_S
+            now = (self._end - 1) // size_s * size_s
+            firsts[0] = now if firsts[0] == NONE else firsts[0]
+        sizes = [packs.size_s for packs in self._packs]
+        for part in _covered(begin, end, firsts, sizes):
+            packs = self._packs[part.tier]
+            for step in range(part.low // packs.size_s, (part.high - 1) // packs.size_s + 1):
+                there = packs.of.get(step, {})
+                for number in wanted & there.keys():
+                    add(cells, unpack(there[number]))
+                if step == (self._end - 1) // packs.size_s:
+                    for number in wanted & self._running[part.tier].keys():
+                        add(cells, self._running[part.tier][number])
+        return cells
+
+    def _columns(
+        self, tier: _Tier, rows: Sequence[int], places: NDArray[np.int64], metric: Metric
+    ) -> tuple[NDArray[np.float64], ...]:
+        """Value, sum and largest in each place, of all rows together."""
+        found = tuple(np.zeros(len(places)) for _ in range(COLUMNS))
+        for row in rows:
+            if metric.kind == "sketch":
+                stats = tier.stats[row, places]
+                found[VALUE][:] += stats[:, 0]
+                found[SUM][:] += stats[:, 1]
+                np.maximum(found[LARGEST], stats[:, 2], out=found[LARGEST])
+                continue
+            values = tier.values[row, places]
+            found[VALUE][:] += values
+            if tier.sums_up:
+                found[SUM][:] += tier.sums[row, places]
+                found[LARGEST][:] += tier.largest[row, places]
+            else:
+                gauge = metric.kind == "gauge"
+                if gauge:
+                    found[SUM][:] += values * tier.known_s[places]
+                best = values if gauge else values / np.maximum(tier.known_s[places], 1.0)
+                found[LARGEST][:] += best
+        return found
+
+    def _distribution(
+        self,
+        step: Step,
+        tier: _Tier,
+        numbers: Sequence[int],
+        rows: Sequence[int],
+        places: NDArray[np.int64],
+        group: int,
+        size_s: int,
+    ) -> Step:
+        """With quantiles: those that were found when it ended, or of the merged distributions."""
+        told = None
+        running = tier.size_s > 1 and group + size_s >= self._end
+        if len(rows) == 1 and len(places) == 1 and not running:
+            stats = tier.stats[rows[0], places[0]]
+            if stats[0]:
+                told = tuple(float(each) for each in stats[3:])
+        elif size_s % HISTORY_SKETCH_S == 0:
+            cells = self._merged(numbers, group, min(group + size_s, self._end))
+            found = quantiles(cells)
+            if found is not None and cells[COUNT] <= step.value * (1 + ROUNDING):
+                told = tuple(found.tolist())  # else they are of what is beside these seconds, too
+        return Step(step.wall_s, step.value, step.sum, step.largest, told, step.known_s)
+
+
+def _stats(cells: Cells) -> NDArray[np.float64]:
+    found = quantiles(cells)
+    head = (cells[COUNT], cells[CELL_SUM], cells[MAX])
+    return np.array([*head, *([0.0] * len(QUANTILES) if found is None else found.tolist())])
+
+
+def _covered(
+    begin: float, end: int, firsts: Sequence[int], sizes: Sequence[int]
+) -> Iterator[_Part]:
+    """`firsts` are from where on each length of steps is known; the finest come first. Where a
+    coarser one goes on, the finer one begins where one of its steps does."""
+    high = end
+    low = int(begin // 1)
+    for index, first in enumerate(firsts):
+        if first == NONE or first >= high:
+            continue
+        begins = max(low, first)
+        further = [
+            sizes[other]
+            for other in range(index + 1, len(firsts))
+            if firsts[other] != NONE and firsts[other] < begins
+        ]
+        if begins > low and further:
+            begins = -(-begins // further[0]) * further[0]
+            if begins >= high:
+                continue
+        yield _Part(index, begins, high)
+        high = begins
+        if high <= low:
+            return
