@@ -35,6 +35,7 @@ from paceline.journal.pending import Pending
 from paceline.journal.sqlite import FILE, SqliteReader, SqliteStore
 from paceline.observe import log
 from paceline.observe.board import Board
+from paceline.observe.probes import container
 from paceline.processes import notify
 from paceline.processes.child import LINK_FD
 from paceline.processes.memory import keep_freed
@@ -62,7 +63,7 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
     """Serves until it is told to stop. `on_ready` gets the address and what the models take, once
     requests are answered."""
     from paceline.web.owner import Owner
-    from paceline.web.probe import ModelCpu, ended_cpu_s, probe
+    from paceline.web.probe import ModelCpu, Recent, ended_cpu_s, probe
 
     settings = loaded.settings.server
     tls_of(settings)
@@ -71,6 +72,7 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
         model.check()  # what a front would find, told before anything begins
     before_s, of_models = ended_cpu_s(), ModelCpu()
     clock = RealClock()
+    seen = Recent(clock.now)
     log.setup(
         settings.log_format,
         settings.log_level,
@@ -112,7 +114,9 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
                 keys,
                 loaded.models,
                 _files(loaded.models),
-                lambda pids: probe(pids, before_s, of_models),
+                lambda pids, recent: probe(
+                    pids, before_s, of_models, seen if recent else container
+                ),
                 clock,
                 new_secret(),
                 ready,

@@ -82,13 +82,15 @@ def add(cells: Cells, other: Cells) -> None:
 
 def quantiles(cells: Cells, asked: NDArray[np.float64] = ASKED) -> NDArray[np.float64] | None:
     """As `Sketch.quantiles` has them; None where there is no value."""
-    reached = np.cumsum(cells[UNDER:])
-    total = reached[-1]
-    if not total:
+    counts = cells[UNDER:]
+    filled = counts.nonzero()[0]
+    if not len(filled):
         return None
+    reached = counts[filled].cumsum()
+    total = reached[-1]
     positions = np.floor(asked * (total - 1))
-    buckets = np.searchsorted(reached, positions, side="right")
-    values: NDArray[np.float64] = np.clip(MIDDLES[buckets], cells[MIN], cells[MAX])
+    buckets = filled[reached.searchsorted(positions, side="right")]
+    values: NDArray[np.float64] = np.minimum(np.maximum(MIDDLES[buckets], cells[MIN]), cells[MAX])
     lowest = (positions == 0) | (buckets == 0)
     values[lowest] = cells[MIN]
     values[~lowest & ((positions == total - 1) | (buckets > BUCKETS))] = cells[MAX]

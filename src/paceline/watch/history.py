@@ -168,7 +168,7 @@ class History:
         self._keeps_minutes = keeps_minutes
         self._started_at_s = at_s
         self._started = int(wall_s)
-        self._end = self._started
+        self._end = self._oldest = self._started
         """the second that comes next, as a number of seconds"""
         self._tiers = (
             _Tier(1, HISTORY_SECONDS, np.float32),
@@ -187,7 +187,8 @@ class History:
         self._says = np.zeros(0)
         """what gauges say, by number"""
         self._running: tuple[dict[int, Cells], ...] = ({}, {}, {})
-        """what the stretches of `_packs` that are not over have taken in"""
+        """what the stretches of `_packs` that are not over have taken in, beside what the shorter
+        ones have"""
         self._minute = np.zeros((0, COLUMNS))
         """of the minute that is not over, since it began or this process did"""
         self._minute_known_s = self._minute_wall_s = 0.0
@@ -272,34 +273,34 @@ class History:
             stats[:2] += now[:2]
             if tier.size_s == 1:
                 stats[3:] = now[3:]
-        for running in self._running:
-            if number in running:
-                add(running[number], cells)
-            else:
-                running[number] = cells.copy()
+        _put(self._running[0], number, cells)
 
     def _finish(self, second: int) -> None:
-        """Whatever was over before this second began."""
+        """Whatever was over before this second began, the shortest first: of these the longer ones
+        are made."""
         last = self._end - 1
-        for index, (packs, running) in enumerate(zip(self._packs, self._running, strict=True)):
+        for index, packs in enumerate(self._packs):
             step = last // packs.size_s
-            if step == second // packs.size_s or not running:
-                continue
-            packed = {number: pack(cells) for number, cells in running.items()}
-            if packs.size_s == MINUTE:
-                self._keep_minute(packed)
-            for number, each in packed.items():
-                before = packs.of.get(step, {}).get(number)
-                if index != 1 or self._keeps_minutes or before is not None:
-                    packs.put(step, number, each)
-                if index:
-                    cells = running[number] if before is None else together((before, each))
-                    self._state(self._tiers[index], step, number, cells)
-            running.clear()
-        if last // MINUTE != second // MINUTE and self._minute_known_s:
-            self._keep_minute({})
+            if step != second // packs.size_s:
+                self._close(index, step, keep=self._keeps_minutes or index != 1)
         while sum(packs.bytes for packs in self._packs) > HISTORY_PACKED_BYTES:
             max(self._packs, key=lambda each: each.bytes).drop()
+
+    def _close(self, index: int, step: int, *, keep: bool) -> None:
+        packs, running = self._packs[index], self._running[index]
+        packed = {number: pack(cells) for number, cells in running.items()}
+        if index == 1 and self._minute_known_s:
+            self._keep_minute(packed)
+        for number, each in packed.items():
+            before = packs.of.get(step, {}).get(number)
+            if keep or before is not None:
+                packs.put(step, number, each)
+            if index:
+                cells = running[number] if before is None else together((before, each))
+                self._state(self._tiers[index], step, number, cells)
+            if index + 1 < len(self._running):
+                _put(self._running[index + 1], number, running[number])
+        running.clear()
 
     def _state(self, tier: _Tier, step: int, number: int, cells: Cells) -> None:
         """Count and quantiles of what a minute or an hour took in."""
@@ -318,9 +319,8 @@ class History:
     def finished(self, *, whole: bool = True) -> list[Kept]:
         """Minutes that are over, each told once; not `whole`, the one that is not over too."""
         if not whole and self._minute_known_s:
-            running = self._running[1]
-            self._keep_minute({number: pack(cells) for number, cells in running.items()})
-            running.clear()
+            for index in (0, 1):
+                self._close(index, (self._end - 1) // self._packs[index].size_s, keep=True)
         finished, self._finished = self._finished, []
         return finished
 
@@ -337,6 +337,7 @@ class History:
         step = int(kept.began_s // tier.size_s)
         if step * tier.size_s >= self._end or step <= (self._end - 1) // tier.size_s - tier.steps:
             return
+        self._oldest = min(self._oldest, int((step + 1) * tier.size_s - kept.known_s))
         fresh = tier.at[step % tier.steps] != step
         place = tier.place(step, kept.began_s)
         tier.known_s[place] += kept.known_s
@@ -361,8 +362,8 @@ class History:
     # --- What is asked ----------------------------------------------------------------------------
 
     def known_s(self) -> float:
-        firsts = [tier.first for tier in self._tiers if tier.first != NONE]
-        return float(self._end - min(firsts)) if firsts else 0.0
+        oldest = self._end - HISTORY_HOURS * HOUR
+        return float(self._end - max(self._oldest, oldest))
 
     def grew(self, metric: Metric, where: Mapping[str, str], last_s: float) -> float:
         numbers = self._names.of(metric, where)
@@ -477,10 +478,8 @@ class History:
         cells = empty()
         wanted = set(numbers)
         firsts = [packs.first for packs in self._packs]
-        if self._running[0]:
-            size_s = HISTORY_SKETCH_S
-            now = (self._end - 1) // size_s * size_s
-            firsts[0] = now if firsts[0] == NONE else firsts[0]
+        if self._running[0] and firsts[0] == NONE:
+            firsts[0] = (self._end - 1) // HISTORY_SKETCH_S * HISTORY_SKETCH_S
         sizes = [packs.size_s for packs in self._packs]
         for part in _covered(begin, end, firsts, sizes):
             packs = self._packs[part.tier]
@@ -489,8 +488,9 @@ class History:
                 for number in wanted & there.keys():
                     add(cells, unpack(there[number]))
                 if step == (self._end - 1) // packs.size_s:
-                    for number in wanted & self._running[part.tier].keys():
-                        add(cells, self._running[part.tier][number])
+                    for running in self._running[: part.tier + 1]:
+                        for number in wanted & running.keys():
+                            add(cells, running[number])
         return cells
 
     def _columns(
@@ -541,6 +541,13 @@ class History:
             if found is not None and cells[COUNT] <= step.value * (1 + ROUNDING):
                 told = tuple(found.tolist())  # else they are of what is beside these seconds, too
         return Step(step.wall_s, step.value, step.sum, step.largest, told, step.known_s)
+
+
+def _put(running: dict[int, Cells], number: int, cells: Cells) -> None:
+    if number in running:
+        add(running[number], cells)
+    else:
+        running[number] = cells.copy()
 
 
 def _stats(cells: Cells) -> NDArray[np.float64]:

@@ -61,8 +61,9 @@ from paceline.web.v2_owner import Repository
 
 logger = log.get(__name__)
 
-Probe = Callable[[list[int]], list[Measurement]]
-"""Measures the processes and the container, given the pids of the fronts."""
+Probe = Callable[[list[int], bool], list[Measurement]]
+"""Measures the processes and the container, given the pids of the fronts, and whether what is some
+seconds old will do."""
 
 
 class Owner:
@@ -129,7 +130,9 @@ class Owner:
         self._scores = Scores(self._desk, self._totals, clock)
         self._settings = SettingsInForce(loaded, self._desk, self._on_settings)
         self._cost = MachineCost(lambda: self._settings.server.usd_h, clock)
-        self._watcher = Watcher(held.path, lambda: self._boards, self._beside_boards, clock)
+        self._watcher = Watcher(
+            held.path, lambda: self._boards, lambda: self._beside_boards(recent=True), clock
+        )
         self._upkeep = Upkeep(self._desk, self._settings, clock)
         self._control = Control(
             self._measure,
@@ -264,10 +267,10 @@ class Owner:
             Measurement(STARTED, (), self._started_wall),
         ]
 
-    def _beside_boards(self) -> list[Measurement]:
+    def _beside_boards(self, *, recent: bool = False) -> list[Measurement]:
         plan = self._journal.state.in_force
         return [
-            *self._probe(self._fronts.pids),
+            *self._probe(self._fronts.pids, recent),
             *self._of_files,
             *of_plan([each.name for each in self._models], plan.settings, len(self._fronts.slots)),
             *self._cost.measured(),
