@@ -13,6 +13,7 @@ import typer.main
 from paceline.cli import config, demo, journal, key, plan
 from paceline.cli.doctor import doctor
 from paceline.cli.load import load
+from paceline.cli.report import report
 from paceline.cli.serve import serve
 from paceline.cli.simulate import simulate
 from paceline.cli.streams import standard_streams
@@ -42,6 +43,7 @@ Paceline serves models, and holds them to what you say they must achieve.
   paceline journal   look at the memory of it all, check it, copy and move it
   paceline plan      see how models are served, change it, take it back
   paceline why       why a knob is as it is: its story
+  paceline report    what a model did: latency, throughput, queue, machine, cost
   paceline simulate  see how requests would be served, before there are any
   paceline load      send requests to a server at a rate, and time its answers
 
@@ -71,6 +73,7 @@ def command_line() -> typer.Typer:
     app.add_typer(journal.app, name="journal")
     app.add_typer(plan.app, name="plan")
     app.command()(why)
+    app.command()(report)
     app.command()(simulate)
     app.command()(load)
     app.add_typer(demo.app, name="demo")

@@ -168,6 +168,7 @@ class History:
         self._keeps_minutes = keeps_minutes
         self._started_at_s = at_s
         self._started = int(wall_s)
+        self._odd_s = wall_s - self._started
         self._end = self._oldest = self._started
         """the second that comes next, as a number of seconds"""
         self._tiers = (
@@ -208,10 +209,13 @@ class History:
         numbers = np.flatnonzero(self._rows[: len(values)] != NONE)
         rows, now = self._rows[numbers], values[numbers]
         grows = self._names.grows[numbers]
-        began_s = happened.wall_s - happened.lasted_s
+        # What the wall clock says more than the steps that were counted: nothing, until it is set.
+        set_s = round(happened.wall_s - self._odd_s - (second + 1))
         for tier in self._tiers:
             size_s = tier.size_s
-            place = tier.place(second // size_s, began_s - second % size_s)
+            step = second // size_s
+            long_s = max(0, round(happened.lasted_s) - 1) if size_s == 1 else 0
+            place = tier.place(step, step * size_s + set_s - long_s)
             tier.known_s[place] += happened.lasted_s
             tier.values[rows[grows], place] += now[grows]
             tier.values[rows[~grows], place] = now[~grows]
@@ -219,7 +223,7 @@ class History:
                 tier.sums[rows[~grows], place] += now[~grows] * happened.lasted_s
                 best = now / np.where(grows, max(happened.lasted_s, 1.0), 1.0)
                 tier.largest[rows, place] = np.maximum(tier.largest[rows, place], best)
-        self._count(numbers, now, grows, happened, began_s - second % MINUTE)
+        self._count(numbers, now, grows, happened, second // MINUTE * MINUTE + set_s)
         for number, cells in happened.grown.items():
             self._took(number, cells, second)
 
@@ -445,6 +449,8 @@ class History:
         """Which tier answers, and with steps of how many seconds."""
         for index, least_s in enumerate((1, MINUTE, HOUR)):
             tier = self._tiers[index]
+            if tier.first == NONE and index + 1 < len(self._tiers):
+                continue  # a past read from a file has no seconds
             finest = least_s if index or step_s <= 1 else HISTORY_SKETCH_S
             size_s = max(1, -int(-step_s // finest)) * finest
             further = self._tiers[index + 1].size_s if index + 1 < len(self._tiers) else None

@@ -21,7 +21,6 @@ from paceline.terms.metric import (
     RESIDENT_BYTES,
 )
 
-
 CONTAINER_S = 5.0
 
 
