@@ -204,6 +204,8 @@ def as_csv(answer: HistoryAnswer) -> str:
     writer.writerow((*HEADS, *(f"p{q * 100:g}" for q in QUANTILES)))
     for view in answer.series:
         labels = ",".join(f"{name}={value}" for name, value in view.labels.items())
+        none: list[float | None] = [None] * len(view.value)
+        quantiles = [*view.quantiles.values()] or [none] * len(QUANTILES)
         for index, began in enumerate(view.began_unix_s):
             at = datetime.fromtimestamp(began, UTC).isoformat(timespec="milliseconds")
             columns: Sequence[Sequence[float | None]] = (
@@ -211,7 +213,7 @@ def as_csv(answer: HistoryAnswer) -> str:
                 view.value,
                 view.sum,
                 view.largest,
-                *view.quantiles.values(),
+                *quantiles,
             )
             cells = (_cell(column[index]) for column in columns)
             writer.writerow((view.metric, labels, at, *cells))
