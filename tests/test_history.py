@@ -306,6 +306,30 @@ def test_minutes_are_what_their_seconds_were(seconds: list[tuple[int, float]], o
         assert cells[UNDER:].tolist() == cells_of(alone)[UNDER:].tolist()
 
 
+def test_distributions_of_hours_are_whole_whenever_somebody_wrote_them_down(
+    tmp_path: Path,
+) -> None:
+    """Of two lives, the second longer than single stretches of ten seconds are kept."""
+    life = Life(tmp_path)
+    for _ in range(6 * 30):
+        life.answer(1)
+        life.pass_s(10.0)
+    life.end()
+    again = Life(tmp_path, wall_s=life.wall_s + 25)
+    for step in range(6 * 100):
+        again.answer(2)
+        again.pass_s(10.0)
+        if step % 100 == 37:
+            again.write(whole=False)
+        passed = 10 * (step + 1)
+        if step % 60 == 7:
+            whole = again.past.spread(REQUEST_SECONDS, {}, 4 * 3600).count
+            assert whole == 180 + 2 * (step + 1), passed
+            last = again.past.spread(REQUEST_SECONDS, {}, 600).count
+            assert 120 <= last <= 122 or passed < 600
+    again.end()
+
+
 def test_what_never_happens_takes_no_memory_and_there_is_a_bound() -> None:
     names = Names(most=3)
     numbers = [names.number(ROWS, (model,)) for model in "abcd"]

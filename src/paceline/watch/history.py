@@ -128,6 +128,7 @@ class _Packs:
         self.of: dict[int, dict[int, bytes]] = {}
         """by step, then by series"""
         self.bytes = 0
+        self.dropped = False
 
     def put(self, step: int, number: int, packed: bytes) -> None:
         there = self.of.setdefault(step, {})
@@ -141,6 +142,7 @@ class _Packs:
 
     def drop(self) -> None:
         """The oldest step."""
+        self.dropped = True
         oldest = self.of.pop(min(self.of))
         self.bytes -= sum(map(len, oldest.values()))
 
@@ -286,7 +288,9 @@ class History:
         for index, packs in enumerate(self._packs):
             step = last // packs.size_s
             if step != second // packs.size_s:
-                self._close(index, step, keep=self._keeps_minutes or index != 1)
+                # A minute is made of what is kept by 10 s; but not where an earlier life began it.
+                shared = step == self._started // MINUTE
+                self._close(index, step, keep=index != 1 or shared or self._keeps_minutes)
         while sum(packs.bytes for packs in self._packs) > HISTORY_PACKED_BYTES:
             max(self._packs, key=lambda each: each.bytes).drop()
 
@@ -486,6 +490,8 @@ class History:
         firsts = [packs.first for packs in self._packs]
         if self._running[0] and firsts[0] == NONE:
             firsts[0] = (self._end - 1) // HISTORY_SKETCH_S * HISTORY_SKETCH_S
+        if self._packs[0].dropped:
+            firsts[1] = NONE  # single minutes are those before this life, and there is a gap
         sizes = [packs.size_s for packs in self._packs]
         for part in _covered(begin, end, firsts, sizes):
             packs = self._packs[part.tier]
