@@ -62,8 +62,9 @@ def key_file(settings: Server) -> KeyFile:
 def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
     """Serves until it is told to stop. `on_ready` gets the address and what the models take, once
     requests are answered."""
+    from paceline.observe.gpus import Gpus
     from paceline.web.owner import Owner
-    from paceline.web.probe import ModelCpu, Recent, ended_cpu_s, probe
+    from paceline.web.probe import ModelCpu, Recent, ended_cpu_s, of_gpus, probe
 
     settings = loaded.settings.server
     tls_of(settings)
@@ -72,7 +73,7 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
         model.check()  # what a front would find, told before anything begins
     before_s, of_models = ended_cpu_s(), ModelCpu()
     clock = RealClock()
-    seen = Recent(clock.now)
+    seen, gpus = Recent(clock.now), Gpus(clock.now)
     log.setup(
         settings.log_format,
         settings.log_level,
@@ -114,9 +115,10 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
                 keys,
                 loaded.models,
                 _files(loaded.models),
-                lambda pids, recent: probe(
-                    pids, before_s, of_models, seen if recent else container
-                ),
+                lambda pids, recent: [
+                    *probe(pids, before_s, of_models, seen if recent else container),
+                    *of_gpus(gpus()),
+                ],
                 clock,
                 new_secret(),
                 ready,

@@ -666,6 +666,9 @@ METRICS_BACKLOG = 60
 METRICS_BUSY_S = 2.0
 """how long a write waits for a foreign program that holds `metrics.db` locked"""
 
+GPUS = 64
+"""GPUs of one machine that are watched"""
+
 HISTORY_ASKED = 8
 """metrics in one question about the past"""
 

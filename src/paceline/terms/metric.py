@@ -284,6 +284,22 @@ CONTAINER_MEMORY_LIMIT = Metric(
     "bytes",
     "Memory the container may use; absent without a limit.",
 )
+GPU_BUSY = Metric(
+    "paceline_gpu_busy_ratio",
+    "gauge",
+    "ratio",
+    "Share of the last moments in which a GPU computed, as its driver says.",
+    ("gpu",),
+)
+GPU_MEMORY = Metric(
+    "paceline_gpu_memory_bytes", "gauge", "bytes", "Memory of a GPU in use, by anybody.", ("gpu",)
+)
+GPU_MEMORY_LIMIT = Metric(
+    "paceline_gpu_memory_limit_bytes", "gauge", "bytes", "Memory that a GPU has.", ("gpu",)
+)
+GPU_WATTS = Metric(
+    "paceline_gpu_power_watts", "gauge", "watts", "Power that a GPU takes.", ("gpu",)
+)
 COST = Metric(
     "paceline_cost_usd_total",
     "counter",
@@ -345,6 +361,10 @@ METRICS: tuple[Metric, ...] = (
     CONTAINER_CPU_SECONDS,
     CONTAINER_MEMORY,
     CONTAINER_MEMORY_LIMIT,
+    GPU_BUSY,
+    GPU_MEMORY,
+    GPU_MEMORY_LIMIT,
+    GPU_WATTS,
     COST,
     BUILD,
     STARTED,

@@ -7,8 +7,9 @@ by the owner when somebody asks for metrics or looks at the page, and each secon
 
 import os
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from paceline.observe.gpus import Gpu
 from paceline.observe.probes import Container, ProcessUsage, container, descendants, process
 from paceline.terms.measurement import Measurement
 from paceline.terms.metric import (
@@ -17,6 +18,10 @@ from paceline.terms.metric import (
     CONTAINER_MEMORY,
     CONTAINER_MEMORY_LIMIT,
     CPU_SECONDS,
+    GPU_BUSY,
+    GPU_MEMORY,
+    GPU_MEMORY_LIMIT,
+    GPU_WATTS,
     OPEN_FILES,
     RESIDENT_BYTES,
 )
@@ -88,6 +93,22 @@ def probe(
         limit = float(seen.memory_limit_bytes)
         measured.append(Measurement(CONTAINER_MEMORY_LIMIT, (), limit))
     return measured
+
+
+def of_gpus(gpus: Iterable[Gpu]) -> list[Measurement]:
+    """Of each what it can tell."""
+    told = []
+    for each in gpus:
+        values = {
+            GPU_BUSY: each.busy,
+            GPU_MEMORY: each.memory_used_bytes,
+            GPU_MEMORY_LIMIT: each.memory_bytes,
+            GPU_WATTS: each.watts,
+        }
+        for metric, value in values.items():
+            if value is not None:
+                told.append(Measurement(metric, (str(each.index),), float(value)))
+    return told
 
 
 def _of_role(role: str, processes: list[ProcessUsage], cpu_s: float) -> list[Measurement]:
