@@ -105,6 +105,9 @@ def figures(report: Report) -> Iterator[tuple[str, str]]:
         f"now {size(machine.memory_bytes.now)}, mean {size(machine.memory_bytes.mean)}, "
         f"peak {size(machine.memory_bytes.peak)} of {limit}",
     )
+    if machine.gpus_busy is not None and machine.gpu_memory_bytes is not None:
+        peak = size(machine.gpu_memory_bytes.peak)
+        yield "GPUs", f"{level(machine.gpus_busy)} of them computed; memory peak {peak}"
     if report.size_bytes is not None:
         count = NONE if report.parameters is None else counted(report.parameters)
         yield "model", f"{size(report.size_bytes)}, {count} parameters"

@@ -1,4 +1,4 @@
-"""The GPUs of NVIDIA that a machine has, as their driver's library tells (NVML), where there is one.
+"""The GPUs of NVIDIA that a machine has, as the library of their driver tells (NVML).
 
 Loaded by its name when first asked, without any package; a machine without it has no GPUs, which is
 found once. What a GPU cannot tell is left out. Called by the owner for `/metrics` and the history,

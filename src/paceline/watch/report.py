@@ -20,6 +20,8 @@ from paceline.terms.metric import (
     COST,
     CPU_SECONDS,
     EXECUTORS,
+    GPU_BUSY,
+    GPU_MEMORY,
     MODEL_BYTES,
     MODEL_PARAMETERS,
     MODEL_SECONDS,
@@ -109,6 +111,8 @@ class Machine(msgspec.Struct, frozen=True):
     cores: Annotated[float | None, _said("That may be used.")]
     memory_bytes: Level
     memory_limit_bytes: float | None
+    gpus_busy: Annotated[Level | None, _said("GPUs that computed: their shares added up.")] = None
+    gpu_memory_bytes: Level | None = None
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -282,6 +286,8 @@ def _machine(past: Past, last_s: float, step_s: float) -> Machine:
         past.latest(CONTAINER_CORES, {}),
         _level(past, RESIDENT_BYTES, {}, last_s, step_s),
         past.latest(CONTAINER_MEMORY_LIMIT, {}),
+        _level(past, GPU_BUSY, {}, last_s, step_s) if past.series(GPU_BUSY) else None,
+        _level(past, GPU_MEMORY, {}, last_s, step_s) if past.series(GPU_MEMORY) else None,
     )
 
 
