@@ -79,7 +79,7 @@ class Watcher:
             self._task.cancel()
             await asyncio.wait((self._task,))
         if self._looking is not None:
-            self.look()
+            self._try_to_look()
             await self.write(whole=False)
             await self._in_thread(self._looking.close)
         self._thread.shutdown()
@@ -116,13 +116,16 @@ class Watcher:
             late_s = self._clock.now() - moment
             if late_s > TICK_S:  # this process stood still: one long step, and on from here
                 moment += late_s // TICK_S * TICK_S
-            try:
-                self.look()
-            except Exception:  # as above; the next look may do better
-                logger.exception("a look at the boards failed")
+            self._try_to_look()
             if self._writing is None and looking.has_finished:
                 self._writing = self._in_thread(looking.to_write(whole=True))
                 self._writing.add_done_callback(self._written)
+
+    def _try_to_look(self) -> None:
+        try:
+            self.look()
+        except Exception:  # a bug of ours, or of whoever looks too; the next look may do better
+            logger.exception("a look at the boards failed")
 
     def _written(self, done: "asyncio.Future[None]") -> None:
         self._writing = None
