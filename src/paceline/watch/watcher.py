@@ -149,6 +149,7 @@ class _Looking:
         self._folder = folder
         self._at_s = at_s
         self._wall_s = wall_s
+        self._refused = 0
 
     def begin(self, boards: Sequence[Board]) -> None:
         """With what the file says of earlier lives."""
@@ -181,6 +182,9 @@ class _Looking:
         now = self._reader.read(at_s, wall_s, others, self._before)
         self.past.take(between(self._names, self._before, now))
         self._before = now
+        if self._names.refused > self._refused:
+            self._refused = self._names.refused
+            logger.warning("as many series are remembered as may be", not_remembered=self._refused)
         return self.past
 
     @property
