@@ -22,7 +22,7 @@ from paceline.terms.errors import BadInput, BadRequest, Unavailable
 from paceline.terms.limits import HISTORY_ASKED, HISTORY_SECONDS, HISTORY_STEPS
 from paceline.terms.metric import METRICS, MODEL_SECONDS, Metric
 from paceline.watch.past import Past, Step
-from paceline.watch.report import Report, report
+from paceline.watch.report import Finding, Report, report
 from paceline.watch.watcher import Watcher
 from paceline.web.operations import AnyDeclaration, Declaration, Operation
 
@@ -121,7 +121,15 @@ REPORT: Declaration[ReportQuery, None, Report] = Declaration(
 DECLARED: tuple[AnyDeclaration, ...] = (HISTORY, HISTORY_CSV, REPORT)
 
 
-def operations(watcher: Watcher, wall: Callable[[], float]) -> Sequence[Operation]:
+Findings = Callable[[Past, str, float], Sequence[Finding]]
+"""What there is to say of a model in the last seconds, by whoever analyses and alerts."""
+
+
+def operations(
+    watcher: Watcher,
+    wall: Callable[[], float],
+    findings: Findings = lambda past, model, last_s: (),
+) -> Sequence[Operation]:
     async def answer_history(query: HistoryQuery, body: None, who: str) -> HistoryAnswer:
         since_s, step_s = span(query.since, "since"), span(query.step, "step")
         past = await _past(watcher, wall, since_s, step_s)
@@ -133,7 +141,8 @@ def operations(watcher: Watcher, wall: Callable[[], float]) -> Sequence[Operatio
     async def answer_report(query: ReportQuery, body: None, who: str) -> Report:
         last_s, step_s = span(query.since, "since"), span(query.granularity, "granularity")
         past = await _past(watcher, wall, last_s, step_s)
-        return of_model(past, query.model, last_s, step_s, wall())
+        found = findings(past, query.model, last_s)
+        return of_model(past, query.model, last_s, step_s, wall(), found)
 
     return (
         HISTORY.answered_by(answer_history),
@@ -142,7 +151,14 @@ def operations(watcher: Watcher, wall: Callable[[], float]) -> Sequence[Operatio
     )
 
 
-def of_model(past: Past, model: str, last_s: float, step_s: float, now_unix_s: float) -> Report:
+def of_model(
+    past: Past,
+    model: str,
+    last_s: float,
+    step_s: float,
+    now_unix_s: float,
+    findings: Sequence[Finding] = (),
+) -> Report:
     """Refused where the past knows no such model."""
     known = sorted({each["model"] for each in past.series(MODEL_SECONDS)})
     if model not in known:
@@ -152,7 +168,15 @@ def of_model(past: Past, model: str, last_s: float, step_s: float, now_unix_s: f
             remedy=f"Name one of these: {', '.join(known)}." if known else "Nothing is known yet.",
         )
     step_s = max(step_s, last_s / HISTORY_STEPS)
-    return report(past, model, last_s, step_s, now_unix_s=now_unix_s, version=paceline.__version__)
+    return report(
+        past,
+        model,
+        last_s,
+        step_s,
+        now_unix_s=now_unix_s,
+        version=paceline.__version__,
+        findings=findings,
+    )
 
 
 async def _past(
