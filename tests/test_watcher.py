@@ -1,7 +1,9 @@
 """The owner's look each second: on a clock of the test's, with a real thread and a real file."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Coroutine
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ import pytest
 from paceline.observe.board import Board
 from paceline.terms.errors import Unavailable
 from paceline.terms.measurement import Measurement
-from paceline.terms.metric import REQUESTS
+from paceline.terms.metric import REQUEST_SECONDS, REQUESTS
 from paceline.watch.archive import archive
 from paceline.watch.past import Past
+from paceline.watch.store import FILE
 from paceline.watch.watcher import Watcher
 
 WALL_S = 1_800_000_000.0
@@ -138,6 +141,31 @@ def test_who_fails_each_second_stops_neither_the_look_nor_the_server(
 
     run(live, tmp_path)
     assert "a look at the boards failed" in caplog.text
+
+
+def test_a_file_whose_rows_are_damaged_is_begun_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def live(watched: Watched) -> None:
+        watched.board.sketch(REQUEST_SECONDS, "m").record(0.5)
+        await watched.start()
+        await watched.clock.pass_s(1.0)
+        assert watched.told == [0]
+        await watched.watcher.close()
+
+    run(live, tmp_path)
+    with closing(sqlite3.connect(tmp_path / FILE)) as database:
+        rows = database.execute("SELECT size, began, body FROM steps").fetchall()
+        for size_s, began, body in rows:
+            database.execute(
+                "UPDATE steps SET body = ? WHERE size = ? AND began = ?",
+                (body[:-4] + b"\0\0\0\0", size_s, began),
+            )
+        database.commit()
+    run(live, tmp_path)
+    assert caplog.text.count("is damaged and begins anew") == 1
+    run(live, tmp_path)
+    assert caplog.text.count("is damaged and begins anew") == 1
 
 
 def test_without_a_folder_the_past_ends_with_the_process() -> None:

@@ -20,7 +20,8 @@ class Step(msgspec.Struct, frozen=True):
     `value` is what a counter grew by, or what a gauge said last; of a sketch, how many there were,
     with their sum, the largest (within 1 %), and the quantiles of `observe/board.py`, None without
     any. Of a counter, `largest` is what it grew by in its best second. Of a gauge it is the largest
-    that it said, and `sum` is value times time, so that `sum / known_s` is its mean.
+    that it said, and `sum` is value times time, so that `sum / known_s` is its mean. Of several
+    series in a step of more than a second, `largest` is theirs added up: it was no more than that.
     """
 
     wall_s: float

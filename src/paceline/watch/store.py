@@ -9,6 +9,8 @@ in a thread, once a minute, and by reports that look further back than memory do
 
 import os
 import sqlite3
+import struct
+import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
@@ -38,6 +40,10 @@ CREATE TABLE steps (
 """
 GONE_AT_ONCE = 60
 """Of minutes, when the file has become too large."""
+
+
+OF_A_BODY = (msgspec.MsgspecError, ValueError, zlib.error, struct.error)
+"""What is raised where one is damaged."""
 
 
 class _Body(msgspec.Struct, array_like=True):
@@ -72,7 +78,7 @@ class MetricsFile:
             return
         try:
             self._write([*self._waiting])
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, *OF_A_BODY) as error:
             self._failed(error)
         else:
             self._waiting.clear()
@@ -85,9 +91,9 @@ class MetricsFile:
         file, or one that cannot be read; whoever may write it can `repair` it: begin it anew."""
         try:
             yield from self._read(size_s, since_s)
-        except (sqlite3.Error, msgspec.MsgspecError, ValueError, OSError) as error:
+        except (sqlite3.Error, OSError, *OF_A_BODY) as error:
             if repair and _is_damage(error):
-                self._begin_anew(error)
+                self.begin_anew(error)
             else:
                 logger.warning("the history in its file cannot be read", why=str(error))
 
@@ -244,7 +250,7 @@ class MetricsFile:
         """Told once for each kind of fault; a damaged file is begun anew."""
         self.close()
         if _is_damage(error):
-            self._begin_anew(error)
+            self.begin_anew(error)
         elif str(error) != self._told:
             self._told = str(error)
             logger.error(
@@ -254,7 +260,8 @@ class MetricsFile:
                 remedy="free some space, or see who may write there; what is served is not touched",
             )
 
-    def _begin_anew(self, error: Exception) -> None:
+    def begin_anew(self, error: Exception) -> None:
+        """Also for whoever found the damage in what was read."""
         self.close()
         logger.error(
             "the history in its file is damaged and begins anew",
@@ -270,4 +277,4 @@ def _is_damage(error: Exception) -> bool:
     """Of the file itself, not of the disk it is on or of who holds it."""
     if isinstance(error, sqlite3.OperationalError | OSError):
         return False
-    return isinstance(error, sqlite3.DatabaseError | msgspec.MsgspecError | ValueError)
+    return isinstance(error, (sqlite3.DatabaseError, *OF_A_BODY))

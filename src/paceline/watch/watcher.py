@@ -157,15 +157,18 @@ class _Looking:
         from paceline.watch.names import Names
         from paceline.watch.rollup import HOUR, MINUTE
         from paceline.watch.sampling import Reader
-        from paceline.watch.store import MetricsFile
+        from paceline.watch.store import OF_A_BODY, MetricsFile
 
         self._names = Names()
         self.past = History(self._names, self._at_s, self._wall_s)
         self._file = None if self._folder is None else MetricsFile(self._folder, self._names)
         if self._file is not None:
-            for size_s, steps in ((HOUR, HISTORY_HOURS), (MINUTE, HISTORY_MINUTES)):
-                for kept in self._file.read(size_s, self._wall_s - size_s * steps, repair=True):
-                    self.past.restore(kept)
+            try:
+                for size_s, steps in ((HOUR, HISTORY_HOURS), (MINUTE, HISTORY_MINUTES)):
+                    for kept in self._file.read(size_s, self._wall_s - size_s * steps, repair=True):
+                        self.past.restore(kept)
+            except OF_A_BODY as error:
+                self._file.begin_anew(error)
         self._reader = Reader(boards, self._names)
 
     def see_first(self, at_s: float, wall_s: float, others: Sequence[Measurement]) -> None:
