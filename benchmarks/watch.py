@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import record
+from paceline.clock import RealClock
 from paceline.observe.board import Board
 from paceline.serve.tally import Tally
 from paceline.stats.sketch import (
@@ -51,6 +52,7 @@ from paceline.watch.names import Names
 from paceline.watch.rollup import DAY, HOUR, MINUTE, Kept
 from paceline.watch.sampling import Reader, between, first
 from paceline.watch.store import MetricsFile
+from paceline.web.probe import ModelCpu, Recent, probe
 
 MODELS = ("classifier", "encoder")
 RATE = 1000
@@ -236,9 +238,6 @@ def pss_mb() -> float:
 
 def probe_ms(times: int = 200) -> float:
     """Of the look at the machine that comes with each, for this process and its first child."""
-    from paceline.clock import RealClock
-    from paceline.web.probe import ModelCpu, Recent, probe
-
     seen, models = Recent(RealClock().now), ModelCpu()
     began = time.process_time()
     for _ in range(times):

@@ -11,10 +11,8 @@ It reads no boards and writes no file. Called by `watcher.py`, which tells it wh
 through `past.py` by whoever asks.
 """
 
-import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,115 +46,10 @@ from paceline.watch.rollup import (
     together,
 )
 from paceline.watch.sampling import Happened
-
-STATS = 3 + len(QUANTILES)
-"""Of a distribution in one step: count, sum, largest, quantiles."""
-
-NONE = -1
+from paceline.watch.tiers import NONE, STATS, Packs, Part, Tier, covered
 
 ROUNDING = 1e-4
 """Of counts in the tables, which have seven digits."""
-
-
-class _Table:
-    """Rows of numbers, in memory that the system gives page by page, when it is written to."""
-
-    def __init__(self, rows: int, steps: int, dtype: type, depth: int = 1) -> None:
-        size = np.dtype(dtype).itemsize * rows * steps * depth
-        shape = (rows, steps) if depth == 1 else (rows, steps, depth)
-        self.cells: NDArray[Any] = np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
-
-
-class _Tier:
-    """Steps of one length. `at` says which step is in each place, by its number."""
-
-    def __init__(self, size_s: int, steps: int, dtype: type) -> None:
-        self.size_s = size_s
-        self.steps = steps
-        self.at = np.full(steps, NONE, dtype=np.int64)
-        self.known_s = np.zeros(steps)
-        self.wall_s = np.zeros(steps)
-        self.sums_up = size_s > 1
-        """of a second the mean and the largest are the value itself"""
-        self.values = _Table(HISTORY_SERIES, steps, dtype).cells
-        self.stats = _Table(HISTORY_SKETCHES, steps, np.float32, STATS).cells
-        if self.sums_up:
-            self.sums = _Table(HISTORY_SERIES, steps, np.float32).cells
-            self.largest = _Table(HISTORY_SERIES, steps, np.float32).cells
-        self.first = NONE
-        """the oldest step there is, in seconds"""
-        self.rows = 0
-        self.stat_rows = 0
-
-    def place(self, step: int, wall_s: float) -> int:
-        """Of a step, made empty where another one was."""
-        place = step % self.steps
-        if self.at[place] != step:
-            if self.at[place] != NONE:
-                self.values[: self.rows, place] = 0
-                self.stats[: self.stat_rows, place] = 0
-                if self.sums_up:
-                    self.sums[: self.rows, place] = 0
-                    self.largest[: self.rows, place] = 0
-            self.at[place] = step
-            self.known_s[place] = 0.0
-            self.wall_s[place] = wall_s
-            begin = step * self.size_s
-            if self.first == NONE or begin < self.first:
-                self.first = begin
-        return place
-
-    def began(self, end: int) -> int:
-        """The oldest second that is known of it, where `end` is the one that comes next."""
-        newest = (end - 1) // self.size_s
-        return max(self.first, (newest - self.steps + 1) * self.size_s)
-
-    def places(self, low: int, high: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of the steps with a share in these seconds: number and place of those that are known."""
-        steps = np.arange(low // self.size_s, (high - 1) // self.size_s + 1)
-        places = steps % self.steps
-        there = self.at[places] == steps
-        return steps[there], places[there]
-
-
-class _Packs:
-    """Whole distributions, each of a stretch of one length."""
-
-    def __init__(self, size_s: int, most: int) -> None:
-        self.size_s = size_s
-        self.most = most
-        self.of: dict[int, dict[int, bytes]] = {}
-        """by step, then by series"""
-        self.bytes = 0
-        self.dropped = False
-
-    def put(self, step: int, number: int, packed: bytes) -> None:
-        there = self.of.setdefault(step, {})
-        if number in there:
-            self.bytes -= len(there[number])
-            packed = pack(together((there[number], packed)))
-        there[number] = packed
-        self.bytes += len(packed)
-        while len(self.of) > self.most:
-            self.drop()
-
-    def drop(self) -> None:
-        """The oldest step."""
-        self.dropped = True
-        oldest = self.of.pop(min(self.of))
-        self.bytes -= sum(map(len, oldest.values()))
-
-    @property
-    def first(self) -> int:
-        return min(self.of) * self.size_s if self.of else NONE
-
-
-class _Part(NamedTuple):
-    """Of a window: the seconds from `low` on, before `high`, as tier `tier` has them."""
-
-    tier: int
-    low: int
-    high: int
 
 
 class History:
@@ -174,14 +67,14 @@ class History:
         self._end = self._oldest = self._started
         """the second that comes next, as a number of seconds"""
         self._tiers = (
-            _Tier(1, HISTORY_SECONDS, np.float32),
-            _Tier(MINUTE, HISTORY_MINUTES, np.float32),
-            _Tier(HOUR, HISTORY_HOURS, np.float64),
+            Tier(1, HISTORY_SECONDS, np.float32),
+            Tier(MINUTE, HISTORY_MINUTES, np.float32),
+            Tier(HOUR, HISTORY_HOURS, np.float64),
         )
         self._packs = (
-            _Packs(HISTORY_SKETCH_S, HISTORY_SECONDS // HISTORY_SKETCH_S),
-            _Packs(MINUTE, HISTORY_MINUTES if keeps_minutes else HISTORY_SECONDS // MINUTE),
-            _Packs(HOUR, HISTORY_HOURS if keeps_minutes else HISTORY_SKETCH_HOURS),
+            Packs(HISTORY_SKETCH_S, HISTORY_SECONDS // HISTORY_SKETCH_S),
+            Packs(MINUTE, HISTORY_MINUTES if keeps_minutes else HISTORY_SECONDS // MINUTE),
+            Packs(HOUR, HISTORY_HOURS if keeps_minutes else HISTORY_SKETCH_HOURS),
         )
         self._rows = np.full(HISTORY_SERIES, NONE, dtype=np.intp)
         """of each number, its row in the tables of values"""
@@ -310,7 +203,7 @@ class History:
                 _put(self._running[index + 1], number, running[number])
         running.clear()
 
-    def _state(self, tier: _Tier, step: int, number: int, cells: Cells) -> None:
+    def _state(self, tier: Tier, step: int, number: int, cells: Cells) -> None:
         """Count and quantiles of what a minute or an hour took in."""
         place = step % tier.steps
         if tier.at[place] == step:
@@ -478,10 +371,10 @@ class History:
 
     # --- How --------------------------------------------------------------------------------------
 
-    def _cover(self, begin: float) -> Iterator[_Part]:
+    def _cover(self, begin: float) -> Iterator[Part]:
         """The window from `begin` on, each second of it once, as finely as it is known."""
         firsts = [NONE if tier.first == NONE else tier.began(self._end) for tier in self._tiers]
-        return _covered(begin, self._end, firsts, [tier.size_s for tier in self._tiers])
+        return covered(begin, self._end, firsts, [tier.size_s for tier in self._tiers])
 
     def _merged(self, numbers: Sequence[int], begin: float, end: int) -> Cells:
         """Every distribution that has a share in these seconds."""
@@ -493,7 +386,7 @@ class History:
         if self._packs[0].dropped:
             firsts[1] = NONE  # single minutes are those before this life, and there is a gap
         sizes = [packs.size_s for packs in self._packs]
-        for part in _covered(begin, end, firsts, sizes):
+        for part in covered(begin, end, firsts, sizes):
             packs = self._packs[part.tier]
             for step in range(part.low // packs.size_s, (part.high - 1) // packs.size_s + 1):
                 there = packs.of.get(step, {})
@@ -506,7 +399,7 @@ class History:
         return cells
 
     def _columns(
-        self, tier: _Tier, rows: Sequence[int], places: NDArray[np.int64], metric: Metric
+        self, tier: Tier, rows: Sequence[int], places: NDArray[np.int64], metric: Metric
     ) -> tuple[NDArray[np.float64], ...]:
         """Value, sum and largest in each place, of all rows together."""
         found = tuple(np.zeros(len(places)) for _ in range(COLUMNS))
@@ -533,7 +426,7 @@ class History:
     def _distribution(
         self,
         step: Step,
-        tier: _Tier,
+        tier: Tier,
         numbers: Sequence[int],
         rows: Sequence[int],
         places: NDArray[np.int64],
@@ -566,29 +459,3 @@ def _stats(cells: Cells) -> NDArray[np.float64]:
     found = quantiles(cells)
     head = (cells[COUNT], cells[CELL_SUM], cells[MAX])
     return np.array([*head, *([0.0] * len(QUANTILES) if found is None else found.tolist())])
-
-
-def _covered(
-    begin: float, end: int, firsts: Sequence[int], sizes: Sequence[int]
-) -> Iterator[_Part]:
-    """`firsts` are from where on each length of steps is known; the finest come first. Where a
-    coarser one goes on, the finer one begins where one of its steps does."""
-    high = end
-    low = int(begin // 1)
-    for index, first in enumerate(firsts):
-        if first == NONE or first >= high:
-            continue
-        begins = max(low, first)
-        further = [
-            sizes[other]
-            for other in range(index + 1, len(firsts))
-            if firsts[other] != NONE and firsts[other] < begins
-        ]
-        if begins > low and further:
-            begins = -(-begins // further[0]) * further[0]
-            if begins >= high:
-                continue
-        yield _Part(index, begins, high)
-        high = begins
-        if high <= low:
-            return
