@@ -97,4 +97,5 @@ CAPABILITIES: Mapping[str, Probe] = {
     "tmpfs": tmpfs,
     "own-network": own_network,
     "strace": strace,
+    "cc": on_path("cc", remedy="apt-get install gcc libc6-dev"),
 }

@@ -502,6 +502,31 @@ def test_a_change_that_no_server_answers_is_not_said_to_be_done(
             assert second.ask("GET", "/api/status").json["plan"] == 2
 
 
+def test_the_past_is_drawn_told_in_words_and_chosen_by_keyboard(
+    tmp_path: Path, browser: Browser
+) -> None:
+    """Of a server that was started again: what the one before did is there, in the longer spans."""
+    with Server(tmp_path / "state") as server, looking(browser, server.address) as page:
+        is_ready(page)
+        predict(server, 30)
+        plots = page.locator("#plots svg")
+        expect(plots).to_have_count(6)
+        expect(plots.first).to_have_attribute(
+            "aria-label", re.compile(r"Requests/s from 10 min ago until now: now [\d.]+, peak")
+        )
+        until_counted = re.compile(r"p99 from 10 min ago until now: now .* peak [\d.]+ ms")
+        expect(plots.nth(2)).to_have_attribute("aria-label", until_counted)
+        expect(plots.nth(2).locator("path")).to_have_attribute("d", re.compile("^M"))
+    with Server(tmp_path / "state") as server, looking(browser, server.address) as page:
+        is_ready(page)
+        page.locator("input[value='10m']").focus()
+        page.keyboard.press("ArrowRight")
+        label = re.compile(r"p50 from an hour ago until now: .* peak [\d.]+ ms")
+        expect(page.locator("#plots svg").nth(1)).to_have_attribute("aria-label", label)
+        lines = server.ask("GET", str(page.locator("#past-csv").get_attribute("href")))
+        assert b"paceline_requests_total,,20" in lines.body
+
+
 @pytest.mark.parametrize("width", [360, 1600])
 def test_the_page_fits_and_asks_nobody_else(tmp_path: Path, browser: Browser, width: int) -> None:
     with Server(tmp_path / "state") as server, looking(browser, server.address, width) as page:

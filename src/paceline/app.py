@@ -35,12 +35,14 @@ from paceline.journal.pending import Pending
 from paceline.journal.sqlite import FILE, SqliteReader, SqliteStore
 from paceline.observe import log
 from paceline.observe.board import Board
+from paceline.observe.probes import container
 from paceline.processes import notify
 from paceline.processes.child import LINK_FD
 from paceline.processes.memory import keep_freed
 from paceline.processes.state_dir import Holder, StateDir
 from paceline.serve import digits
 from paceline.serve.knobs import catalogue, executors
+from paceline.serve.model_source import ModelSource
 from paceline.terms.errors import CannotStart, NoKey, NotAllowed, PortTaken
 from paceline.terms.limits import CONNECTION_BACKLOG, KEPT_BYTES, LLM_NEWS_PER_S, SWITCH_S
 from paceline.terms.plan import Address, Catalogue, Knob, changed
@@ -62,8 +64,9 @@ def key_file(settings: Server) -> KeyFile:
 def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
     """Serves until it is told to stop. `on_ready` gets the address and what the models take, once
     requests are answered."""
+    from paceline.observe.gpus import Gpus
     from paceline.web.owner import Owner
-    from paceline.web.probe import ModelCpu, ended_cpu_s, probe
+    from paceline.web.probe import ModelCpu, Recent, ended_cpu_s, of_gpus, probe
 
     settings = loaded.settings.server
     tls_of(settings)
@@ -72,6 +75,7 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
         model.check()  # what a front would find, told before anything begins
     before_s, of_models = ended_cpu_s(), ModelCpu()
     clock = RealClock()
+    seen, gpus = Recent(clock.now), Gpus(clock.now)
     log.setup(
         settings.log_format,
         settings.log_level,
@@ -112,7 +116,11 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
                 address,
                 keys,
                 loaded.models,
-                lambda pids: probe(pids, before_s, of_models),
+                _files(loaded.models),
+                lambda pids, recent: [
+                    *probe(pids, before_s, of_models, seen if recent else container),
+                    *of_gpus(gpus()),
+                ],
                 clock,
                 new_secret(),
                 ready,
@@ -328,6 +336,12 @@ def _knobs(loaded: Loaded) -> Catalogue:
     for model in loaded.models:
         knobs |= catalogue([model.name], of_front if model.path else 1)
     return knobs
+
+
+def _files(models: Iterable[ModelSource]) -> dict[str, Path]:
+    """Of those that are ONNX files, shipped ones too."""
+    files = {each.name: each.path or SHIPPED.get(each.name) for each in models if not each.python}
+    return {name: Path(path) for name, path in files.items() if path}
 
 
 def _served(lines: Iterable[Address]) -> list[str]:

@@ -14,6 +14,7 @@ from paceline.cli import config, demo, journal, key, plan
 from paceline.cli.calls import calls
 from paceline.cli.doctor import doctor
 from paceline.cli.load import load
+from paceline.cli.report import report
 from paceline.cli.serve import serve
 from paceline.cli.simulate import simulate
 from paceline.cli.streams import standard_streams
@@ -44,6 +45,7 @@ Paceline serves models, and holds them to what you say they must achieve.
   paceline plan      see how models are served, change it, take it back
   paceline why       why a knob is as it is: its story
   paceline calls     the last LLM calls, and where their time went
+  paceline report    what a model did: latency, throughput, queue, machine, cost
   paceline simulate  see how requests would be served, before there are any
   paceline load      send requests to a server at a rate, and time its answers
 
@@ -74,6 +76,7 @@ def command_line() -> typer.Typer:
     app.add_typer(plan.app, name="plan")
     app.command()(why)
     app.command()(calls)
+    app.command()(report)
     app.command()(simulate)
     app.command()(load)
     app.add_typer(demo.app, name="demo")

@@ -35,6 +35,7 @@ def up(
     log_level: Annotated[Level | None, option("log_level")] = None,
     access_log: Annotated[bool | None, option("access_log")] = None,
     reload_on_save: Annotated[bool | None, option("reload_on_save")] = None,
+    usd_h: Annotated[float | None, option("usd_h")] = None,
     no_budget: Annotated[bool | None, option("no_budget", "--no-budget/--budget")] = None,
     config: Annotated[Path | None, typer.Option(help=CONFIG_HELP)] = None,
     as_json: Annotated[
@@ -63,6 +64,7 @@ def up(
         "log_level": log_level,
         "access_log": access_log,
         "reload_on_save": reload_on_save,
+        "usd_h": usd_h,
         "no_budget": no_budget,
     }
     loaded = settings_source(config, flags).load()

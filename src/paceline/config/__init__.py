@@ -59,6 +59,10 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     reload_on_save: Annotated[
         bool, Meta(description="Read the settings again whenever their file is saved.")
     ] = False
+    usd_h: Annotated[
+        float,
+        Meta(description="USD that this machine costs an hour, for reports; 0 is not known.", ge=0),
+    ] = 0.0
     no_budget: Annotated[
         bool,
         Meta(description="Call LLM providers that cost money, though nothing limits how much."),
@@ -90,7 +94,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             )
 
 
-AT_RELOAD = frozenset({"drain_s", "log_level", "access_log", "reload_on_save"})
+AT_RELOAD = frozenset({"drain_s", "log_level", "access_log", "reload_on_save", "usd_h"})
 """What a running server can change; the rest of `Server` it is started with."""
 
 

@@ -11,7 +11,7 @@ so that readers never see half an entry), then the cells of the series.
 
 import mmap
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -123,6 +123,16 @@ class Board:
         cell = self._known.get((metric.name, labels))
         size = SKETCH_CELLS if metric.kind == "sketch" else 1
         return None if cell is None else self._cells[cell : cell + size]
+
+    @property
+    def memory(self) -> Cells:
+        """All cells, for a reader who looks at many of them at once."""
+        return self._cells
+
+    def places(self) -> Mapping[_Key, int]:
+        """In which cell each series begins, by name and labels; it only grows."""
+        self._learn()
+        return self._known
 
     def reset_gauges(self) -> None:
         """What a dead writer's gauges said is no longer so; called when its end is noticed."""

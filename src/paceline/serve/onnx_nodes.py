@@ -1,12 +1,14 @@
-"""Which operators an ONNX file has, read without the `onnx` package, which servers do not have.
+"""What an ONNX file has (operators, numbers of weights), read without the `onnx` package, which
+servers do not have.
 
 An ONNX file is a protobuf message, and a small part of that format suffices to go from node to node
 past the weights: https://protobuf.dev/programming-guides/encoding and onnx.proto. It judges no
-model; onnxruntime has loaded it before. Called by `onnx_model.py`.
+model; onnxruntime has loaded it before. Called by `onnx_model.py`, and by the owner for reports.
 """
 
 import mmap
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 
 # Kinds of fields; all others have a fixed size.
@@ -16,6 +18,7 @@ SIZE_BYTES = {1: 8, 5: 4}
 # Numbers of fields, by message.
 MODEL_GRAPH, MODEL_FUNCTIONS = 7, 25
 GRAPH_NODE, FUNCTION_NODE = 1, 7
+GRAPH_INITIALIZER, TENSOR_DIMENSION = 5, 1
 NODE_INPUT, NODE_OPERATOR, NODE_ATTRIBUTE = 1, 4, 5
 ATTRIBUTE_GRAPHS = (6, 11)
 
@@ -35,6 +38,46 @@ def draws_lots(path: Path) -> bool:
         memoryview(mapped) as whole,
     ):
         return _draws_lots(whole)
+
+
+def parameters(path: Path) -> int | None:
+    """Numbers in the weights of its graph; None where it is not read as ONNX."""
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as whole,
+    ):
+        return _parameters(whole)
+
+
+def _parameters(data: memoryview) -> int | None:
+    total = 0
+    try:
+        for number, graph in _fields(data):
+            if number == MODEL_GRAPH:
+                for field, tensor in _fields(graph):
+                    if field == GRAPH_INITIALIZER:
+                        total += prod(_dimensions(tensor))
+    except (LookupError, ValueError):
+        return None
+    return total
+
+
+def _dimensions(tensor: memoryview) -> Iterator[int]:
+    """They come first, each as a field or all of them in one."""
+    at = 0
+    while at < len(tensor):
+        key, at = _varint(tensor, at)
+        if key >> 3 != TENSOR_DIMENSION:
+            return
+        size, at = _varint(tensor, at)
+        if key & 7 == VARINT:
+            yield size
+            continue
+        end = at + size
+        while at < end:
+            size, at = _varint(tensor, at)
+            yield size
 
 
 def _draws_lots(data: memoryview) -> bool:

@@ -22,6 +22,10 @@ UNITS_S: Mapping[str, float] = {
 LONGEST_S = 24 * 3600.0
 """A day: nobody waits longer for an answer, or for company in a batch."""
 
+SPANS_S: Mapping[str, float] = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+LONGEST_SPAN_S = 2 * 365 * 86400.0
+"""Of the past: as long as it is kept."""
+
 _BESIDE_NUMBER = re.compile(r" (?=[%<\d]|[mµ]?s\b)")
 _AMOUNT = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*(\S*)")
 
@@ -44,6 +48,24 @@ def seconds(text: str, what: str, *, may_be_zero: bool = False) -> float:
             remedy=f"Write {'0s or more' if may_be_zero else 'more than 0s'}, and at most 24h.",
         )
     return time_s
+
+
+def span(text: str, what: str) -> float:
+    """A stretch of the past: `10m`, `1h`, `7d`."""
+    found = _AMOUNT.fullmatch(text.strip())
+    number, unit = found.groups() if found else ("10", "")
+    if unit not in SPANS_S:
+        raise BadInput(
+            f"{what} is a stretch of time, a number with its unit",
+            value=text,
+            remedy=f"Write it like {number}m or {number}h; the units are {', '.join(SPANS_S)}.",
+        )
+    span_s = float(number) * SPANS_S[unit]
+    if not 1 <= span_s <= LONGEST_SPAN_S:
+        raise BadInput(
+            f"{what} cannot be this long", value=text, remedy="Write at least 1s, at most 730d."
+        )
+    return span_s
 
 
 def share(text: str, what: str) -> float:

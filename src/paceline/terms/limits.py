@@ -644,3 +644,54 @@ LLM_BESIDE_BYTES = 512 * 1024 * 1024
 
 LLM_BESIDE_S = 10.0
 """how long the work on one body may take; then the process is killed and restarted"""
+
+HISTORY_SERIES = 6000
+"""series of one server that are remembered; a hundred models in use have 5000"""
+
+HISTORY_SKETCHES = 512
+"""of them, those of a distribution"""
+
+HISTORY_SECONDS = 3600
+"""steps of one second that are remembered in memory"""
+
+HISTORY_MINUTES = 1440
+"""steps of one minute that are remembered in memory"""
+
+HISTORY_HOURS = 720
+"""steps of one hour that are remembered in memory"""
+
+HISTORY_SKETCH_S = 10
+"""in seconds, the shortest stretch of time whose distributions are remembered whole"""
+
+HISTORY_SKETCH_HOURS = 72
+"""distributions of one hour that are remembered in memory, of each series"""
+
+HISTORY_PACKED_BYTES = 64 * 1024 * 1024
+"""of remembered distributions; beyond it the oldest go"""
+
+METRICS_MINUTES_KEPT_S = 3 * 86400
+"""how long single minutes stay in `metrics.db`"""
+
+METRICS_HOURS_KEPT_S = 90 * 86400
+"""how long single hours stay in `metrics.db`"""
+
+METRICS_DAYS_KEPT_S = 2 * 365 * 86400
+"""how long single days stay in `metrics.db`"""
+
+METRICS_BYTES = 256 * 1024 * 1024
+"""of `metrics.db`; beyond it the oldest minutes go"""
+
+METRICS_BACKLOG = 60
+"""minutes that wait for `metrics.db` where it cannot be written; then the oldest are lost"""
+
+METRICS_BUSY_S = 2.0
+"""how long a write waits for a foreign program that holds `metrics.db` locked"""
+
+GPUS = 64
+"""GPUs of one machine that are watched"""
+
+HISTORY_ASKED = 8
+"""metrics in one question about the past"""
+
+HISTORY_STEPS = 5000
+"""steps of one series in one answer about the past; of more they are made longer"""

@@ -107,6 +107,30 @@ MODEL_INFO = Metric(
     "How many fronts serve the model, and which version of it.",
     ("model", "version"),
 )
+MODEL_BYTES = Metric(
+    "paceline_model_size_bytes", "gauge", "bytes", "The file of an ONNX model.", ("model",)
+)
+MODEL_PARAMETERS = Metric(
+    "paceline_model_parameters",
+    "gauge",
+    "numbers",
+    "Numbers in the weights of an ONNX model.",
+    ("model",),
+)
+BATCH_LIMIT = Metric(
+    "paceline_batch_limit_rows",
+    "gauge",
+    "rows",
+    "Rows that a batch may have, as the Plan in force says.",
+    ("model",),
+)
+EXECUTORS = Metric(
+    "paceline_executors",
+    "gauge",
+    "batches",
+    "Batches that may run at once, in all fronts together.",
+    ("model",),
+)
 NOT_RUN = Metric(
     "paceline_not_run_total",
     "counter",
@@ -268,6 +292,29 @@ CONTAINER_MEMORY_LIMIT = Metric(
     "bytes",
     "Memory the container may use; absent without a limit.",
 )
+GPU_BUSY = Metric(
+    "paceline_gpu_busy_ratio",
+    "gauge",
+    "ratio",
+    "Share of the last moments in which a GPU computed, as its driver says.",
+    ("gpu",),
+)
+GPU_MEMORY = Metric(
+    "paceline_gpu_memory_bytes", "gauge", "bytes", "Memory of a GPU in use, by anybody.", ("gpu",)
+)
+GPU_MEMORY_LIMIT = Metric(
+    "paceline_gpu_memory_limit_bytes", "gauge", "bytes", "Memory that a GPU has.", ("gpu",)
+)
+GPU_WATTS = Metric(
+    "paceline_gpu_power_watts", "gauge", "watts", "Power that a GPU takes.", ("gpu",)
+)
+COST = Metric(
+    "paceline_cost_usd_total",
+    "counter",
+    "USD",
+    "What it has cost since the start, by kind: compute is `usd_h` times the time it ran.",
+    ("kind",),
+)
 BUILD = Metric(
     "paceline_build_info", "gauge", "", "Always 1; the labels say what runs.", ("version",)
 )
@@ -290,6 +337,10 @@ METRICS: tuple[Metric, ...] = (
     LAST_RUN,
     FAILED_SECONDS,
     MODEL_INFO,
+    MODEL_BYTES,
+    MODEL_PARAMETERS,
+    BATCH_LIMIT,
+    EXECUTORS,
     NOT_RUN,
     QUEUED,
     QUEUE_AGE,
@@ -319,6 +370,11 @@ METRICS: tuple[Metric, ...] = (
     CONTAINER_CPU_SECONDS,
     CONTAINER_MEMORY,
     CONTAINER_MEMORY_LIMIT,
+    GPU_BUSY,
+    GPU_MEMORY,
+    GPU_MEMORY_LIMIT,
+    GPU_WATTS,
+    COST,
     BUILD,
     STARTED,
 )

@@ -29,7 +29,7 @@ from paceline.terms.errors import (
     WrongContentType,
     WrongKey,
 )
-from paceline.web.operations import JSON, AnyDeclaration, Declaration
+from paceline.web.operations import EVENT_STREAM, JSON, AnyDeclaration, Declaration
 
 ANY_CALL: tuple[type[PacelineError], ...] = (
     BadRequest,
@@ -170,7 +170,8 @@ def _responses(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     answer, described = schema_of[declared.answer], HTTPStatus(declared.status).phrase
     if declared.media_type != JSON:
-        answer, described = {"type": "string"}, f"{_name(answer)} as the data of each event"
+        lines = "as the data of each event" if declared.media_type == EVENT_STREAM else "as lines"
+        answer, described = {"type": "string"}, f"{_name(answer)} {lines}"
     yield str(declared.status), _response(described, declared.media_type, answer)
     by_status: dict[int, list[str]] = {}
     for error in errors_of(declared):
@@ -195,7 +196,7 @@ def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _operation_id(declared: AnyDeclaration) -> str:
-    address = declared.path.removeprefix("/api/").removesuffix(".json")
+    address = declared.path.removeprefix("/api/").removesuffix(".json").replace(".", "_")
     return "_".join([declared.method.lower(), *address.replace("-", "_").split("/")])
 
 

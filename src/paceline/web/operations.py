@@ -40,7 +40,8 @@ FORMS = "GET /api/openapi.json says what this address takes."
 
 class Declaration(msgspec.Struct, Generic[Query, Body, Answer], frozen=True):
     """`summary` is one sentence. `errors` are those of its own, beside what any operation may
-    answer (`openapi.py` adds these). Where `query` or `body` is None, the handler gets None."""
+    answer (`openapi.py` adds these). Where `query` or `body` is None, the handler gets None. Where
+    `media_type` is not JSON, it answers with the bytes; `answer` says what they tell of."""
 
     method: Literal["GET", "POST"]
     path: str
@@ -77,11 +78,12 @@ class Operation:
         if self.declared.method != "GET":
             body = read_json(await read_body(http), self.declared.body)
         answer = await self._handle(query, body, who)
-        return Response(answer, self.declared.status, media_type=JSON)
+        return Response(answer, self.declared.status, media_type=self.declared.media_type)
 
     async def _handle(self, query: object, body: object, who: str) -> bytes:
         try:
-            return msgspec.json.encode(await self._handler(query, body, who))
+            answer = await self._handler(query, body, who)
+            return answer if self.declared.media_type != JSON else msgspec.json.encode(answer)
         except PacelineError:
             raise
         except Exception as error:  # the last resort: a bug of ours is answered, and logged whole

@@ -6,7 +6,9 @@ It never loads a model and never answers an inference. Its parts come from `app.
 import asyncio
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
 
 import paceline
 from paceline.access.keys import Key, KeyFile
@@ -35,10 +37,12 @@ from paceline.terms.metric import (
     STARTED,
 )
 from paceline.terms.plan import Catalogue
-from paceline.web import calls_api, plan_api
+from paceline.watch.watcher import Watcher
+from paceline.web import calls_api, history_api, plan_api
 from paceline.web.control import Control
 from paceline.web.doorkeeper import Doorkeeper
 from paceline.web.fronts import Fronts, Takes
+from paceline.web.machine import MachineCost, of_files, of_plan
 from paceline.web.messages import KeysChanged, SettingsChanged, Start
 from paceline.web.scores import Scores
 from paceline.web.settings_api import SettingsInForce, wanted
@@ -57,8 +61,9 @@ from paceline.web.v2_owner import Repository
 
 logger = log.get(__name__)
 
-Probe = Callable[[list[int]], list[Measurement]]
-"""Measures the processes and the container, given the pids of the fronts."""
+Probe = Callable[[list[int], bool], list[Measurement]]
+"""Measures the processes and the container, given the pids of the fronts, and whether what is some
+seconds old will do."""
 
 
 class Owner:
@@ -74,6 +79,7 @@ class Owner:
         address: str,
         keys: KeyFile,
         models: tuple[ModelSource, ...],
+        files: Mapping[str, Path],
         probe: Probe,
         clock: Clock,
         session_secret: bytes,
@@ -91,6 +97,7 @@ class Owner:
         self._key_file = keys
         self._keys: tuple[Key, ...] = keys.load()
         self._models = models
+        self._files = files
         self._probe = probe
         self._clock = clock
         self._on_ready: Callable[[Takes], None] | None = on_ready
@@ -122,6 +129,10 @@ class Owner:
         self._steered = Steered(self._desk)
         self._scores = Scores(self._desk, self._totals, clock)
         self._settings = SettingsInForce(loaded, self._desk, self._on_settings)
+        self._cost = MachineCost(lambda: self._settings.server.usd_h, clock)
+        self._watcher = Watcher(
+            held.path, lambda: self._boards, lambda: self._beside_boards(recent=True), clock
+        )
         self._upkeep = Upkeep(self._desk, self._settings, clock)
         self._control = Control(
             self._measure,
@@ -134,6 +145,7 @@ class Owner:
                 *plan_api.operations(self._desk, how=lambda: self._fronts.how),
                 *self._settings.operations(),
                 *calls_api.operations(self._fronts.calls),
+                *history_api.operations(self._watcher, clock.wall),
             ),
             Repository(self._desk, self._measure, lambda: self._keys).routes(),
         )
@@ -165,6 +177,7 @@ class Owner:
         await self._steered.close()
         await self._scores.close()
         await self._fronts.drain(self._settings.server.drain_s)
+        await self._watcher.close()
         self._doorkeeper.refuse_all()
         self._listener.close()
         connections.stop_listening()
@@ -215,6 +228,7 @@ class Owner:
             if self._on_ready is not None:
                 self._on_ready(self._fronts.takes)
                 self._on_ready = None
+                self._watcher.start()
         else:
             self._doorkeeper.open()
 
@@ -249,13 +263,26 @@ class Owner:
     def _measure(self) -> list[Measurement]:
         return [
             *read(self._boards),
-            *self._probe(self._fronts.pids),
-            Measurement(FRONTS_READY, (), float(self._fronts.ready)),
-            Measurement(FRONTS_WANTED, (), float(len(self._fronts.slots))),
-            Measurement(FRONT_RESTARTS, (), float(self._fronts.restarts)),
+            *self._beside_boards(),
             Measurement(BUILD, (paceline.__version__,), 1.0),
             Measurement(STARTED, (), self._started_wall),
         ]
+
+    def _beside_boards(self, *, recent: bool = False) -> list[Measurement]:
+        plan = self._journal.state.in_force
+        return [
+            *self._probe(self._fronts.pids, recent),
+            *self._of_files,
+            *of_plan([each.name for each in self._models], plan.settings, len(self._fronts.slots)),
+            *self._cost.measured(),
+            Measurement(FRONTS_READY, (), float(self._fronts.ready)),
+            Measurement(FRONTS_WANTED, (), float(len(self._fronts.slots))),
+            Measurement(FRONT_RESTARTS, (), float(self._fronts.restarts)),
+        ]
+
+    @cached_property
+    def _of_files(self) -> list[Measurement]:
+        return of_files(self._files)
 
     def _status(self) -> Status:
         measured = self._measure()

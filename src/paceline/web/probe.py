@@ -2,14 +2,15 @@
 
 CPU time of fronts that have ended is kept by the kernel for their parent, and of model processes,
 which are children of fronts, by what was last seen of them: the sum over a role never falls. Called
-by the owner when somebody asks for metrics or looks at the page.
+by the owner when somebody asks for metrics or looks at the page, and each second for the history.
 """
 
 import os
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from paceline.observe.probes import ProcessUsage, container, descendants, process
+from paceline.observe.gpus import Gpu
+from paceline.observe.probes import Container, ProcessUsage, container, descendants, process
 from paceline.terms.measurement import Measurement
 from paceline.terms.metric import (
     CONTAINER_CORES,
@@ -17,9 +18,15 @@ from paceline.terms.metric import (
     CONTAINER_MEMORY,
     CONTAINER_MEMORY_LIMIT,
     CPU_SECONDS,
+    GPU_BUSY,
+    GPU_MEMORY,
+    GPU_MEMORY_LIMIT,
+    GPU_WATTS,
     OPEN_FILES,
     RESIDENT_BYTES,
 )
+
+CONTAINER_S = 5.0
 
 
 def ended_cpu_s() -> float:
@@ -44,7 +51,28 @@ class ModelCpu:
         return self._ended_s + sum(now.values())
 
 
-def probe(front_pids: list[int], not_ours_s: float, of_models: ModelCpu) -> list[Measurement]:
+class Recent:
+    """The container as it was at most CONTAINER_S ago, for whoever looks each second: reading all
+    its files takes four times as long as the rest."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._seen_s = float("-inf")
+        self._seen: Container | None = None
+
+    def __call__(self) -> Container:
+        now = self._now()
+        if self._seen is None or now - self._seen_s >= CONTAINER_S:
+            self._seen, self._seen_s = container(), now
+        return self._seen
+
+
+def probe(
+    front_pids: list[int],
+    not_ours_s: float,
+    of_models: ModelCpu,
+    around: Callable[[], Container] = container,
+) -> list[Measurement]:
     """`not_ours_s`: what had ended before the first front, such as an installation."""
     living = [usage for pid in front_pids if (usage := process(pid, pss=False)) is not None]
     below = [each for pid in front_pids for each in descendants(pid)]
@@ -52,7 +80,7 @@ def probe(front_pids: list[int], not_ours_s: float, of_models: ModelCpu) -> list
     models_cpu_s = of_models.seen({pid: usage.cpu_s for pid, usage in models.items()})
     own = process(os.getpid(), pss=False)
     assert own is not None, "this process is alive"
-    seen = container()
+    seen = around()
     measured = [
         *_of_role("owner", [own], own.cpu_s),
         *_of_role("front", living, ended_cpu_s() - not_ours_s + sum(one.cpu_s for one in living)),
@@ -65,6 +93,22 @@ def probe(front_pids: list[int], not_ours_s: float, of_models: ModelCpu) -> list
         limit = float(seen.memory_limit_bytes)
         measured.append(Measurement(CONTAINER_MEMORY_LIMIT, (), limit))
     return measured
+
+
+def of_gpus(gpus: Iterable[Gpu]) -> list[Measurement]:
+    """Of each what it can tell."""
+    told = []
+    for each in gpus:
+        values = {
+            GPU_BUSY: each.busy,
+            GPU_MEMORY: each.memory_used_bytes,
+            GPU_MEMORY_LIMIT: each.memory_bytes,
+            GPU_WATTS: each.watts,
+        }
+        for metric, value in values.items():
+            if value is not None:
+                told.append(Measurement(metric, (str(each.index),), float(value)))
+    return told
 
 
 def _of_role(role: str, processes: list[ProcessUsage], cpu_s: float) -> list[Measurement]:

@@ -1,0 +1,222 @@
+"""A report on the terminal, and its steps as CSV. Called by `report.py`."""
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+
+from paceline.terms.amounts import counted, in_words, percent
+from paceline.watch.report import Level, Report, Row, Times
+
+NONE = "–"
+STEPS_SHOWN = 20
+"""the newest; CSV has all"""
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+SPARKS = 60
+ALL = 0.99
+"""Of the time that was asked for: then nothing is said of what was not seen."""
+
+
+def as_lines(report: Report) -> str:
+    """One line a step, with what has not been seen left empty."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(("began", *Row.__struct_fields__[1:]))
+    for row in report.rows:
+        values = [getattr(row, name) for name in Row.__struct_fields__[1:]]
+        writer.writerow((moment(row.began_unix_s), *("" if v is None else v for v in values)))
+    return lines.getvalue()
+
+
+def as_text(report: Report, page: str | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(Text(f"{report.model}, {headline(report)}", style="bold"))
+    console.print()
+    for name, words in figures(report):
+        console.print(Text(f"{name:11}{words}"))
+    for finding in report.findings:
+        console.print()
+        console.print(Text(f"{finding.severity}: {finding.title}", style="bold"))
+        console.print(Text(f"  {finding.evidence}"))
+        if finding.remedy:
+            console.print(Text(f"  {finding.remedy}"))
+    if report.rows:
+        console.print()
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        name, told = clock(report.rows)
+        table.add_column(name, no_wrap=True)
+        for head in ("requests/s", "p50", "p99", "max", "queued", "CPU", "errors"):
+            table.add_column(head, justify="right", no_wrap=True)
+        for row in report.rows[-STEPS_SHOWN:]:
+            table.add_row(told(row.began_unix_s), *_cells(row))
+        console.print(table)
+        if len(report.rows) > STEPS_SHOWN:
+            console.print(f"... and {len(report.rows) - STEPS_SHOWN} steps before; --csv has all")
+    if page is not None:
+        console.print()
+        console.print(Text(f"page       {page}"))
+
+
+def headline(report: Report) -> str:
+    told = f"the last {long(report.asked_s)} before {moment(report.made_unix_s)} UTC"
+    if report.known_s >= ALL * report.asked_s:
+        return told
+    return f"{told}, of which {long(report.known_s)} was seen"
+
+
+def figures(report: Report) -> Iterator[tuple[str, str]]:
+    """Each a name and what there is to say of it."""
+    totals, machine = report.totals, report.machine
+    yield (
+        "requests",
+        f"{counted(totals.requests)}, {rate(totals.requests_per_s)}, "
+        f"{rate(totals.peak_requests_per_s)} in the best step",
+    )
+    failed = NONE if totals.error_rate is None else percent(totals.error_rate)
+    yield "errors", f"{counted(totals.errors)} ({failed}), refused {counted(totals.refused)}"
+    if totals.not_run:
+        reasons = ", ".join(f"{why} {counted(count)}" for why, count in totals.not_run.items())
+        yield "not run", reasons
+    yield "latency", times(totals.latency)
+    yield (
+        "of it",
+        (
+            f"{ms(totals.queue_ms)} in the queue, {ms(totals.run.mean_ms)} in the model, "
+            f"{ms(totals.rest_ms)} network, HTTP and the rest, on average"
+        ),
+    )
+    in_hand = short(totals.concurrency)
+    yield "in hand", f"{in_hand} requests on average; queue {level(totals.queued)}"
+    yield (
+        "batches",
+        f"{counted(totals.batches)} of {short(totals.batch_rows)} rows on average, "
+        f"{share(totals.batch_utilization)} of what they may have",
+    )
+    yield "executors", f"busy {share(totals.busy)} of the time"
+    yield "CPU", f"{level(machine.cpu_cores)} of {short(machine.cores)} cores, all processes"
+    limit = "no limit" if machine.memory_limit_bytes is None else size(machine.memory_limit_bytes)
+    yield (
+        "memory",
+        f"now {size(machine.memory_bytes.now)}, mean {size(machine.memory_bytes.mean)}, "
+        f"peak {size(machine.memory_bytes.peak)} of {limit}",
+    )
+    if machine.gpus_busy is not None and machine.gpu_memory_bytes is not None:
+        peak = size(machine.gpu_memory_bytes.peak)
+        yield "GPUs", f"{level(machine.gpus_busy)} of them computed; memory peak {peak}"
+    if report.size_bytes is not None:
+        count = NONE if report.parameters is None else counted(report.parameters)
+        yield "model", f"{size(report.size_bytes)}, {count} parameters"
+    if report.cost is None:
+        yield "cost", "not known: the setting `server.usd_h` says what an hour costs"
+    else:
+        cost = report.cost
+        yield (
+            "cost",
+            f"{usd(cost.usd)} of {usd(cost.server_usd)} for the machine, "
+            f"{usd(cost.usd_per_1000_requests)} per 1000 requests",
+        )
+    spark = sparks([row.requests_per_s for row in report.rows])
+    if spark:
+        yield "requests/s", spark
+        yield "p99", sparks([row.p99_ms for row in report.rows])
+
+
+def _cells(row: Row) -> Sequence[str]:
+    return (
+        short(row.requests_per_s),
+        ms(row.p50_ms),
+        ms(row.p99_ms),
+        ms(row.max_ms),
+        short(row.queued),
+        short(row.cpu_cores),
+        counted(row.errors),
+    )
+
+
+def sparks(values: Sequence[float | None]) -> str:
+    """A line of blocks, the largest full; nothing where nothing was seen."""
+    width = max(1, -(-len(values) // SPARKS))
+    groups = [values[at : at + width] for at in range(0, len(values), width)]
+    peaks = [max((each for each in group if each is not None), default=None) for group in groups]
+    most = max((each for each in peaks if each is not None), default=0.0)
+    if not most:
+        return ""
+    return "".join(
+        " " if each is None else BLOCKS[max(1, round(each / most * (len(BLOCKS) - 1)))]
+        for each in peaks
+    )
+
+
+# --- Words ----------------------------------------------------------------------------------------
+
+
+def moment(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def clock(rows: Sequence[Row]) -> tuple[str, Callable[[float], str]]:
+    """What to call the time of a step, and how to tell it: with its day where there are several."""
+    days = {moment(row.began_unix_s)[:10] for row in rows}
+    if len(days) > 1:
+        return "began (UTC)", moment
+    return f"{days.pop()} (UTC)", lambda unix_s: moment(unix_s)[11:]
+
+
+def long(span_s: float) -> str:
+    """A stretch of the past, to two places."""
+    for unit, unit_s in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if span_s >= unit_s:
+            return f"{span_s / unit_s:.3g} {unit}"
+    return f"{span_s:.3g} s"
+
+
+def times(found: Times) -> str:
+    if found.mean_ms is None:
+        return NONE
+    told = {
+        "p50": found.p50_ms,
+        "p90": found.p90_ms,
+        "p95": found.p95_ms,
+        "p99": found.p99_ms,
+        "max": found.max_ms,
+        "mean": found.mean_ms,
+    }
+    return ", ".join(f"{name} {ms(value)}" for name, value in told.items())
+
+
+def level(found: Level) -> str:
+    return f"now {short(found.now)}, mean {short(found.mean)}, peak {short(found.peak)}"
+
+
+def ms(value_ms: float | None) -> str:
+    return NONE if value_ms is None else in_words(value_ms / 1e3)
+
+
+def rate(per_s: float | None) -> str:
+    return NONE if per_s is None else f"{short(per_s)} a second"
+
+
+def short(value: float | None) -> str:
+    return NONE if value is None else counted(round(value, 3) if value < 100 else round(value))
+
+
+def share(value: float | None) -> str:
+    return NONE if value is None else percent(value)
+
+
+def usd(value: float | None) -> str:
+    return NONE if value is None else f"{value:.2g} USD"
+
+
+def size(value_bytes: float | None) -> str:
+    if value_bytes is None:
+        return NONE
+    for unit, unit_bytes in (("GiB", 2**30), ("MiB", 2**20), ("kiB", 2**10)):
+        if value_bytes >= unit_bytes:
+            return f"{value_bytes / unit_bytes:.3g} {unit}"
+    return f"{value_bytes:.0f} B"

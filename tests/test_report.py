@@ -1,0 +1,222 @@
+"""The report of a model and the history over HTTP: what they say is what happened."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paceline.cli.main import run
+from paceline.cli.report_page import OPENING, page
+from paceline.serve.digits import MODEL_PATH, SAMPLE_ROW, card
+from paceline.serve.onnx_nodes import parameters
+from paceline.terms.amounts import span
+from paceline.terms.errors import BadInput, BadRequest
+from paceline.terms.measurement import Measurement
+from paceline.terms.metric import (
+    BATCH_LIMIT,
+    BATCH_ROWS,
+    CONTAINER_CORES,
+    COST,
+    CPU_SECONDS,
+    EXECUTORS,
+    MODEL_SECONDS,
+    PART_SECONDS,
+    QUEUED,
+    REQUEST_SECONDS,
+    REQUESTS,
+    RESIDENT_BYTES,
+    RUN,
+)
+from paceline.watch.report import Finding, Report, report
+from paceline.web.history_api import HistoryQuery, as_csv, history, of_model
+from servers import Server
+from test_history import WALL_S, Life
+
+MINUTES = 10
+
+
+def lived(folder: Path | None = None) -> Life:
+    """Ten minutes of 20 requests a second, each two rows' work of 4 ms; in the sixth it is slow,
+    and one in ten fails."""
+    life = Life(folder)
+    board = life.boards[0]
+    cpu_s = usd = 0.0
+    for second in range(MINUTES * 6):
+        slow = second // 6 == 5
+        board.counter(REQUESTS, "m", "normal", "200").add(180 if slow else 200)
+        board.counter(REQUESTS, "m", "normal", "500").add(20 if slow else 0)
+        board.sketch(REQUEST_SECONDS, "m").record(0.1 if slow else 0.01, 200)
+        board.sketch(MODEL_SECONDS, "m").record(0.004, 100)
+        board.sketch(BATCH_ROWS, "m").record(2, 100)
+        board.counter(RUN, "m").add(200)
+        board.counter(PART_SECONDS, "m", "queue").add(0.2)
+        board.counter(PART_SECONDS, "m", "infer").add(0.4)
+        board.counter(PART_SECONDS, "other", "infer").add(1.2)
+        board.gauge(QUEUED, "m", "normal").set(8 if slow else 1)
+        cpu_s, usd = cpu_s + 5.0, usd + 0.01
+        life.others = [
+            Measurement(CPU_SECONDS, ("front",), cpu_s),
+            Measurement(RESIDENT_BYTES, ("front",), 1e8),
+            Measurement(CONTAINER_CORES, (), 2.0),
+            Measurement(BATCH_LIMIT, ("m",), 8.0),
+            Measurement(EXECUTORS, ("m",), 2.0),
+            Measurement(COST, ("compute",), usd),
+        ]
+        life.pass_s(10.0)
+    return life
+
+
+@pytest.fixture(scope="module")
+def told() -> Report:
+    life = lived()
+    found = (Finding("analysis", "It was slow <b>once</b>", "p99 100 ms, 10 ms before", "Look."),)
+    return report(life.past, "m", 3600, 60, now_unix_s=life.wall_s, version="1", findings=found)
+
+
+def test_a_report_says_what_happened(told: Report) -> None:
+    totals = told.totals
+    assert (told.known_s, totals.requests, totals.errors) == (600, 12_000, 120)
+    assert totals.error_rate == pytest.approx(0.01)
+    assert totals.requests_per_s == pytest.approx(20)
+    assert totals.latency.mean_ms == pytest.approx(19, rel=1e-4)
+    assert totals.latency.p50_ms == pytest.approx(10, rel=0.01)
+    assert totals.latency.p99_ms == pytest.approx(100, rel=0.01)
+    assert totals.queue_ms == pytest.approx(1, rel=1e-4)
+    assert totals.rest_ms == pytest.approx(19 - 4 - 1, rel=1e-3)
+    assert totals.concurrency == pytest.approx(20 * 0.019, rel=1e-3)
+    assert (totals.batch_rows, totals.batch_utilization) == (2, 0.25)
+    assert totals.busy == pytest.approx(10 * 0.004 / 2, rel=1e-3)  # of two executors
+    assert totals.queued.mean == pytest.approx(1.7)
+    assert (totals.queued.peak, totals.queued.now) == (8, 1)
+    assert told.machine.cpu_cores.mean == pytest.approx(0.5, rel=1e-3)
+    assert told.machine.memory_bytes.peak == pytest.approx(1e8)
+    assert told.cost is not None
+    assert told.cost.server_usd == pytest.approx(0.6, rel=1e-4)
+    assert told.cost.share == pytest.approx(0.25, rel=1e-4)
+    assert told.cost.usd_per_1000_requests == pytest.approx(0.6 / 4 / 12, rel=1e-3)
+
+
+def test_each_step_of_a_report_is_its_own(told: Report) -> None:
+    assert [row.began_unix_s - WALL_S for row in told.rows] == [60 * each for each in range(10)]
+    slow, fast = told.rows[5], told.rows[4]
+    assert (slow.requests, slow.errors, fast.errors) == (1200, 120, 0)
+    assert slow.p99_ms == pytest.approx(100, rel=0.01)
+    assert fast.p99_ms == pytest.approx(10, rel=0.01)
+    assert slow.queued == pytest.approx(8)
+
+
+def test_a_page_is_one_file_that_escapes_and_shows_holes(told: Report) -> None:
+    text = page(told, "paceline report m")
+    assert text.startswith(OPENING)
+    assert not re.search(r"<script|https?://|src=|url\(", text)
+    assert "It was slow &lt;b&gt;once&lt;/b&gt;" in text
+    assert text.count('class="chart"') == 6
+    assert text == page(told, "paceline report m")
+
+
+def test_series_over_http_are_what_was_recorded() -> None:
+    past = lived().past
+    names = f"{REQUESTS.name},{REQUEST_SECONDS.name},{QUEUED.name}"
+    answer = history(past, HistoryQuery(names, "model=m", since="10m", step="1m"), 600, 60)
+    requests, latency, queued = answer.series
+    assert requests.value == [1200.0] * 10
+    assert latency.quantiles["0.5"][5] == pytest.approx(0.1, rel=0.01)
+    assert [s / k for s, k in zip(queued.sum, queued.known_s, strict=True)][4:6] == [1, 8]
+    apart = history(past, HistoryQuery(REQUESTS.name, by="status"), 600, 600)
+    assert [each.labels for each in apart.series] == [{"status": "200"}, {"status": "500"}]
+    rows = [*csv.DictReader(io.StringIO(as_csv(answer)))]
+    assert len(rows) == 30
+    assert rows[0]["metric"] == REQUESTS.name
+    assert rows[0]["p99"] == ""
+    assert float(rows[15]["p99"]) == pytest.approx(0.1, rel=0.01)
+    assert rows[0]["began"] == "2027-01-15T08:00:00.000+00:00"
+
+
+def test_what_cannot_be_asked_is_refused_with_a_remedy() -> None:
+    past = lived().past
+    for query in (
+        HistoryQuery("paceline_no_such"),
+        HistoryQuery(REQUESTS.name, labels="model"),
+        HistoryQuery(REQUESTS.name, labels="nothing=1"),
+        HistoryQuery(REQUESTS.name, by="nothing"),
+        HistoryQuery(",".join([REQUESTS.name] * 9)),
+    ):
+        with pytest.raises((BadInput, BadRequest)) as refused:
+            history(past, query, 600, 60)
+        assert refused.value.remedy
+    with pytest.raises(BadInput, match="no such model"):
+        of_model(past, "other than m", 600, 60, WALL_S)
+    for text in ("10", "1y", "0s", "-1h", "2000d", ""):
+        with pytest.raises(BadInput):
+            span(text, "since")
+    assert span("1.5h", "since") == 5400
+
+
+def test_parameters_of_the_example_are_counted_from_its_file() -> None:
+    import onnx
+
+    graph = onnx.load(str(MODEL_PATH)).graph
+    expected = 0
+    for tensor in graph.initializer:
+        size = 1
+        for each in tensor.dims:
+            size *= each
+        expected += size
+    assert parameters(MODEL_PATH) == expected > 0
+
+
+def test_a_stopped_server_is_reported_from_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def paceline(*arguments: str) -> str:
+        assert run(arguments) == 0
+        return capsys.readouterr().out
+
+    life = lived(tmp_path)
+    life.end()
+    html = tmp_path / "report.html"
+    asked = ("report", "m", "--state", str(tmp_path), "--since", "10m")
+    found: dict[str, Any] = json.loads(paceline(*asked, "--json", "--html", str(html)))
+    assert found["totals"]["requests"] == 12_000
+    assert found["totals"]["latency"]["p99_ms"] == pytest.approx(100, rel=0.01)
+    assert html.read_text().startswith(OPENING)
+    rows = [*csv.DictReader(io.StringIO(paceline(*asked, "--csv")))]
+    assert [row["requests"] for row in rows] == ["1200.0"] * 10
+    assert re.search(r"p99 (99\.\d|100) ms", paceline(*asked))
+    assert run(("report", "m", "--state", str(tmp_path / "elsewhere"))) == 2
+    assert "none has left a history" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_server_remembers_tells_and_goes_on_after_a_restart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = tmp_path / "state"
+
+    def counted(server: Server, least: int) -> dict[str, Any]:
+        for _ in range(2000):
+            answer = server.ask("GET", "/api/report?model=digits&since=1h")
+            if answer.status == 200 and answer.json["totals"]["requests"] >= least:
+                return dict(answer.json)
+        raise AssertionError(answer.body)
+
+    with Server(state, "--usd-h", "3.6") as server:
+        for _ in range(5):
+            server.ask("POST", "/predict/digits", SAMPLE_ROW)
+        told = counted(server, 5)
+        assert told["totals"]["requests"] == 5
+        assert told["size_bytes"] == card().size_bytes
+        assert told["cost"]["server_usd"] == pytest.approx(0.001 * told["known_s"], rel=0.5)
+        lines = server.ask("GET", f"/api/history.csv?metric={REQUESTS.name}&step=10s")
+        assert lines.headers["content-type"].startswith("text/csv")
+        wrong = server.ask("GET", "/api/history?metric=nothing")
+        assert (wrong.status, wrong.json["code"]) == (400, "bad_input")
+    with Server(state) as server:
+        server.ask("POST", "/predict/digits", SAMPLE_ROW)
+        assert counted(server, 6)["totals"]["requests"] == 6
+        assert run(("report", "digits", "--state", str(state), "--json")) == 0
+        assert json.loads(capsys.readouterr().out)["totals"]["requests"] == 6

@@ -1,0 +1,181 @@
+"""The owner's look each second: on a clock of the test's, with a real thread and a real file."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Coroutine
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paceline.observe.board import Board
+from paceline.terms.errors import Unavailable
+from paceline.terms.measurement import Measurement
+from paceline.terms.metric import REQUEST_SECONDS, REQUESTS
+from paceline.watch.archive import archive
+from paceline.watch.past import Past
+from paceline.watch.store import FILE
+from paceline.watch.watcher import Watcher
+
+WALL_S = 1_800_000_000.0
+
+
+class Hand:
+    """A clock that somebody turns."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._waiting: list[tuple[float, asyncio.Future[None]]] = []
+
+    def now(self) -> float:
+        return self._now
+
+    def wall(self) -> float:
+        return WALL_S + self._now
+
+    async def until(self, moment: float) -> None:
+        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((moment, reached))
+        await reached
+
+    async def pass_s(self, seconds: float) -> None:
+        """Returns when those who waited have gone on, and wait again."""
+        self._now += seconds
+        due = [each for each in self._waiting if each[0] <= self._now]
+        self._waiting = [each for each in self._waiting if each not in due]
+        for _, reached in due:
+            reached.set_result(None)
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+
+class Watched:
+    """A watcher of one board, and what it was told each second."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.clock, self.board = Hand(), Board()
+        self.requests = self.board.counter(REQUESTS, "m", "normal", "200")
+        self.began = asyncio.Event()
+        self.told: list[float] = []
+        self.breaks = False
+        self.watcher = Watcher(
+            folder, lambda: [self.board], self._others, self.clock, (self._each_second,)
+        )
+
+    async def start(self) -> None:
+        self.watcher.start()
+        await self.began.wait()
+        await asyncio.sleep(0)
+
+    def _others(self) -> list[Measurement]:
+        self.began.set()
+        return []
+
+    def _each_second(self, past: Past) -> None:
+        self.told.append(past.grew(REQUESTS, {}, 1))
+        if self.breaks:
+            raise RuntimeError("planted")
+
+
+def run(test: Callable[[Watched], Coroutine[Any, Any, None]], folder: Path | None) -> None:
+    async def main() -> None:
+        await test(Watched(folder))
+
+    asyncio.run(main())
+
+
+def test_each_second_it_looks_tells_and_once_a_minute_it_writes(tmp_path: Path) -> None:
+    async def live(watched: Watched) -> None:
+        with pytest.raises(Unavailable):
+            watched.watcher.past  # noqa: B018
+        await watched.start()
+        for second in range(130):
+            watched.requests.add(second)
+            await watched.clock.pass_s(1.0)
+        assert watched.told == list(range(130))
+        await watched.watcher.write()  # waits for the thread
+        past = archive(tmp_path)
+        assert past is not None
+        assert past.grew(REQUESTS, {}, 3600) == sum(range(120))
+        watched.requests.add(1000)
+        await watched.clock.pass_s(0.5)
+        await watched.watcher.close()
+
+    run(live, tmp_path)
+    past = archive(tmp_path)
+    assert past is not None
+    assert past.grew(REQUESTS, {}, 3600) == sum(range(130)) + 1000  # with what came last
+
+
+def test_a_process_that_stood_still_looks_once_and_goes_on_in_time(tmp_path: Path) -> None:
+    async def live(watched: Watched) -> None:
+        await watched.start()
+        watched.requests.add(7)
+        await watched.clock.pass_s(30.25)
+        await watched.clock.pass_s(0.5)  # not yet a second
+        assert watched.told == [7]
+        await watched.clock.pass_s(0.25)
+        assert watched.told == [7, 0]
+        steps = watched.watcher.past.steps(REQUESTS, {}, 60, 1)
+        assert [(step.value, step.known_s) for step in steps] == [(7, 30.25), (0, 0.75)]
+        await watched.watcher.close()
+
+    run(live, tmp_path)
+
+
+def test_who_fails_each_second_stops_neither_the_look_nor_the_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def live(watched: Watched) -> None:
+        await watched.start()
+        watched.breaks = True
+        for _ in range(3):
+            watched.requests.add()
+            await watched.clock.pass_s(1.0)
+        watched.breaks = False
+        await watched.clock.pass_s(1.0)
+        assert watched.told == [1, 1, 1, 0]
+        assert watched.watcher.past.grew(REQUESTS, {}, 60) == 3
+        await watched.watcher.close()
+
+    run(live, tmp_path)
+    assert "a look at the boards failed" in caplog.text
+
+
+def test_a_file_whose_rows_are_damaged_is_begun_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def live(watched: Watched) -> None:
+        watched.board.sketch(REQUEST_SECONDS, "m").record(0.5)
+        await watched.start()
+        await watched.clock.pass_s(1.0)
+        assert watched.told == [0]
+        await watched.watcher.close()
+
+    run(live, tmp_path)
+    with closing(sqlite3.connect(tmp_path / FILE)) as database:
+        rows = database.execute("SELECT size, began, body FROM steps").fetchall()
+        for size_s, began, body in rows:
+            database.execute(
+                "UPDATE steps SET body = ? WHERE size = ? AND began = ?",
+                (body[:-4] + b"\0\0\0\0", size_s, began),
+            )
+        database.commit()
+    run(live, tmp_path)
+    assert caplog.text.count("is damaged and begins anew") == 1
+    run(live, tmp_path)
+    assert caplog.text.count("is damaged and begins anew") == 1
+
+
+def test_without_a_folder_the_past_ends_with_the_process() -> None:
+    async def live(watched: Watched) -> None:
+        await watched.watcher.close()  # one that never began
+        watched = Watched(None)
+        await watched.start()
+        watched.requests.add(2)
+        await watched.clock.pass_s(1.0)
+        assert watched.told == [2]
+        await watched.watcher.close()
+
+    run(live, None)
