@@ -94,7 +94,8 @@ def constants(module: ast.Module) -> Iterator[tuple[str, str]]:
 
 def settings() -> str:
     rows = []
-    for names, leaf in leaves(catalogue(["MODEL"]), ["MODEL"], ["NAME"], ["NAME"]).items():
+    some = ["NAME"]
+    for names, leaf in leaves(catalogue(["MODEL"]), ["MODEL"], some, some, some).items():
         of_server = names[0] == "server"
         option = f"`{flag(leaf.name)}`" if of_server else ""
         at_reload = {"server": AT_RELOAD, "models": {leaf.name} - MODEL_AT_START}
@@ -115,9 +116,10 @@ def settings() -> str:
         "src/paceline/config/ and src/paceline/serve/knobs.py",
         "What `paceline.toml`, the environment and the options of `paceline up` may say; the\n"
         "[guide](../guides/settings.md) tells how. `MODEL` stands for the name of a model, `NAME`\n"
-        "for that of a provider, or of a route, which is a model that LLM calls ask for. A knob\n"
-        "without a pin starts from its default, and others may turn it. The last column says when\n"
-        "a new value counts: at a reload, or at the next start.",
+        "for that of a provider, of a channel, or of a route, which is a model that LLM calls ask\n"
+        "for. Rules are on where `enabled` is true, and all of them with `alerts.thresholds`.\n"
+        "A knob without a pin starts from its default, and others may turn it. The last column\n"
+        "says when a new value counts: at a reload, or at the next start.",
         table(("setting", "takes", "default", "meaning", "variable", "option", "at"), rows),
     )
 

@@ -121,6 +121,7 @@ class Alerts:
             made.append(Silence(state.seq + 1, matches, now_unix_s, until_unix_s, who, reason))
             return [Silenced(made[-1])]
 
+        self._ages.s("silence", now_unix_s)
         await self._journal.write(decided, who)
         return made[-1]
 

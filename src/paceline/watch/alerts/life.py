@@ -121,6 +121,8 @@ def moves(
         alert, what, tell = _telling(alert, what, quiet, policy, ages, wall)
         if what is not None:
             moved.append(AlertMoved(alert, what, tell))
+            ages.s("since", alert.since_unix_s)  # now, and not when a clock was set
+            ages.s("told", alert.told_unix_s)
     return moved
 
 
