@@ -699,3 +699,9 @@ ALERT_DISK_ENOUGH_BYTES = 10 * 1024**3
 
 ALERT_AGAIN_S = 10.0
 """after the journal has refused an alert, until it is asked again"""
+
+WATCH_TICK_S = 1.0
+"""how often the owner looks at what its processes count"""
+
+ALERTS_ON_PAGE = 20
+"""open alerts that a live page is told; the others are counted"""

@@ -4,6 +4,7 @@ It never loads a model and never answers an inference. Its parts come from `app.
 """
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -23,9 +24,12 @@ from paceline.processes.state_dir import StateDir
 from paceline.processes.terminal import Sender, Terminal
 from paceline.serve.model_source import ModelSource
 from paceline.terms.errors import PacelineError
+from paceline.terms.limits import ALERTS_ON_PAGE
 from paceline.terms.measurement import Measurement
 from paceline.terms.metric import (
     BUILD,
+    DISK_BYTES,
+    DISK_FREE,
     FRONT_RESTARTS,
     FRONTS_READY,
     FRONTS_WANTED,
@@ -35,7 +39,9 @@ from paceline.terms.metric import (
     STARTED,
 )
 from paceline.terms.plan import Catalogue
-from paceline.web import plan_api
+from paceline.watch.alerts.desk import Alerts
+from paceline.watch.recent import Recent
+from paceline.web import alerts_api, plan_api
 from paceline.web.control import Control
 from paceline.web.doorkeeper import Doorkeeper
 from paceline.web.fronts import Fronts, Takes
@@ -44,6 +50,7 @@ from paceline.web.scores import Scores
 from paceline.web.settings_api import SettingsInForce, wanted
 from paceline.web.status import (
     Status,
+    alert_status,
     answered,
     of_models,
     of_providers,
@@ -54,6 +61,7 @@ from paceline.web.status import (
 from paceline.web.steered import Steered
 from paceline.web.upkeep import Upkeep
 from paceline.web.v2_owner import Repository
+from paceline.web.watching import Sketches, Watching
 
 logger = log.get(__name__)
 
@@ -75,6 +83,7 @@ class Owner:
         keys: KeyFile,
         models: tuple[ModelSource, ...],
         probe: Probe,
+        alerts: Alerts,
         clock: Clock,
         session_secret: bytes,
         on_ready: Callable[[Takes], None],
@@ -92,6 +101,7 @@ class Owner:
         self._keys: tuple[Key, ...] = keys.load()
         self._models = models
         self._probe = probe
+        self._alerts = alerts
         self._clock = clock
         self._on_ready: Callable[[Takes], None] | None = on_ready
         self._cannot_start: PacelineError | None = None
@@ -123,6 +133,7 @@ class Owner:
         self._scores = Scores(self._desk, self._totals, clock)
         self._settings = SettingsInForce(loaded, self._desk, self._on_settings)
         self._upkeep = Upkeep(self._desk, self._settings, clock)
+        self._watching = Watching(self._measure, self._sketches, Recent(), alerts, clock)
         self._control = Control(
             self._measure,
             self._status,
@@ -133,6 +144,7 @@ class Owner:
             (
                 *plan_api.operations(self._desk, how=lambda: self._fronts.how),
                 *self._settings.operations(),
+                *alerts_api.operations(alerts),
             ),
             Repository(self._desk, self._measure, lambda: self._keys).routes(),
         )
@@ -155,12 +167,14 @@ class Owner:
         self._doorkeeper.open()
         self._fronts.start()
         self._upkeep.start()
+        self._watching.start()
         connections = Connections(self._control.routes(), self._clock.now, self._clock.wall)
         await connections.listen(self._held.listen())
         await self._stopping.wait()
         self._doorkeeper.refuse()
         self._control.end_streams()
         self._upkeep.close()
+        await self._watching.close()
         await self._steered.close()
         await self._scores.close()
         await self._fronts.drain(self._settings.server.drain_s)
@@ -245,10 +259,19 @@ class Owner:
         durations_s = merged(self._boards, REQUEST_SECONDS, (workload,))
         return Totals(self._clock.now(), requests, failed, durations_s)
 
+    def _sketches(self) -> Sketches:
+        """How long requests took, of each model that has a goal."""
+        return {
+            (REQUEST_SECONDS.name, (model,)): merged(self._boards, REQUEST_SECONDS, (model,))
+            for model in self._desk.state.goals
+        }
+
     def _measure(self) -> list[Measurement]:
         return [
             *read(self._boards),
             *self._probe(self._fronts.pids),
+            *self._alerts.measure(),
+            *self._disk(),
             Measurement(FRONTS_READY, (), float(self._fronts.ready)),
             Measurement(FRONTS_WANTED, (), float(len(self._fronts.slots))),
             Measurement(FRONT_RESTARTS, (), float(self._fronts.restarts)),
@@ -256,8 +279,20 @@ class Owner:
             Measurement(STARTED, (), self._started_wall),
         ]
 
+    def _disk(self) -> list[Measurement]:
+        try:
+            seen = os.fstatvfs(self._held.descriptor)
+        except OSError as error:  # of a network disk that is gone
+            logger.warning("the disk of the state directory does not answer", why=str(error))
+            return []
+        return [
+            Measurement(DISK_BYTES, (), float(seen.f_blocks * seen.f_frsize)),
+            Measurement(DISK_FREE, (), float(seen.f_bavail * seen.f_frsize)),
+        ]
+
     def _status(self) -> Status:
         measured = self._measure()
+        firing = [each for each in alerts_api.views(self._alerts.book) if each.state != "resolved"]
         return Status(
             version=paceline.__version__,
             address=self._address,
@@ -273,4 +308,6 @@ class Owner:
             providers=of_providers(self._loaded.providers, measured),
             plan=self._desk.state.plan.version,
             entry=self._desk.state.seq,
+            alerts=tuple(map(alert_status, firing[:ALERTS_ON_PAGE])),
+            alerts_open=len(firing),
         )

@@ -48,7 +48,7 @@ class LogChannel:
                 severity=alert.severity,
                 cause=alert.cause,
                 value=alert.value,
-                budget=", ".join(messages.budget(alert)),
+                budget=", ".join(messages.budget(alert.budget_left, alert.exhausted_in_s)),
                 remedy=alert.remedy if alert.open else "",
             )
         return SENT

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from paceline.terms.alert import Alert, Moved, Notice
+from paceline.terms.alert import Moved, Notice
 from paceline.terms.amounts import counted, in_words, percent
 from paceline.terms.limits import ALERT_LINES
 
@@ -74,7 +74,7 @@ def _lines(notice: Notice) -> list[str]:
     lines = [
         f"{word(notice)} {alert.severity}: {alert.cause}",
         f"  value: {alert.value}",
-        *(f"  {each}" for each in budget(alert)),
+        *(f"  {each}" for each in budget(alert.budget_left, alert.exhausted_in_s)),
         f"  since: {moment(alert.since_unix_s)}",
     ]
     if alert.ended_unix_s is not None:
@@ -86,16 +86,17 @@ def _lines(notice: Notice) -> list[str]:
     ]
 
 
-def budget(alert: Alert) -> list[str]:
+def budget(left: float | None, exhausted_in_s: float | None) -> list[str]:
+    """What is left of it, and for how long, as far as there is one."""
     said = []
-    if alert.budget_left is not None:
-        if alert.budget_left < 0:
-            said.append(f"budget left: none; {1 - alert.budget_left:.3g} times a month's is used")
+    if left is not None:
+        if left < 0:
+            said.append(f"budget left: none; {1 - left:.3g} times a month's is used")
         else:
-            said.append(f"budget left: {percent(alert.budget_left)} of a month's")
-    if alert.exhausted_in_s is not None:
-        said.append(f"exhausted in: {long_time(alert.exhausted_in_s)} at this rate")
-    elif alert.budget_left is not None:
+            said.append(f"budget left: {percent(left)} of a month's")
+    if exhausted_in_s is not None:
+        said.append(f"exhausted in: {long_time(exhausted_in_s)} at this rate")
+    elif left is not None:
         said.append("exhausted in: never at this rate")
     return said
 
