@@ -1,8 +1,10 @@
 """The page in a real browser, against a real server."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -128,6 +130,21 @@ def test_numbers_go_up_when_requests_are_sent(tmp_path: Path, browser: Browser) 
         server.ask("POST", "/predict/digits", [1, 2, 3])
         expect(page.locator("#errors")).to_have_text("1")
         expect(page.locator("#refused-codes")).to_contain_text("bad input 1")
+
+
+def test_an_alert_appears_and_is_acknowledged(tmp_path: Path, browser: Browser) -> None:
+    with Server(tmp_path / "state") as server, looking(browser, server.address) as page:
+        is_ready(page)
+        alerts = page.locator("#alerts")
+        expect(alerts).to_contain_text("none")
+        os.kill(server.fronts[0], signal.SIGKILL)
+        expect(alerts.locator("li")).to_contain_text("died and were started again", timeout=20_000)
+        expect(alerts).to_contain_text("1 alert not over")
+        expect(alerts).to_contain_text("What to do:")
+        press(alerts, "Acknowledge restarts:host")
+        expect(alerts.locator("li")).to_contain_text("acknowledged by")
+        told = server.ask("GET", "/api/alerts").json["alerts"]
+        assert [each["state"] for each in told] == ["acknowledged"]
 
 
 def test_drawing_predicts_by_mouse_and_by_keyboard(tmp_path: Path, browser: Browser) -> None:

@@ -1,4 +1,5 @@
-"""Writes docs/reference/*.md from the tables in the code, so that neither can say something else.
+"""Writes docs/reference/*.md, and what deploy/ has for Prometheus and Grafana, from the tables in
+the code, so that neither can say something else.
 
 Without arguments it writes; `--check` names the pages that are not what the code says now. It
 explains nothing: guides do. Called by `./check docs` and `./check --write docs`.
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 import typer
 
+import deployed
 from paceline.cli.main import command_line
 from paceline.config import AT_RELOAD, MODEL_AT_START
 from paceline.config.fields import dotted, leaves, toml, variable
@@ -280,21 +282,23 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
-    "api.md": api,
-    "cli.md": cli,
-    "errors.md": errors,
-    "limits.md": limits,
-    "metrics.md": metrics,
-    "settings.md": settings,
+    f"{FOLDER}/api.md": api,
+    f"{FOLDER}/cli.md": cli,
+    f"{FOLDER}/errors.md": errors,
+    f"{FOLDER}/limits.md": limits,
+    f"{FOLDER}/metrics.md": metrics,
+    f"{FOLDER}/settings.md": settings,
+    "deploy/prometheus-rules.yml": deployed.prometheus,
+    "deploy/grafana-dashboard.json": deployed.grafana,
 }
 
 
 def main(*arguments: str) -> int:
     stale = []
     for name, write in PAGES.items():
-        path, text = ROOT / FOLDER / name, write()
+        path, text = ROOT / name, write()
         if not path.exists() or path.read_text() != text:
-            stale.append(f"{FOLDER}/{name}")
+            stale.append(name)
             if "--check" not in arguments:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text)

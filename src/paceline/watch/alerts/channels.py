@@ -22,7 +22,7 @@ from paceline.net.pool import Lost, Pool
 from paceline.net.requests import request_head
 from paceline.net.trust import trust
 from paceline.observe import log
-from paceline.terms.errors import BadSetting, PacelineError
+from paceline.terms.errors import BadSetting, PacelineError, Unreachable
 from paceline.terms.limits import ALERT_SEND_S
 from paceline.watch.alerts import messages
 from paceline.watch.alerts.channel import ChannelTo, check_url
@@ -160,6 +160,8 @@ class MailChannel:
             reason = said.decode(errors="replace") if isinstance(said, bytes) else said
             why = f"it answered {error.smtp_code} {reason}"
             return Outcome(sent=False, why=why[:200], for_good=error.smtp_code >= 500)
+        except Unreachable as error:
+            return Outcome(sent=False, why=error.cause)
         except (smtplib.SMTPException, OSError, ValueError) as error:
             return Outcome(sent=False, why=trouble(error))
         return SENT
@@ -202,7 +204,9 @@ class _Guarded(smtplib.SMTP):
             if self._tls is None:
                 return plain
             return self._tls.wrap_socket(plain, server_hostname=host)
-        raise ConnectionError("; ".join(failed[1:] or failed))
+        raise Unreachable(
+            "; ".join(failed[1:] or failed), value=host, remedy="See whether its name is right."
+        )
 
 
 def trust_for_mail(ca_file: str) -> ssl.SSLContext:
