@@ -121,32 +121,6 @@ def test_a_killed_front_is_an_alert_that_is_told_and_outlives_a_killed_owner(
             assert (notice["alert"], notice["what"]) == (RESTARTS, "fired")
 
 
-def test_the_command_line_lists_acknowledges_and_silences(tmp_path: Path) -> None:
-    state = str(tmp_path / "state")
-    with Server(tmp_path / "state") as server:
-        assert "No alerts." in here("alerts", "--state", state).stdout
-        os.kill(server.fronts[0], signal.SIGKILL)
-        until(server, lambda: alerts(server).get(RESTARTS))
-        told = here("alerts", "--state", state).stdout
-        assert f"warning  {RESTARTS}  (firing)" in told
-        assert "what to do: " in told
-        done = here("alerts", "ack", RESTARTS, "--state", state)
-        assert "is acknowledged" in done.stdout
-        assert "already" in here("alerts", "ack", RESTARTS, "--state", state).stdout
-        wrong = here("alerts", "ack", "errors:none", "--state", state)
-        assert (wrong.returncode, "no such alert" in wrong.stderr) == (2, True)
-        made = here("alerts", "silence", "disk:*", "--for", "2d", "--state", state)
-        assert "nobody is told of disk:*" in made.stdout
-        number = made.stdout.split()[1].rstrip(":")
-    told = here("alerts", "--state", state).stdout
-    assert "No server runs" in told
-    assert f"Silence {number} for disk:*" in told
-    ended = here("alerts", "unsilence", number, "--state", state)
-    assert ended.stdout == "The silence for disk:* has ended.\n"
-    again = here("alerts", "unsilence", number, "--state", state)
-    assert again.returncode == 2
-
-
 @pytest.mark.parametrize("text", ["2", "0d", "31d", "40h", "-1h"])
 def test_a_silence_lasts_a_time_that_makes_sense(tmp_path: Path, text: str) -> None:
     state = tmp_path / "s"

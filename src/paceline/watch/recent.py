@@ -21,12 +21,17 @@ THINNED = ((KEPT_S, 60.0), (600.0, 10.0), (60.0, 1.0))
 
 Labels = tuple[str, ...]
 Series = tuple[str, Labels]
+Values = Mapping[str, Mapping[Labels, float]]
+"""By metric."""
+
+
+NONE: Mapping[Labels, float] = {}
 
 
 class _Reading(NamedTuple):
     at_s: float
     wall_s: float
-    values: Mapping[Series, float]
+    values: Values
     sketches: Mapping[Series, Sketch]
 
 
@@ -36,7 +41,6 @@ class Recent:
     def __init__(self) -> None:
         self._readings: list[_Reading] = []
         self._began_s: float | None = None
-        self._sketched_s = float("-inf")
 
     def take(
         self,
@@ -46,11 +50,10 @@ class Recent:
         wall: float,
     ) -> None:
         """All counters and gauges as they stand, and sketches of which the past may be asked."""
-        values = {
-            (each.metric.name, each.labels): each.value
-            for each in measured
-            if isinstance(each.value, float)
-        }
+        values: dict[str, dict[Labels, float]] = {}
+        for each in measured:
+            if isinstance(each.value, float):
+                values.setdefault(each.metric.name, {})[each.labels] = each.value
         if self._began_s is None:
             self._began_s = now
         self._readings.append(_Reading(now, wall, values, sketches))
@@ -67,11 +70,12 @@ class Recent:
             return 0.0
         if metric.kind == "sketch":
             return float(self.spread(metric, where, last_s).count)
-        now, before = self._readings[-1].values, self._at(last_s).values
+        now = self._readings[-1].values.get(metric.name, NONE)
+        before = self._at(last_s).values.get(metric.name, NONE)
         return sum(
-            max(0.0, value - before.get(series, 0.0))
-            for series, value in now.items()
-            if _fits(series, metric, where)
+            max(0.0, value - before.get(labels, 0.0))
+            for labels, value in now.items()
+            if _fits(labels, metric, where)
         )
 
     def latest(self, metric: Metric, where: Mapping[str, str]) -> float | None:
@@ -82,7 +86,7 @@ class Recent:
         if self._readings:
             before = self._at(last_s).sketches
             for series, sketch in self._readings[-1].sketches.items():
-                if _fits(series, metric, where):
+                if series[0] == metric.name and _fits(series[1], metric, where):
                     earlier = before.get(series)
                     whole.merge(sketch if earlier is None else sketch.since(earlier))
         return whole
@@ -108,12 +112,10 @@ class Recent:
         if not self._readings:
             return []
         newest = self._readings[-1]
-        of = newest.sketches if metric.kind == "sketch" else newest.values
-        return [
-            dict(zip(metric.labels, labels, strict=True))
-            for name, labels in of
-            if name == metric.name
-        ]
+        found: Iterable[Labels] = newest.values.get(metric.name, NONE)
+        if metric.kind == "sketch":
+            found = [labels for name, labels in newest.sketches if name == metric.name]
+        return [dict(zip(metric.labels, labels, strict=True)) for labels in found]
 
     def _at(self, back_s: float) -> _Reading:
         """The last reading that is at least so old, or the first there is."""
@@ -135,15 +137,14 @@ class Recent:
         self._readings = kept
 
 
-def _fits(series: Series, metric: Metric, where: Mapping[str, str]) -> bool:
-    name, labels = series
-    return name == metric.name and all(
-        value == where[label]
-        for label, value in zip(metric.labels, labels, strict=True)
-        if label in where
-    )
+def _fits(labels: Labels, metric: Metric, where: Mapping[str, str]) -> bool:
+    for label, value in zip(metric.labels, labels, strict=True):
+        if label in where and where[label] != value:
+            return False
+    return True
 
 
-def _sum(values: Mapping[Series, float], metric: Metric, where: Mapping[str, str]) -> float | None:
-    found = [value for series, value in values.items() if _fits(series, metric, where)]
+def _sum(values: Values, metric: Metric, where: Mapping[str, str]) -> float | None:
+    of = values.get(metric.name, NONE)
+    found = [value for labels, value in of.items() if _fits(labels, metric, where)]
     return sum(found) if found else None

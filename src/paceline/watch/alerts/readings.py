@@ -57,11 +57,13 @@ class Reading(NamedTuple):
 
 
 class Sight(NamedTuple):
-    """The past, the models there are, and what their goals say."""
+    """The past, the models there are, and what their goals say. `settled`: the server has started,
+    or should have by now."""
 
     past: Past
     models: Sequence[str]
     limits: Mapping[str, Sequence[Limit]]
+    settled: bool = True
 
     def wait_s(self, model: str) -> float:
         """How long a request may take, by the strictest goal."""
@@ -83,6 +85,12 @@ class Sight(NamedTuple):
 
     def queued(self, model: str) -> float:
         return self.past.latest(QUEUED, {"model": model}) or 0.0
+
+    @property
+    def ready(self) -> tuple[float, float] | None:
+        """Fronts that answer, and those there should be."""
+        ready, wanted = (self.past.latest(each, {}) for each in (FRONTS_READY, FRONTS_WANTED))
+        return None if ready is None or wanted is None else (ready, wanted)
 
 
 Read = Callable[[Sight], Iterator[Reading]]
@@ -115,10 +123,10 @@ def saturation(sight: Sight) -> Iterator[Reading]:
 
 
 def fronts(sight: Sight) -> Iterator[Reading]:
-    ready, wanted = (sight.past.latest(each, {}) for each in (FRONTS_READY, FRONTS_WANTED))
-    if ready is None or wanted is None:
+    if sight.ready is None or not sight.settled:
         yield Reading(HOST, None)
         return
+    ready, wanted = sight.ready
     yield Reading(
         HOST,
         wanted - ready,
@@ -209,7 +217,8 @@ def _failed(about: str, cause: str, total: float, failed: float) -> Reading:
 
 def queue(sight: Sight) -> Iterator[Reading]:
     for model in sight.models:
-        queued, age_s = sight.queued(model), sight.age_s(model)
+        queued = sight.queued(model)
+        age_s = sight.age_s(model) if queued >= ALERT_QUEUE_LEAST else 0.0
         if age_s <= sight.wait_s(model):
             yield Reading(model, None)
             continue

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from paceline.terms.alert import AlertBook, Severity, worse
 from paceline.terms.amounts import in_words, percent
 from paceline.terms.goal import Limit
-from paceline.terms.limits import ALERT_TEXT_CHARS
+from paceline.terms.limits import ALERT_TEXT_CHARS, START_S
 from paceline.watch.alerts import burn
 from paceline.watch.alerts.burn import Events, Left, Pair
 from paceline.watch.alerts.latch import Bounds, Watched
@@ -72,6 +72,8 @@ class Watchdog:
         self._goals: Goals | None = None
         self._objectives: tuple[Objective, ...] = ()
         self._limits: dict[str, tuple[Limit, ...]] = {}
+        self._began_s: float | None = None
+        self._settled = False
 
     def look(self, past: Past, goals: Goals, now: float) -> Seen:
         if goals is not self._goals:
@@ -85,7 +87,9 @@ class Watchdog:
         findings: dict[str, Finding] = {}
         unknown: set[str] = set()
         pending: list[str] = []
-        for each in self._read(Sight(past, self._models, self._limits), now, pending):
+        sight = Sight(past, self._models, self._limits)
+        sight = sight._replace(settled=self._has_settled(sight, now))
+        for each in self._read(sight, now, pending):
             findings[each.id] = each
         if BURN in self._bounds:
             for objective in self._objectives:
@@ -102,6 +106,14 @@ class Watchdog:
             on and objective.name == about and by.long_s == pair.long_s
             for (objective, by), on in self._burns.items()
         )
+
+    def _has_settled(self, sight: Sight, now: float) -> bool:
+        """A model may take its time to load; no process is dead because of that."""
+        if self._began_s is None:
+            self._began_s = now
+        all_ready = sight.ready is not None and sight.ready[0] >= sight.ready[1]
+        self._settled = self._settled or all_ready or now - self._began_s >= START_S
+        return self._settled
 
     # --- Values with bounds
 
