@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.clock import Chance, SimulatedClock
-from paceline.journal.entries import Entry, Silenced, SilenceEnded
+from paceline.journal.entries import Entry, GoalsChanged, Silenced, SilenceEnded
 from paceline.journal.fold import State, fold
 from paceline.journal.journal import Journal
 from paceline.journal.store import Compaction, Snapshot
@@ -357,6 +357,7 @@ class Ear:
 BOUNDS: Mapping[str, Bounds | None] = {
     "errors": Bounds(0.05, 0.15, for_s=30.0),
     "restarts": Bounds(1.0, 3.0, for_s=0.0),
+    "slo_burn": None,
 }
 
 
@@ -502,6 +503,51 @@ def test_what_a_channel_refuses_is_given_up_and_kept_and_others_go_on() -> None:
         assert measured["ops", "given up"] == measured["other", "sent"] == 1
         assert measured["critical",] == 1
         await life_.stop()
+
+    run_simulated(main)
+
+
+def test_a_bug_in_a_channel_costs_its_message_and_not_the_next() -> None:
+    async def main(clock: SimulatedClock, chance: Chance) -> None:
+        past = MadePast(clock.now())
+        failing(past, "m0", clock.now(), clock.now() + 100)
+        ear = Ear(clock)
+
+        async def send(message: Message) -> Outcome:
+            if message.notices[0].what == "fired":
+                raise ZeroDivisionError
+            return await ear.send(message)
+
+        life_ = Life(Kept(), clock, past, {"ops": send})
+        await life_.pass_s(600)
+        assert [each.notice.what for each in life_.alerts.book.dead] == ["fired"]
+        assert ear.whats == [("errors:m0", "told")]  # that it is over
+        await life_.stop()
+
+    run_simulated(main)
+
+
+def test_a_burn_rate_is_not_over_because_a_new_server_knows_nothing() -> None:
+    async def main(clock: SimulatedClock, chance: Chance) -> None:
+        kept, past = Kept(), MadePast(clock.now())
+        of = {"model": "m0", "priority": "normal", "status": "500"}
+        past.make(REQUESTS, of, steady(10.0))
+        ear = Ear(clock)
+        first = Life(kept, clock, past, {"ops": ear.send})
+        await first.journal.write(
+            lambda _: [GoalsChanged({"m0": ("availability >= 0.999",)})], "ann"
+        )
+        await first.pass_s(120)
+        await first.stop()
+        empty = MadePast(clock.now())
+        empty.make(REQUESTS, {**of, "status": "200"}, steady(10.0))
+        second = Life(kept, clock, empty, {"ops": ear.send})
+        states = []
+        for seconds in (290, 20):
+            await second.pass_s(seconds)
+            states.append(second.alerts.book.alerts["slo_burn:m0.availability"].state)
+        assert states == ["firing", "resolved"]
+        await second.stop()
 
     run_simulated(main)
 

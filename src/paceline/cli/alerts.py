@@ -147,6 +147,9 @@ def _at(silence: "SilenceView") -> str:
 
 
 def _all(told: "AlertsView") -> Iterator[str]:
+    """Parts of it were written by others."""
+    from paceline.changes.wording import text
+
     opened = [each for each in told.alerts if each.state != "resolved"]
     ended = [each for each in told.alerts if each.state == "resolved"]
     if not opened:
@@ -161,19 +164,20 @@ def _all(told: "AlertsView") -> Iterator[str]:
     if told.pending:
         yield item(f"May come, if it goes on: {', '.join(told.pending)}", "")
     for silence in told.silences:
-        reason = f", {silence.reason}" if silence.reason else ""
-        said = f"Silence {silence.id} for {silence.matches} until {_at(silence)}"
+        reason = f", {text(silence.reason)}" if silence.reason else ""
+        said = f"Silence {silence.id} for {text(silence.matches)} until {_at(silence)}"
         yield item(f"{said}, by {silence.by}{reason}", "")
     for channel in told.channels:
         if channel.trouble or channel.waiting:
-            why = f": {channel.trouble}" if channel.trouble else ""
+            why = f": {text(channel.trouble)}" if channel.trouble else ""
             yield item(f"{channel.name} is still to be told {channel.waiting} notices{why}", "")
     if told.dead:
         yield f"{len(told.dead)} notices were given up, the last for {told.dead[-1].channel}:"
-        yield item(told.dead[-1].why)
+        yield item(text(told.dead[-1].why))
 
 
 def _alert(alert: "AlertView") -> Iterator[str]:
+    from paceline.changes.wording import text
     from paceline.watch.alerts.messages import budget
 
     by = f" by {alert.by}" if alert.by else ""
@@ -183,5 +187,5 @@ def _alert(alert: "AlertView") -> Iterator[str]:
         yield item(line)
     yield item(f"since {when(alert.since_unix_s)} UTC")
     if alert.note:
-        yield item(f"note: {alert.note}")
+        yield item(f"note: {text(alert.note)}")
     yield item(f"what to do: {alert.what_to_do}")

@@ -24,6 +24,7 @@ from paceline.terms.limits import (
     ALERT_GROUP,
     ALERT_GROUP_S,
     ALERT_REFUSALS,
+    ALERT_TEXT_CHARS,
 )
 from paceline.watch.alerts.messages import Message
 
@@ -96,7 +97,7 @@ class Postman:
         begun_s = self._clock.now() - max(0.0, self._clock.wall() - oldest_s)
         failures = refusals = 0
         while True:
-            outcome = await self._send(message)
+            outcome = await self._attempt(message)
             self.trouble = outcome.why
             refusals += outcome.for_good
             late = self._clock.now() - begun_s > ALERT_GIVE_UP_S
@@ -122,6 +123,14 @@ class Postman:
             )
         self._told(self.channel, len(ids), outcome.sent)
         await self._note(AlertsTold(self.channel, ids[-1], outcome.sent, outcome.why))
+
+    async def _attempt(self, message: Message) -> Outcome:
+        try:
+            outcome = await self._send(message)
+        except Exception:  # a bug of ours must not keep the channel from what comes after
+            logger.exception("a channel failed inside Paceline", channel=self.channel)
+            return Outcome(sent=False, why="an error inside Paceline", for_good=True)
+        return outcome._replace(why=outcome.why[:ALERT_TEXT_CHARS])
 
     async def _note(self, told: AlertsTold) -> None:
         """Where the disk refuses, it is remembered here, and told twice after a restart."""

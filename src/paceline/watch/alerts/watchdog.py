@@ -96,7 +96,7 @@ class Watchdog:
                 found = self._burning(past, objective, now)
                 if found is not None:
                     findings[found.id] = found
-                elif past.known_s() < burn.PAIRS[-1].short_s:
+                elif past.known_s() < burn.PAIRS[0].short_s:  # so soon after a start
                     unknown.add(alert_id(BURN, objective.name))
         return Seen(findings, frozenset(unknown & self._was.keys()), tuple(pending))
 
