@@ -678,6 +678,7 @@ def test_the_last_hour_answers_as_a_longer_past_would() -> None:
     made.make(FRONT_RESTARTS, {}, lambda at: float(at > 3000))
     made.make(REQUEST_SECONDS, {"model": "m0"}, steady(2.0), 0.05)
     kept = Sketch()
+    of_m0: tuple[str, ...] = ("m0",)
     for now in range(0, 5402, 2):
         made.now_s = float(now)
         kept.record(0.05, 4 if now else 0)
@@ -685,7 +686,7 @@ def test_the_last_hour_answers_as_a_longer_past_would() -> None:
             Measurement(REQUESTS, ("m0", "normal", "200"), 3.0 * now),
             Measurement(FRONT_RESTARTS, (), float(now > 3000)),
         ]
-        sketches = {(REQUEST_SECONDS.name, ("m0",)): kept.snapshot()}
+        sketches = {(REQUEST_SECONDS.name, of_m0): kept.snapshot()}
         recent.take(measured, sketches, made.now_s, 1e9 + now)
     assert recent.known_s() == 3600
     for last_s in (2.0, 8.0, 60.0, 300.0, 1800.0, 3600.0, 1e6):

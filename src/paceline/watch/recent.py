@@ -21,8 +21,8 @@ THINNED = ((KEPT_S, 60.0), (600.0, 10.0), (60.0, 1.0))
 
 Labels = tuple[str, ...]
 Series = tuple[str, Labels]
-Values = Mapping[str, Mapping[Labels, float]]
-"""By metric."""
+Values = Mapping[str, Mapping[str, Mapping[Labels, float]]]
+"""By metric and by its first label, which is a model's name mostly, and what is asked for."""
 
 
 NONE: Mapping[Labels, float] = {}
@@ -50,10 +50,12 @@ class Recent:
         wall: float,
     ) -> None:
         """All counters and gauges as they stand, and sketches of which the past may be asked."""
-        values: dict[str, dict[Labels, float]] = {}
+        values: dict[str, dict[str, dict[Labels, float]]] = {}
         for each in measured:
             if isinstance(each.value, float):
-                values.setdefault(each.metric.name, {})[each.labels] = each.value
+                first = each.labels[0] if each.labels else ""
+                of_metric = values.setdefault(each.metric.name, {})
+                of_metric.setdefault(first, {})[each.labels] = each.value
         if self._began_s is None:
             self._began_s = now
         self._readings.append(_Reading(now, wall, values, sketches))
@@ -70,10 +72,10 @@ class Recent:
             return 0.0
         if metric.kind == "sketch":
             return float(self.spread(metric, where, last_s).count)
-        now = self._readings[-1].values.get(metric.name, NONE)
-        before = self._at(last_s).values.get(metric.name, NONE)
+        before = self._at(last_s).values.get(metric.name, {})
         return sum(
-            max(0.0, value - before.get(labels, 0.0))
+            max(0.0, value - before.get(first, NONE).get(labels, 0.0))
+            for first, now in _of_first(self._readings[-1].values, metric, where)
             for labels, value in now.items()
             if _fits(labels, metric, where)
         )
@@ -84,8 +86,9 @@ class Recent:
     def spread(self, metric: Metric, where: Mapping[str, str], last_s: float) -> Sketch:
         whole = Sketch()
         if self._readings:
-            before = self._at(last_s).sketches
-            for series, sketch in self._readings[-1].sketches.items():
+            before, now = self._at(last_s).sketches, self._readings[-1].sketches
+            exactly = metric.name, tuple(where.get(label, "") for label in metric.labels)
+            for series, sketch in ((exactly, now[exactly]),) if exactly in now else now.items():
                 if series[0] == metric.name and _fits(series[1], metric, where):
                     earlier = before.get(series)
                     whole.merge(sketch if earlier is None else sketch.since(earlier))
@@ -112,7 +115,8 @@ class Recent:
         if not self._readings:
             return []
         newest = self._readings[-1]
-        found: Iterable[Labels] = newest.values.get(metric.name, NONE)
+        of_metric = newest.values.get(metric.name, {}).values()
+        found: Iterable[Labels] = [labels for each in of_metric for labels in each]
         if metric.kind == "sketch":
             found = [labels for name, labels in newest.sketches if name == metric.name]
         return [dict(zip(metric.labels, labels, strict=True)) for labels in found]
@@ -137,6 +141,16 @@ class Recent:
         self._readings = kept
 
 
+def _of_first(
+    values: Values, metric: Metric, where: Mapping[str, str]
+) -> Iterable[tuple[str, Mapping[Labels, float]]]:
+    of_metric = values.get(metric.name, {})
+    first = where.get(metric.labels[0]) if metric.labels else None
+    if first is None:
+        return of_metric.items()
+    return ((first, of_metric[first]),) if first in of_metric else ()
+
+
 def _fits(labels: Labels, metric: Metric, where: Mapping[str, str]) -> bool:
     for label, value in zip(metric.labels, labels, strict=True):
         if label in where and where[label] != value:
@@ -145,6 +159,10 @@ def _fits(labels: Labels, metric: Metric, where: Mapping[str, str]) -> bool:
 
 
 def _sum(values: Values, metric: Metric, where: Mapping[str, str]) -> float | None:
-    of = values.get(metric.name, NONE)
-    found = [value for labels, value in of.items() if _fits(labels, metric, where)]
+    found = [
+        value
+        for _, of_first in _of_first(values, metric, where)
+        for labels, value in of_first.items()
+        if _fits(labels, metric, where)
+    ]
     return sum(found) if found else None

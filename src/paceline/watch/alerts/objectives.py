@@ -4,7 +4,7 @@
 requests fail. Means, rates and costs have no such budget. Called by `watchdog.py`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from paceline.terms.errors import BadGoal
@@ -63,22 +63,31 @@ def _budget(limit: Limit) -> Iterator[tuple[float, float | None]]:
         yield budget, bound_s
 
 
-def events(past: Past, objective: Objective, last_s: float) -> Events:
+Failing = Mapping[str, Collection[str]]
+"""By model the statuses that count as failed, of those that there were."""
+
+
+def failing(past: Past) -> Failing:
+    found: dict[str, set[str]] = {}
+    for each in past.series(REQUESTS):
+        if each["status"] >= OUR_FAULT:
+            found.setdefault(each["model"], set()).add(each["status"])
+    return found
+
+
+def events(past: Past, failing: Failing, objective: Objective, last_s: float) -> Events:
     if objective.bound_s is None:
-        return answered(past, objective.model, last_s)
+        return answered(past, failing, objective.model, last_s)
     taken = past.spread(REQUEST_SECONDS, {"model": objective.model}, last_s)
     return Events(taken.count, taken.above(objective.bound_s))
 
 
-def answered(past: Past, model: str, last_s: float) -> Events:
+def answered(past: Past, failing: Failing, model: str, last_s: float) -> Events:
     """Requests, and those of them that failed by our fault."""
     return Events(
         past.grew(REQUESTS, {"model": model}, last_s),
         sum(
             past.grew(REQUESTS, {"model": model, "status": status}, last_s)
-            for status in {
-                each["status"] for each in past.series(REQUESTS) if each["model"] == model
-            }
-            if status >= OUR_FAULT
+            for status in failing.get(model, ())
         ),
     )

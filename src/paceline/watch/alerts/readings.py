@@ -34,7 +34,7 @@ from paceline.terms.metric import (
     REQUESTS,
     Metric,
 )
-from paceline.watch.alerts.objectives import OUR_FAULT, QUANTILES, answered
+from paceline.watch.alerts.objectives import OUR_FAULT, QUANTILES, Failing, answered
 from paceline.watch.past import Past
 
 MINUTE_S = 60.0
@@ -63,6 +63,7 @@ class Sight(NamedTuple):
     past: Past
     models: Sequence[str]
     limits: Mapping[str, Sequence[Limit]]
+    failing: Failing
     settled: bool = True
 
     def wait_s(self, model: str) -> float:
@@ -194,7 +195,7 @@ def latency(sight: Sight) -> Iterator[Reading]:
 def errors(sight: Sight) -> Iterator[Reading]:
     """Of models, and of the routes of LLM calls; a caller's own mistakes are none."""
     for model in sight.models:
-        total, failed = answered(sight.past, model, MINUTE_S)
+        total, failed = answered(sight.past, sight.failing, model, MINUTE_S)
         yield _failed(model, f"requests for {model} fail", total, failed)
     routes: dict[str, float] = {}
     failures: dict[str, float] = {}

@@ -28,6 +28,8 @@ class Rule(msgspec.Struct, frozen=True):
     bounds: Bounds | None = None
     read: Read | None = None
     promql: str | None = None
+    every_s: float = 1.0
+    """how often it is looked at"""
 
 
 REQUEST_RATE = "sum by (model) (rate(paceline_requests_total[1m]))"
@@ -100,6 +102,7 @@ RULES: Mapping[str, Rule] = {
             remedy="`paceline plan history` tells what was changed; `paceline plan show MODEL` "
             "lists what can be turned.",
             read=readings.latency,
+            every_s=5.0,  # it merges sketches
         ),
         Rule(
             "errors",

@@ -15,13 +15,16 @@ from paceline.terms.limits import ALERT_TEXT_CHARS, START_S
 from paceline.watch.alerts import burn
 from paceline.watch.alerts.burn import Events, Left, Pair
 from paceline.watch.alerts.latch import Bounds, Watched
-from paceline.watch.alerts.objectives import Objective, events, limits, objectives
+from paceline.watch.alerts.objectives import Failing, Objective, events, failing, limits, objectives
 from paceline.watch.alerts.readings import Reading, Sight
 from paceline.watch.alerts.rules import BURN, RULES
 from paceline.watch.past import Past
 
 LEFT_EVERY_S = 60.0
 """How often it is counted anew what is left of a budget that burns: it asks for a month."""
+
+MERGED_SELDOM = 5.0
+"""So many times more seldom is a burn rate looked at that merges sketches, and does not count."""
 
 Goals = Mapping[str, Sequence[str]]
 
@@ -66,6 +69,8 @@ class Watchdog:
         self._models = models
         self._was = {each.id: each.severity for each in book.alerts.values() if each.open}
         self._watched: dict[str, Watched] = {}
+        self._read_s: dict[str, float] = {}
+        self._found: dict[str, list[Finding]] = {}
         self._burns: dict[tuple[Objective, Pair], bool] = {}
         self._due_s: dict[tuple[Objective, Pair], float] = {}
         self._left: dict[Objective, tuple[float, Left, Events]] = {}
@@ -87,13 +92,13 @@ class Watchdog:
         findings: dict[str, Finding] = {}
         unknown: set[str] = set()
         pending: list[str] = []
-        sight = Sight(past, self._models, self._limits)
+        sight = Sight(past, self._models, self._limits, failing(past))
         sight = sight._replace(settled=self._has_settled(sight, now))
         for each in self._read(sight, now, pending):
             findings[each.id] = each
         if BURN in self._bounds:
             for objective in self._objectives:
-                found = self._burning(past, objective, now)
+                found = self._burning(past, sight.failing, objective, now)
                 if found is not None:
                     findings[found.id] = found
                 elif past.known_s() < burn.PAIRS[0].short_s:  # so soon after a start
@@ -122,6 +127,11 @@ class Watchdog:
             rule = RULES[name]
             if rule.read is None or bounds is None:
                 continue
+            if now < self._read_s.get(name, now):
+                yield from self._found.get(name, ())
+                continue
+            self._read_s[name] = now + rule.every_s
+            self._found[name] = found = []
             for reading in rule.read(sight):
                 id_ = alert_id(name, reading.about)
                 watched = self._watched.get(id_)
@@ -131,21 +141,24 @@ class Watchdog:
                 if watched.pending:
                     pending.append(id_)
                 if severity is not None:
-                    yield _finding(name, reading, severity)
+                    found.append(_finding(name, reading, severity))
+            yield from found
 
     # --- Burn rates
 
-    def _burning(self, past: Past, objective: Objective, now: float) -> Finding | None:
+    def _burning(
+        self, past: Past, failing: Failing, objective: Objective, now: float
+    ) -> Finding | None:
         worst: Pair | None = None
         for pair in burn.pairs(objective.budget):
-            if self._burns_by(pair, past, objective, now) and (
+            if self._burns_by(pair, past, failing, objective, now) and (
                 worst is None or worse(pair.severity, worst.severity)
             ):
                 worst = pair
         if worst is None:
             self._left.pop(objective, None)
             return None
-        left, lately = self._counted_left(past, objective, worst, now)
+        left, lately = self._counted_left(past, failing, objective, worst, now)
         rate = burn.burn_rate(lately, objective.budget, worst.short_s, past.known_s())
         bad = lately.bad / lately.total if lately.total else 0.0
         what = "requests fail" if objective.bound_s is None else "answers take longer"
@@ -161,28 +174,35 @@ class Watchdog:
             left.exhausted_in_s,
         )
 
-    def _burns_by(self, pair: Pair, past: Past, objective: Objective, now: float) -> bool:
+    def _burns_by(
+        self, pair: Pair, past: Past, failing: Failing, objective: Objective, now: float
+    ) -> bool:
         key = objective, pair
         if now >= self._due_s.get(key, now):
-            self._due_s[key] = now + pair.every_s
+            seldom = 1.0 if objective.bound_s is None else MERGED_SELDOM
+            self._due_s[key] = now + pair.every_s * seldom
             known_s = past.known_s()
-            short = events(past, objective, pair.short_s)
+            short = events(past, failing, objective, pair.short_s)
             rate = burn.burn_rate(short, objective.budget, pair.short_s, known_s)
             # The longer window asks for much, and is asked only where it matters.
             self._burns[key] = rate > pair.factor and burn.burns(
-                pair, objective.budget, short, events(past, objective, pair.long_s), known_s
+                pair,
+                objective.budget,
+                short,
+                events(past, failing, objective, pair.long_s),
+                known_s,
             )
         return self._burns[key]
 
     def _counted_left(
-        self, past: Past, objective: Objective, pair: Pair, now: float
+        self, past: Past, failing: Failing, objective: Objective, pair: Pair, now: float
     ) -> tuple[Left, Events]:
         at_s, left, lately = self._left.get(
             objective, (-LEFT_EVERY_S, Left(1.0, None), Events(0, 0))
         )
         if now - at_s >= LEFT_EVERY_S or objective not in self._left:
-            whole = events(past, objective, burn.PERIOD_S)
-            lately = events(past, objective, pair.short_s)
+            whole = events(past, failing, objective, burn.PERIOD_S)
+            lately = events(past, failing, objective, pair.short_s)
             left = burn.left(whole, lately, objective.budget, pair.short_s, past.known_s())
             self._left[objective] = now, left, lately
         return left, lately
