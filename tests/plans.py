@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from paceline.journal.entries import (
     Adjusted,
+    AlertMoved,
+    AlertsTold,
     Body,
     Entry,
     GoalsChanged,
@@ -18,8 +20,11 @@ from paceline.journal.entries import (
     PlanChanged,
     Scored,
     SettingsChanged,
+    Silenced,
+    SilenceEnded,
 )
 from paceline.journal.fold import NOTHING, State, fold
+from paceline.terms.alert import Alert, Silence
 from paceline.terms.plan import (
     Address,
     Adjustment,
@@ -138,7 +143,8 @@ LATER_S = (0.0, 60.0, 7200.0, 50_000.0, 90_000.0, -40_000.0)
 
 @st.composite
 def happenings(draw: st.DrawFn) -> Happening:
-    kind = draw(st.sampled_from(["plan", "adjusted", "adjusted", "adjusted", "scored", "other"]))
+    kinds = ["plan", "adjusted", "adjusted", "adjusted", "scored", "alerts", "other"]
+    kind = draw(st.sampled_from(kinds))
     later_s, who = draw(st.sampled_from(LATER_S)), draw(st.sampled_from(["ann", "bob"]))
     came_true = draw(st.booleans())
     touched: dict[Address, Line | None] = {}
@@ -188,9 +194,32 @@ def _body(state: State, before: Sequence[Entry], happening: Happening) -> Body:
             adjustment = of.body.adjustment
             prediction = adjustment.predictions[0]
             return Scored(of.seq, (adjustment.knob,), prediction, outcome, of_adjustment=True)
+        case "alerts":
+            return _about_alerts(state, happening)
         case "other" if happening.came_true:
             return SettingsChanged(("the log is more detailed",))
     return GoalsChanged({"one": ("p95_ms <= 30", f"cost_usd_h <= {len(before)}")})
+
+
+def _about_alerts(state: State, happening: Happening) -> Body:
+    """Fired, resolved, told or given up, silenced and not any more: what comes next of these."""
+    book, at = state.alerts, START_S + 60.0 * state.seq
+    if book.owed and happening.value == CATALOGUE[happening.knob].default:
+        channel, ids = next(iter(book.owed.items()))
+        return AlertsTold(channel, ids[0], sent=happening.came_true, why="refused")
+    if not happening.came_true:
+        if book.silences:
+            return SilenceEnded(book.silences[0].id, "*")
+        return Silenced(Silence(state.seq + 1, "*", at, at + 3600, happening.who))
+    id_ = f"errors:{happening.knob}"
+    alert = book.alerts.get(id_)
+    if alert is not None and alert.open:
+        over = msgspec.structs.replace(
+            alert, state="resolved", ended_unix_s=at, told="resolved", told_unix_s=at
+        )
+        return AlertMoved(over, "resolved", ("ops",))
+    fires = Alert(id_, "errors", "one", "critical", "firing", at, "errors", "7 %", "Look.")
+    return AlertMoved(fires, "fired", ("ops", "log"))
 
 
 def plan_changed(

@@ -18,11 +18,15 @@ from hypothesis import strategies as st
 from laws import examples
 from paceline.config import (
     AT_RELOAD,
+    AlertSettings,
+    ChannelSettings,
     ModelSettings,
     ProviderSettings,
     RouteSettings,
+    RuleSettings,
     Server,
     Settings,
+    alerting,
     default_fronts,
     lines,
     llm,
@@ -37,6 +41,8 @@ from paceline.terms.errors import EXIT_START, EXIT_USAGE, BadSetting, LimitReach
 from paceline.terms.limits import MODELS as LIMIT_OF_MODELS
 from paceline.terms.limits import SETTINGS_BYTES, SETTINGS_FAULTS
 from paceline.terms.plan import Boolean, Choice, Knob, LogRange, Range, Value
+from paceline.watch.alerts.latch import Bounds
+from paceline.watch.alerts.rules import RULES
 from servers import Server as Running
 from test_cli import Done, here
 
@@ -100,6 +106,7 @@ def test_without_anything_the_defaults_hold(
         server=Server(fronts=fronts),
         models={"digits": ModelSettings()},
         providers={"simulated": llm.defaults("simulated")},
+        rules={name: alerting.rule_defaults(name) for name in RULES},
     )
     assert (loaded.file, loaded.pins, loaded.goals) == (None, {}, {})
     assert {str(origin) for origin in loaded.origins.values()} == {"default"}
@@ -539,6 +546,85 @@ def test_each_front_gets_the_cores_there_are_for_it() -> None:
     assert catalogue(["m"], 5)["m.executors"].default == 5
 
 
+# --- Alerts ---------------------------------------------------------------------------------------
+
+ALERTING = """\
+[alerts]
+escalate = ["boss"]
+again_s = 0
+
+[rules.restarts]
+enabled = false
+
+[rules.disk]
+warning = 0.2
+
+[channels.ops]
+url_env = "OPS_HOOK"
+kind = "slack"
+
+[channels.boss]
+kind = "smtp"
+host = "smtp.example.org"
+sender = "a@example.org"
+to = ["b@example.org"]
+least = "critical"
+"""
+
+
+def test_the_file_says_what_is_an_alert_and_who_is_told(tmp_path: Path) -> None:
+    alerts = source(written(tmp_path, ALERTING)).load().alerting
+    assert alerts.bounds == {
+        "slo_burn": None,
+        "saturation": Bounds(0.02, 0.1, 30.0),
+        "dead_process": Bounds(1.0, 1.0, 15.0),
+        "disk": Bounds(0.2, 0.03, 30.0, rising=False),
+    }
+    assert [each.name for each in alerts.policy.channels] == ["log", "ops", "boss"]
+    assert alerts.policy.told("critical") == ("log", "ops")
+    assert (alerts.policy.escalate, alerts.policy.again_s) == (("boss",), None)
+    assert [each.secrets for each in alerts.channels] == [("OPS_HOOK",), ()]
+    both = ALERTING.replace("[alerts]", "[alerts]\nthresholds = true")
+    loaded = source(written(tmp_path, both)).load()
+    assert loaded.alerting.bounds.keys() == RULES.keys() - {"restarts"}
+    assert alerting.needs_restart(alerts, loaded.alerting) == ("rules",)
+    with pytest.raises(BadSetting, match="OPS_HOOK"):
+        loaded.check_start()
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ('[alerts]\nescalate = ["bos"]\n[channels.boss]\nurl = "https://h/"', 2, "mean boss?"),
+        ("[rules.disk]\ncritical = 0.5", 2, "Say less than 0.1"),
+        ("[rules.errors]\n\nwarning = 0.5", 1, "Say more than 0.5"),
+        ("[rules.slo_burn]\nwarning = 1", 2, "slo_burn.warning"),
+        ("[rules.errs]\nwarning = 1", 1, "errors"),
+        ("[channels.log]\nkind = 'log'", 1, "cannot be the name"),
+        ("[channels.a]\nkind = 'webhook'", 1, "no address that can be called"),
+        ("[channels.a]\nurl = 'http://example.org/'", 2, "in the clear"),
+        ("[channels.a]\nurl = 'https://h/'\nurl_env = 'X'", 3, "two addresses"),
+        ("[channels.a]\nurl_env = 'https://hooks/secret'", 2, "the name of a variable"),
+        ("[channels.a]\nurl = 'https://h/'\ntoken = 's3cret'", 3, "token_env"),
+        ("[channels.a]\nkind = 'smtp'\nsender = 'x@y'\nto = ['x@y']", 1, "no server"),
+        ("[channels.a]\nkind = 'smtp'\nhost = 'h'\nsender = 'x'\nto = ['x@y']", 4, "of a mail"),
+        ("[channels.a]\nkind = 'smtp'\nhost = 'h'\nsender = 'x@y'\nto = ['x@y']\nuser = 'u'", 6,
+         "no password"),
+        ("[channels.a]\nkind = 'smtp'\nhost = 'h'\nsender = 'x@y'\nto = ['x@y']\n"
+         "encryption = 'none'", 6, "in the clear"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_alerts_is_told_with_its_line(
+    tmp_path: Path, text: str, line: int, says: str
+) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(BadSetting) as raised:
+        source(path).load()
+    assert f"{path}:{line}" in str(raised.value)
+    assert says in str(raised.value)
+    assert "s3cret" not in str(raised.value)
+
+
 # --- Properties -----------------------------------------------------------------------------------
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
@@ -602,12 +688,44 @@ ROUTES_SAID = st.dictionaries(
         raw=st.sampled_from([(), ("/files", "/audio/speech")]),
     ),
 )
+ALERTS_SAID = st.builds(
+    AlertSettings,
+    thresholds=st.booleans(),
+    every_s=st.floats(1, 3600),
+    again_s=st.floats(0, 3600),
+    escalate_s=st.floats(0, 3600),
+)
+RULES_SAID = st.fixed_dictionaries(
+    {
+        name: st.builds(
+            msgspec.structs.replace,
+            st.just(alerting.rule_defaults(name)),
+            enabled=st.booleans(),
+            **({} if rule.bounds is None else {"for_s": st.floats(0, 3600)}),
+        )
+        for name, rule in RULES.items()
+    }
+)
+CHANNELS_SAID = st.dictionaries(
+    st.sampled_from(["ops", "boss"]),
+    st.builds(
+        ChannelSettings,
+        kind=st.sampled_from(["webhook", "slack"]),
+        url=st.just("https://example.org/hook"),
+        least=st.sampled_from(["warning", "critical"]),
+        token_env=st.sampled_from(["", "TOKEN"]),
+        private=st.booleans(),
+    ),
+)
 SETTINGS = st.builds(
     Settings,
     server=SERVERS,
     models=st.fixed_dictionaries({"digits": MODEL}),
     providers=PROVIDERS_SAID,
     routes=ROUTES_SAID,
+    alerts=ALERTS_SAID,
+    rules=RULES_SAID,
+    channels=CHANNELS_SAID,
 )
 
 
@@ -618,11 +736,22 @@ def as_toml(those: Settings) -> str:
     for model, of_model in those.models.items():
         said.append(f"[models.{model}]\ngoal = {toml(of_model.goal)}\n[models.{model}.pins]")
         said += [f"{knob} = {toml(value)}" for knob, value in of_model.pins.items()]
-    for kind, sections in (("providers", those.providers), ("routes", those.routes)):
+    said.append("[alerts]")
+    of_alerts = msgspec.structs.asdict(those.alerts).items()
+    said += [f"{field} = {toml(value)}" for field, value in of_alerts]
+    for kind, sections in (
+        ("providers", those.providers),
+        ("routes", those.routes),
+        ("rules", those.rules),
+        ("channels", those.channels),
+    ):
         for name, section in sections.items():
             said.append(f"[{dotted([kind, name])}]")
-            of_section = msgspec.structs.asdict(section).items()
-            said += [f"{field} = {toml(value)}" for field, value in of_section]
+            said += [
+                f"{field} = {toml(value)}"
+                for field, value in msgspec.structs.asdict(section).items()
+                if kind != "rules" or field == "enabled" or RULES[name].bounds is not None
+            ]
     return "\n".join(said)
 
 
@@ -647,7 +776,7 @@ SLOW_TO_MAKE = [HealthCheck.function_scoped_fixture]
 def test_settings_written_down_are_read_back(tmp_path: Path, those: Settings) -> None:
     assert source(written(tmp_path, as_toml(those))).load().settings == those
     alone = msgspec.structs.replace(
-        those, providers={"simulated": llm.defaults("simulated")}, routes={}
+        those, providers={"simulated": llm.defaults("simulated")}, routes={}, channels={}
     )
     assert source(written(tmp_path, ""), as_environ(alone)).load().settings == alone
 
@@ -852,6 +981,9 @@ def test_the_lines_of_a_fresh_file_are_the_defaults(tmp_path: Path) -> None:
     assert loaded.goals == {}
     assert loaded.settings.providers == {"openai": llm.defaults("openai")}
     assert loaded.settings.routes == {"gpt-4o": RouteSettings(targets=("openai/gpt-4o",))}
+    assert loaded.settings.alerts == AlertSettings()
+    assert loaded.settings.rules == {name: alerting.rule_defaults(name) for name in RULES}
+    assert loaded.settings.channels == {"ops": ChannelSettings(url="https://example.org/hook")}
 
 
 def test_init_overwrites_nothing(tmp_path: Path) -> None:
@@ -927,13 +1059,13 @@ def test_every_setting_is_explained_in_the_reference() -> None:
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
     assert [row[0] for row in rows] == [
         f"| `{'.'.join(names)}`"
-        for names in leaves(catalogue(["MODEL"]), ["MODEL"], ["NAME"], ["NAME"])
+        for names in leaves(catalogue(["MODEL"]), ["MODEL"], *(["NAME"] for _ in range(3)))
     ]
     assert all(row[3].strip() for row in rows)
 
 
 def test_everything_in_the_structs_can_be_set() -> None:
-    known = leaves(catalogue(MODELS), MODELS, ["p"], ["r"])
+    known = leaves(catalogue(MODELS), MODELS, ["p"], ["r"], ["c"])
     assert {names[0] for names in known} == set(Settings.__struct_fields__)
     assert {names[1] for names in known if names[0] == "server"} == set(Server.__struct_fields__)
     of_models = {names[2] for names in known if names[0] == "models"}
@@ -942,3 +1074,10 @@ def test_everything_in_the_structs_can_be_set() -> None:
     assert of_providers == set(ProviderSettings.__struct_fields__)
     of_routes = {names[2] for names in known if names[0] == "routes"}
     assert of_routes == set(RouteSettings.__struct_fields__)
+    of_channels = {names[2] for names in known if names[0] == "channels"}
+    assert of_channels == set(ChannelSettings.__struct_fields__)
+    of_alerts = {names[1] for names in known if names[0] == "alerts"}
+    assert of_alerts == set(AlertSettings.__struct_fields__)
+    of_rules = {names[1:] for names in known if names[0] == "rules"}
+    assert {rule for rule, _ in of_rules} == set(RULES)
+    assert {field for _, field in of_rules} == set(RuleSettings.__struct_fields__)

@@ -35,6 +35,9 @@ from paceline.journal.damage import inspect
 from paceline.journal.entries import (
     Adjusted,
     AdjustedOften,
+    AlertMoved,
+    AlertsSummed,
+    AlertsTold,
     Body,
     Compacted,
     Entry,
@@ -43,6 +46,8 @@ from paceline.journal.entries import (
     Salvaged,
     Scored,
     SettingsChanged,
+    Silenced,
+    SilenceEnded,
     to_entry,
     to_record,
 )
@@ -57,6 +62,7 @@ from paceline.journal.transfer import (
     export_whole,
     import_lines,
 )
+from paceline.terms.alert import NO_ALERTS, Alert, Silence
 from paceline.terms.errors import (
     EXIT_INTERRUPTED,
     EXIT_OK,
@@ -303,6 +309,12 @@ def test_predictions_and_verdicts_in_words() -> None:
     assert of_verdict(Verdict("better", "9 ms\nless")) == "better (9 ms less)"
 
 
+FIRING = Alert(
+    "errors:one", "errors", "one", "critical", "firing", 0, "one of ten requests fails",
+    "11 % of 600", "Look into the log.",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("body", "told"),
     [
@@ -343,6 +355,25 @@ def test_predictions_and_verdicts_in_words() -> None:
             Salvaged(20, 3, ((4, 4), (7, 9), (30, None))),
             "saved from a damaged journal: 20 entries lost, around 4, 7 to 9, 30 and on; "
             "3 stand in their place",
+        ),
+        (
+            AlertMoved(FIRING, "fired", ("ops",)),
+            "alert errors:one (critical) fires: one of ten requests fails, 11 % of 600; "
+            "to tell: ops",
+        ),
+        (AlertsTold("ops", 7), "ops was told of alerts, up to entry 7"),
+        (
+            AlertsTold("ops", 7, sent=False, why="refused"),
+            "ops could not be told of alerts, up to entry 7: refused",
+        ),
+        (
+            Silenced(Silence(3, "errors:*", 0, 1e9, "ann", "on it")),
+            "silence for errors:* until 2001-09-09 01:46:40 UTC; reason: on it",
+        ),
+        (SilenceEnded(3, "errors:*"), "the silence for errors:* ended"),
+        (
+            AlertsSummed(9, {"errors": 2}, NO_ALERTS),
+            "alerts until here, 9 entries: fired by rule: errors 2",
         ),
     ],
 )

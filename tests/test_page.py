@@ -1,8 +1,10 @@
 """The page in a real browser, against a real server."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -148,6 +150,21 @@ def test_the_last_llm_calls_are_shown_with_where_their_time_went(
         assert re.fullmatch("before .*, waited .*, told .*", bar)
         assert "secret" not in page.content()
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_an_alert_appears_and_is_acknowledged(tmp_path: Path, browser: Browser) -> None:
+    with Server(tmp_path / "state") as server, looking(browser, server.address) as page:
+        is_ready(page)
+        alerts = page.locator("#alerts")
+        expect(alerts).to_contain_text("none")
+        os.kill(server.fronts[0], signal.SIGKILL)
+        expect(alerts.locator("li")).to_contain_text("died and were started again", timeout=20_000)
+        expect(alerts).to_contain_text("1 alert not over")
+        expect(alerts).to_contain_text("What to do:")
+        press(alerts, "Acknowledge restarts:host")
+        expect(alerts.locator("li")).to_contain_text("acknowledged by")
+        told = server.ask("GET", "/api/alerts").json["alerts"]
+        assert [each["state"] for each in told] == ["acknowledged"]
 
 
 def test_drawing_predicts_by_mouse_and_by_keyboard(tmp_path: Path, browser: Browser) -> None:

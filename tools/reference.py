@@ -1,4 +1,5 @@
-"""Writes docs/reference/*.md from the tables in the code, so that neither can say something else.
+"""Writes docs/reference/*.md, and what deploy/ has for Prometheus and Grafana, from the tables in
+the code, so that neither can say something else.
 
 Without arguments it writes; `--check` names the pages that are not what the code says now. It
 explains nothing: guides do. Called by `./check docs` and `./check --write docs`.
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 import typer
 
+import deployed
 from paceline.cli.main import command_line
 from paceline.config import AT_RELOAD, MODEL_AT_START
 from paceline.config.fields import dotted, leaves, toml, variable
@@ -23,7 +25,14 @@ from paceline.serve.knobs import catalogue
 from paceline.terms import limits as bounds
 from paceline.terms.errors import EXIT_CODES, TABLE
 from paceline.terms.metric import METRICS
-from paceline.web import calls_api, control, history_api, plan_api, settings_api
+from paceline.web import (
+    alerts_api,
+    calls_api,
+    control,
+    history_api,
+    plan_api,
+    settings_api,
+)
 from paceline.web.openapi import ACCESS, Document, document
 from paceline.web.operations import JSON, AnyDeclaration
 
@@ -94,7 +103,8 @@ def constants(module: ast.Module) -> Iterator[tuple[str, str]]:
 
 def settings() -> str:
     rows = []
-    for names, leaf in leaves(catalogue(["MODEL"]), ["MODEL"], ["NAME"], ["NAME"]).items():
+    some = ["NAME"]
+    for names, leaf in leaves(catalogue(["MODEL"]), ["MODEL"], some, some, some).items():
         of_server = names[0] == "server"
         option = f"`{flag(leaf.name)}`" if of_server else ""
         at_reload = {"server": AT_RELOAD, "models": {leaf.name} - MODEL_AT_START}
@@ -115,9 +125,10 @@ def settings() -> str:
         "src/paceline/config/ and src/paceline/serve/knobs.py",
         "What `paceline.toml`, the environment and the options of `paceline up` may say; the\n"
         "[guide](../guides/settings.md) tells how. `MODEL` stands for the name of a model, `NAME`\n"
-        "for that of a provider, or of a route, which is a model that LLM calls ask for. A knob\n"
-        "without a pin starts from its default, and others may turn it. The last column says when\n"
-        "a new value counts: at a reload, or at the next start.",
+        "for that of a provider, of a channel, or of a route, which is a model that LLM calls ask\n"
+        "for. Rules are on where `enabled` is true, and all of them with `alerts.thresholds`.\n"
+        "A knob without a pin starts from its default, and others may turn it. The last column\n"
+        "says when a new value counts: at a reload, or at the next start.",
         table(("setting", "takes", "default", "meaning", "variable", "option", "at"), rows),
     )
 
@@ -163,13 +174,8 @@ def section(path: str, command: Any) -> Iterator[str]:
 
 
 def api() -> str:
-    declared = (
-        *control.DECLARED,
-        *plan_api.DECLARED,
-        *settings_api.DECLARED,
-        *calls_api.DECLARED,
-        *history_api.DECLARED,
-    )
+    apis = (control, plan_api, settings_api, calls_api, history_api, alerts_api)
+    declared = tuple(each for api in apis for each in api.DECLARED)
     described = document(declared, version="")
     calls = {f"`{each.method} {each.path}`": each for each in declared}
     parts = [part for call, each in calls.items() for part in operation(call, each, described)]
@@ -177,7 +183,7 @@ def api() -> str:
     return page(
         "Control API",
         "`DECLARED` in src/paceline/web/control.py, plan_api.py, settings_api.py, calls_api.py, "
-        "history_api.py",
+        "history_api.py and alerts_api.py",
         "A running server describes the same as an OpenAPI document, at `/api/openapi.json`.",
         ACCESS,
         table(
@@ -284,21 +290,23 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
-    "api.md": api,
-    "cli.md": cli,
-    "errors.md": errors,
-    "limits.md": limits,
-    "metrics.md": metrics,
-    "settings.md": settings,
+    f"{FOLDER}/api.md": api,
+    f"{FOLDER}/cli.md": cli,
+    f"{FOLDER}/errors.md": errors,
+    f"{FOLDER}/limits.md": limits,
+    f"{FOLDER}/metrics.md": metrics,
+    f"{FOLDER}/settings.md": settings,
+    "deploy/prometheus-rules.yml": deployed.prometheus,
+    "deploy/grafana-dashboard.json": deployed.grafana,
 }
 
 
 def main(*arguments: str) -> int:
     stale = []
     for name, write in PAGES.items():
-        path, text = ROOT / FOLDER / name, write()
+        path, text = ROOT / name, write()
         if not path.exists() or path.read_text() != text:
-            stale.append(f"{FOLDER}/{name}")
+            stale.append(name)
             if "--check" not in arguments:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text)

@@ -11,7 +11,7 @@ import resource
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,6 +49,8 @@ from paceline.terms.plan import Address, Catalogue, Knob, changed
 
 if TYPE_CHECKING:
     from paceline.gateway.standing import News
+    from paceline.watch.alerts.channels import Channel
+    from paceline.watch.alerts.desk import Alerts
     from paceline.web.fronts import Takes
     from paceline.web.llm import Llm
     from paceline.web.messages import TargetNews
@@ -107,6 +109,8 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
                 log.get(__name__).warning("standard output cannot be written", error=str(error))
 
         async def serve() -> None:
+            ways = _channels(loaded, clock)
+            alerts = _alerts(loaded, journal, ways, address, clock)
             owner = Owner(
                 loaded,
                 journal,
@@ -121,15 +125,62 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
                     *probe(pids, before_s, of_models, seen if recent else container),
                     *of_gpus(gpus()),
                 ],
+                alerts,
                 clock,
                 new_secret(),
                 ready,
             )
-            await owner.run()
+            try:
+                await owner.run()
+            finally:
+                for way in ways.values():
+                    await way.close()
 
         uvloop.run(serve())
     finally:
         held.release()
+
+
+def _channels(loaded: Loaded, clock: RealClock) -> "dict[str, Channel]":
+    """With their secrets, which stand in the environment alone."""
+    from paceline.watch.alerts.channel import LOG
+    from paceline.watch.alerts.channels import LogChannel, channel
+
+    ways: dict[str, Channel] = {LOG: LogChannel()}
+    for each in loaded.alerting.channels:
+        for variable in each.secrets:
+            log.hide(os.environ.get(variable, ""))
+        ways[each.name] = channel(each, os.environ, clock.now)
+    return ways
+
+
+def _alerts(
+    loaded: Loaded,
+    journal: Journal,
+    ways: "Mapping[str, Channel]",
+    address: str,
+    clock: RealClock,
+) -> "Alerts":
+    from paceline.watch.alerts.desk import Alerts
+
+    return Alerts(
+        journal,
+        loaded.alerting.bounds,
+        loaded.alerting.policy,
+        {name: way.send for name, way in ways.items()},
+        [model.name for model in loaded.models],
+        address.partition("://")[2],
+        clock,
+        Chance(),
+    )
+
+
+def alerts_without_owner(journal: Journal) -> "Alerts":
+    """For a command while no owner runs: the book alone. It looks at nothing and tells nobody."""
+    from paceline.watch.alerts.desk import Alerts
+    from paceline.watch.alerts.life import Policy
+
+    return Alerts(journal, {}, Policy(), {}, (), "", RealClock(), Chance())
 
 
 def run_front() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from check.found import Finding, explained, files, modules, run
 
 REFERENCE = ["tools/reference.py"]
+MADE = (".md", ".yml", ".json")
 LINK = re.compile(r"\]\((?P<target>[^)\s]+)(?: \"[^\"]*\")?\)")
 ELSEWHERE = re.compile(r"[a-z]+:|#")
 FENCE = re.compile(r"\s*(?:```|~~~)")
@@ -41,7 +42,7 @@ def _reference(root: Path) -> list[Finding]:
     command = [*REFERENCE, "--check"]
     outcome = run(root, *command)
     wrong = "not what the code says now"
-    stale = [line for line in outcome.lines if line.endswith(".md")]
+    stale = [line for line in outcome.lines if line.endswith(MADE)]
     found = [Finding(path, 1, wrong, "Run `./check --write docs`") for path in stale]
     return explained(found, outcome, command)
 

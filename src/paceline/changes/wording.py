@@ -12,6 +12,9 @@ import msgspec
 from paceline.journal.entries import (
     Adjusted,
     AdjustedOften,
+    AlertMoved,
+    AlertsSummed,
+    AlertsTold,
     Compacted,
     Entry,
     GoalsChanged,
@@ -20,7 +23,10 @@ from paceline.journal.entries import (
     Salvaged,
     Scored,
     SettingsChanged,
+    Silenced,
+    SilenceEnded,
 )
+from paceline.terms.alert import Moved
 from paceline.terms.plan import Address, Change, Diff, Line, Prediction, Step, Value, Verdict, shown
 
 TEXT_CHARS = 300
@@ -36,6 +42,17 @@ OUTCOMES: dict[Outcome, str] = {
     "came true": "which came true",
     "did not": "which did not come true",
     "cannot tell": "of which nothing can be told",
+}
+
+
+MOVES: dict[Moved, str] = {
+    "fired": "fires",
+    "worse": "got worse",
+    "acknowledged": "is acknowledged",
+    "told": "is as it was",
+    "again": "still fires",
+    "escalated": "still fires, and nobody has acknowledged it",
+    "resolved": "is over",
 }
 
 
@@ -77,6 +94,23 @@ def words(entry: Entry) -> str:
             entries = "entry" if lost == 1 else "entries"
             stand = f"; {added} stand in their place" if added else ""
             return f"saved from a damaged journal: {lost} {entries} lost{_around(gaps)}{stand}"
+        case AlertMoved(alert, what, tell):
+            told = (
+                f"alert {alert.id} ({alert.severity}) {MOVES[what]}: {alert.cause}, {alert.value}"
+            )
+            return _one_line(told + (f"; to tell: {', '.join(tell)}" if tell else ""))
+        case AlertsTold(channel, up_to, sent, why):
+            told = "was told of alerts" if sent else "could not be told of alerts"
+            because = "" if sent else f": {text(why)}"
+            return f"{_one_line(channel)} {told}, up to entry {up_to}{because}"
+        case Silenced(silence):
+            for_what = f"silence for {silence.matches} until {moment(silence.until_unix_s)}"
+            return _one_line(for_what) + _because(silence.reason)
+        case SilenceEnded(_, matches):
+            return _one_line(f"the silence for {matches} ended")
+        case AlertsSummed(entries_, fired):
+            times = ", ".join(f"{rule} {count}" for rule, count in fired.items()) or "none"
+            return f"alerts until here, {entries_} entries: fired by rule: {times}"
 
 
 def about(entry: Entry, knob: Address) -> str:

@@ -37,6 +37,7 @@ WIDEST = 50
 
 PROVIDERS = ("openai",)
 ROUTES = ("gpt-4o",)
+CHANNELS = ("ops",)
 """Those in the file that `init` writes, as examples."""
 
 File = Annotated[Path | None, typer.Argument(help=CONFIG_HELP, show_default=False)]
@@ -144,11 +145,11 @@ def _lines(catalogue: Catalogue, models: tuple[str, ...]) -> Iterator[str]:
     yield "# Settings of Paceline. `paceline config check` says whether they are right, and"
     yield "# `paceline config show` which of them hold, and why. A # makes a line a comment."
     section = None
-    for (*above, name), leaf in leaves(catalogue, models, PROVIDERS, ROUTES).items():
+    for (*above, name), leaf in leaves(catalogue, models, PROVIDERS, ROUTES, CHANNELS).items():
         yield ""
         if above != section:
             section = above
-            free = above[0] in ("providers", "routes")  # to name one is to have one
+            free = above[0] in ("providers", "routes", "channels")  # to name one is to have one
             yield f"{'# ' * free}[{dotted(above)}]"
             if above[-1] == "pins":
                 yield f"# {fields(ModelSettings)['pins'].meaning}"
@@ -165,6 +166,8 @@ def _example(above: list[str], name: str, default: object) -> object:
             return getattr(llm.defaults(provider), name)
         case ["routes", model] if name == "targets":
             return [f"{PROVIDERS[0]}/{model}"]
+        case ["channels", _] if name == "url":
+            return "https://example.org/hook"
     return default
 
 

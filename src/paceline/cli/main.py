@@ -10,7 +10,7 @@ import msgspec
 import typer
 import typer.main
 
-from paceline.cli import config, demo, journal, key, plan
+from paceline.cli import alerts, config, demo, journal, key, plan
 from paceline.cli.calls import calls
 from paceline.cli.doctor import doctor
 from paceline.cli.load import load
@@ -46,6 +46,7 @@ Paceline serves models, and holds them to what you say they must achieve.
   paceline why       why a knob is as it is: its story
   paceline calls     the last LLM calls, and where their time went
   paceline report    what a model did: latency, throughput, queue, machine, cost
+  paceline alerts    what fires, who sees to it, and quiet for a while
   paceline simulate  see how requests would be served, before there are any
   paceline load      send requests to a server at a rate, and time its answers
 
@@ -77,6 +78,7 @@ def command_line() -> typer.Typer:
     app.command()(why)
     app.command()(calls)
     app.command()(report)
+    app.add_typer(alerts.app, name="alerts")
     app.command()(simulate)
     app.command()(load)
     app.add_typer(demo.app, name="demo")

@@ -2,7 +2,8 @@
 
 Where an owner runs it is asked, over its socket; where none runs, the same operations answer in
 this process. To read takes no lock. To write takes the state directory for a moment, so a starting
-server and a second command are told of each other. Called by `plan`, `why` and `journal`.
+server and a second command are told of each other. Called by `plan`, `why`, `alerts` and
+`journal`.
 """
 
 import asyncio
@@ -111,16 +112,19 @@ def _owner(place: Place, method: Method, path: str, query: str, body: bytes | No
 
 def _here(place: Place, method: Method, path: str, query: str, body: bytes | None) -> Told:
     """By the very operations of an owner, while none runs."""
-    from paceline.app import desk_without_owner
+    from paceline.app import alerts_without_owner, desk_without_owner
     from paceline.journal.sqlite import FILE
-    from paceline.web.plan_api import operations
+    from paceline.web import alerts_api, plan_api
 
     loaded = place.source.load()
     began = method == "POST" and not (place.state / FILE).exists()
 
     async def answer() -> bytes:
         async with desk_without_owner(loaded, writes=method == "POST") as desk:
-            for operation in operations(desk, patience_s=None):
+            for operation in (
+                *plan_api.operations(desk, patience_s=None),
+                *alerts_api.operations(alerts_without_owner(desk.journal)),
+            ):
                 if (operation.declared.method, operation.declared.path) == (method, path):
                     response = await operation.answer(_request(method, path, query, body), who())
                     return bytes(response.body)

@@ -13,9 +13,12 @@ from msgspec import Meta
 
 from paceline.gateway.upstream import Kind, TokensField
 from paceline.observe import log
+from paceline.terms.alert import Severity
 from paceline.terms.errors import BadSetting
 from paceline.terms.limits import DRAIN_LEAST_S, FRONTS, LLM_BEGINS_S, LLM_DEADLINE_S, LLM_RETRIES
 from paceline.terms.plan import Value
+from paceline.watch.alerts.channel import Encryption
+from paceline.watch.alerts.channel import Kind as ChannelKind
 
 DEFAULT_FILE = "paceline.toml"
 DEFAULT_STATE = "./.paceline"
@@ -201,6 +204,75 @@ class RouteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = ()
 
 
+class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    thresholds: Annotated[
+        bool,
+        Meta(description="Look by all rules, not only by those that are on without this."),
+    ] = False
+    every_s: Annotated[
+        float,
+        Meta(description="The shortest time between two notices of one alert.", ge=1, le=86400),
+    ] = 300.0
+    again_s: Annotated[
+        float,
+        Meta(
+            description="After so long what still fires, and nobody acknowledged, is told again; "
+            "0 is never.",
+            ge=0,
+            le=7 * 86400,
+        ),
+    ] = 4 * 3600.0
+    escalate: Annotated[
+        tuple[str, ...],
+        Meta(description="Channels told only when nobody acknowledges a critical alert in time."),
+    ] = ()
+    escalate_s: Annotated[
+        float, Meta(description="How long that is; 0 is for ever.", ge=0, le=86400)
+    ] = 900.0
+
+
+class ChannelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    kind: Annotated[
+        ChannelKind, Meta(description="A webhook gets JSON; slack is its form, others read it too.")
+    ] = "webhook"
+    least: Annotated[Severity, Meta(description="The least severe alerts it is told of.")] = (
+        "warning"
+    )
+    url: Annotated[str, Meta(description="Of a webhook, or of one in Slack's form.")] = ""
+    url_env: Annotated[
+        str, Meta(description="Instead, the variable with the address, where that is a secret.")
+    ] = ""
+    token_env: Annotated[
+        str, Meta(description="The variable with a token that a webhook wants to see.")
+    ] = ""
+    host: Annotated[str, Meta(description="Of smtp: the server that takes mails.")] = ""
+    port: Annotated[int, Meta(description="Of smtp.", ge=1, le=65535)] = 587
+    encryption: Annotated[
+        Encryption, Meta(description="Of smtp: after a greeting, from the beginning, or none.")
+    ] = "starttls"
+    user: Annotated[str, Meta(description="Of smtp: who logs in, where somebody must.")] = ""
+    password_env: Annotated[
+        str, Meta(description="The variable with the password of that user.")
+    ] = ""
+    sender: Annotated[str, Meta(description="Of smtp: whom mails are from.")] = ""
+    to: Annotated[tuple[str, ...], Meta(description="Of smtp: whom mails are for.")] = ()
+    ca_file: Annotated[
+        str, Meta(description="File with the authorities that may sign its certificate (PEM).")
+    ] = ""
+    private: Annotated[
+        bool, Meta(description="Whether it is in a private network, where none is looked for.")
+    ] = False
+
+
+class RuleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The defaults are each rule's own: see `config/alerting.py`."""
+
+    enabled: Annotated[bool, Meta(description="Whether it is looked by.")] = True
+    warning: Annotated[float, Meta(description="From here on it is a warning.", ge=0)] = 0.0
+    critical: Annotated[float, Meta(description="From here on it is critical.", ge=0)] = 0.0
+    for_s: Annotated[float, Meta(description="How long it must last.", ge=0, le=86400)] = 0.0
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: Annotated[Server, Meta(description="How it serves, whatever it serves.")] = Server()
     models: Annotated[dict[str, ModelSettings], Meta(description="What holds for one model.")] = {}
@@ -211,6 +283,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         dict[str, RouteSettings],
         Meta(description="Where LLM calls go, by the model that they ask for."),
     ] = {}
+    alerts: Annotated[AlertSettings, Meta(description="Who is told of alerts, and how often.")] = (
+        AlertSettings()
+    )
+    rules: Annotated[dict[str, RuleSettings], Meta(description="What is an alert.")] = {}
+    channels: Annotated[dict[str, ChannelSettings], Meta(description="Ways to tell somebody.")] = {}
 
 
 MODEL_AT_START = frozenset({"path", "python"})

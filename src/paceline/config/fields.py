@@ -6,14 +6,23 @@ It says so for messages, for the reference and for `paceline config`; it reads n
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
-from paceline.config import ModelSettings, ProviderSettings, RouteSettings, Server
+from paceline.config import (
+    AlertSettings,
+    ChannelSettings,
+    ModelSettings,
+    ProviderSettings,
+    RouteSettings,
+    RuleSettings,
+    Server,
+)
 from paceline.terms.errors import BadValue
 from paceline.terms.plan import Catalogue, Choice, Knob
+from paceline.watch.alerts.rules import RULES, Rule
 
 PREFIX = "PACELINE_"
 
@@ -80,6 +89,7 @@ def leaves(
     models: Iterable[str],
     providers: Iterable[str] = (),
     routes: Iterable[str] = (),
+    channels: Iterable[str] = (),
 ) -> dict[Names, Leaf]:
     """Everything that can be set, by its place in the file, in the order in which it is shown."""
     of_model = [each for name, each in fields(ModelSettings).items() if name != "pins"]
@@ -94,7 +104,27 @@ def leaves(
         found |= {("providers", provider, name): each for name, each in of_provider}
     for route in routes:
         found |= {("routes", route, name): each for name, each in fields(RouteSettings).items()}
+    found |= {("alerts", name): each for name, each in fields(AlertSettings).items()}
+    for rule in RULES.values():
+        found |= {("rules", rule.name, each.name): each for each in of_rule(rule)}
+    for channel in channels:
+        of_channel = fields(ChannelSettings).items()
+        found |= {("channels", channel, name): each for name, each in of_channel}
     return found
+
+
+def of_rule(rule: Rule) -> Iterator[Field]:
+    """With the rule's own defaults, and what it is about."""
+    of = fields(RuleSettings)
+    yield of["enabled"]._replace(default=rule.usual, meaning=rule.what)
+    if rule.bounds is not None:
+        sense = "or more" if rule.bounds.rising else "or less"
+        for name in ("warning", "critical"):
+            default = getattr(rule.bounds, name)
+            meaning = f"So much, {sense}, is {name}, in {rule.unit}."
+            yield of[name]._replace(default=default, meaning=meaning)
+        meaning = "Seconds that it must last."
+        yield of["for_s"]._replace(default=rule.bounds.for_s, meaning=meaning)
 
 
 BARE = re.compile(r"[A-Za-z0-9_-]+")

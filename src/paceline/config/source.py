@@ -18,14 +18,18 @@ import msgspec
 
 from paceline.config import (
     DEFAULT_FILE,
+    AlertSettings,
+    ChannelSettings,
     ModelSettings,
     RouteSettings,
     Server,
     Settings,
+    alerting,
     default_fronts,
     llm,
     served,
 )
+from paceline.config.alerting import Alerting
 from paceline.config.fields import (
     PREFIX,
     Field,
@@ -45,6 +49,10 @@ from paceline.serve.model_source import ModelSource
 from paceline.terms.errors import NO_VALUE, BadSetting, BadValue, PacelineError
 from paceline.terms.limits import SETTINGS_BYTES, SETTINGS_FAULTS
 from paceline.terms.plan import Address, Catalogue, Knob, Value
+from paceline.watch.alerts.channel import ChannelTo
+from paceline.watch.alerts.latch import Bounds
+from paceline.watch.alerts.life import Policy
+from paceline.watch.alerts.rules import RULES
 
 if TYPE_CHECKING:
     from paceline.terms.goal import Goal
@@ -111,6 +119,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """and not found in the environment"""
     routes: tuple[Route, ...]
     """those of the settings, and one for each model that is a provider's own"""
+    alerting: Alerting
+    """what is an alert, and who is told"""
     file: Path | None
     source: "Source"
     """loads again, from the same places"""
@@ -128,6 +138,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     def check_start(self) -> None:
         """What more a server needs to start, of the environment that this was read in."""
         llm.check_start(self.providers, self.source.environ, of_file=self.providers_of_file)
+        alerting.check_start(self.alerting, self.source.environ)
 
 
 # --- Reading --------------------------------------------------------------------------------------
@@ -192,11 +203,13 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             named = [self.only.model.name]
         providers: list[str] = []
         routes: list[str] = []
+        channels: list[str] = []
         of_file = False
         if self.only is None:
             providers, of_file = llm.providers_named(text.tree if text else None, self.environ)
             routes = llm.routes_named(text.tree if text else None)
-        known = leaves(self.catalogue(named), named, providers, routes)
+            channels = alerting.channels_named(text.tree if text else None)
+        known = leaves(self.catalogue(named), named, providers, routes, channels)
         said = [] if of_file else [*_from_found(providers)]
         said += [*_from_file(text, known, self.models, faults)] if text else []
         said += _from_environ(self.environ, known, faults)
@@ -210,15 +223,19 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
                 faults.append(_fault(origin, error.cause, shown, error.remedy))
         file = text.path if text else None
         sources = [] if faults else [*self._sources(named, given, file, faults)]
-        settings = None if faults else self._settings(given, named, providers, routes)
+        settings = None
+        if not faults:
+            settings = self._settings(given, named, providers, routes, channels)
         upstreams: list[Upstream] = []
         routes_named: list[Route] = []
+        alerts: Alerting | None = None
         if settings is not None:
             folder = Path() if file is None else file.parent
             upstreams += _upstreams(settings, given, text, folder, faults)
             routes_named += _routes(settings, given, text, faults)
             routes_named += llm.routes_of_models(upstreams, routes_named)
-        if faults or settings is None:
+            alerts = _alerting(settings, given, text, folder, faults)
+        if faults or settings is None or alerts is None:
             raise _together(faults)
         origins = {names: each.origin for names, each in given.items()}
         _check_server(settings.server, origins)
@@ -242,6 +259,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             providers=tuple(upstreams),
             providers_of_file=of_file,
             routes=tuple(routes_named),
+            alerting=alerts,
             file=file,
             places=places,
             # A file that was there must not be missing the next time: its pins would be gone.
@@ -280,6 +298,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         named: Sequence[str],
         providers: Sequence[str],
         routes: Sequence[str],
+        channels: Sequence[str],
     ) -> Settings:
         def below(*above: str) -> dict[str, Any]:
             return {names[-1]: each.value for names, each in given.items() if names[:-1] == above}
@@ -295,8 +314,19 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             name: msgspec.structs.replace(llm.defaults(name), **below("providers", name))
             for name in providers
         }
-        of_routes = {name: RouteSettings(**below("routes", name)) for name in routes}
-        return Settings(server=server, models=of_models, providers=of_providers, routes=of_routes)
+        of_rules = {
+            name: msgspec.structs.replace(alerting.rule_defaults(name), **below("rules", name))
+            for name in RULES
+        }
+        return Settings(
+            server=server,
+            models=of_models,
+            providers=of_providers,
+            routes={name: RouteSettings(**below("routes", name)) for name in routes},
+            alerts=AlertSettings(**below("alerts")),
+            rules=of_rules,
+            channels={name: ChannelSettings(**below("channels", name)) for name in channels},
+        )
 
     def _read(self, may_be_empty: bool) -> "_Text | None":
         path = self.file or Path(DEFAULT_FILE)
@@ -348,6 +378,45 @@ def _routes(
                 faults.append(_of_section(("routes", name), each, given, text))
 
 
+def _alerting(
+    settings: Settings,
+    given: Mapping[Names, _Given],
+    text: "_Text | None",
+    folder: Path,
+    faults: list[_Fault],
+) -> Alerting | None:
+    """None where something is wrong with it."""
+    bounds: dict[str, Bounds | None] = {}
+    channels: list[ChannelTo] = []
+    policies: list[Policy] = []
+    wrong: list[tuple[Names, tuple[str, BadSetting]]] = []
+    for name, rule in settings.rules.items():
+        for found in alerting.bounds_of(
+            name,
+            rule,
+            thresholds=settings.alerts.thresholds,
+            enabled_said=("rules", name, "enabled") in given,
+        ):
+            field, what = found
+            if isinstance(what, BadSetting):
+                wrong.append((("rules", name), (field, what)))
+            else:
+                bounds[field] = what
+    for name, said in settings.channels.items():
+        for channel in alerting.channel_of(name, said, folder):
+            if isinstance(channel, ChannelTo):
+                channels.append(channel)
+            else:
+                wrong.append((("channels", name), channel))
+    for policy in alerting.policy_of(settings.alerts, settings.channels):
+        if isinstance(policy, Policy):
+            policies.append(policy)
+        else:
+            wrong.append((("alerts",), policy))
+    faults += [_of_section(section, each, given, text) for section, each in wrong]
+    return None if wrong else Alerting(bounds, policies[0], tuple(channels))
+
+
 def _of_section(
     section: Names,
     wrong: tuple[str, BadSetting],
@@ -359,7 +428,7 @@ def _of_section(
     at = given.get((*section, field))
     if at is not None:
         origin = at.origin
-    elif text is not None:
+    elif text is not None and section in text.place:
         origin = Origin("file", str(text.path), text.place[section])
     else:
         origin = next(each.origin for names, each in given.items() if names[:-1] == section)
@@ -424,7 +493,8 @@ def _from_file(
 ) -> Iterator[_Said]:
     file = str(text.path)
     tables = dict.fromkeys(names[:length] for names in known for length in range(len(names)))
-    tables |= dict.fromkeys((("providers",), ("routes",)))  # with any names, or none that is one
+    # with any names, or none that is one
+    tables |= dict.fromkeys((("providers",), ("routes",), ("channels",)))
 
     def walk(above: Names, table: Mapping[str, Any]) -> Iterator[_Said]:
         for name, value in table.items():
@@ -583,7 +653,10 @@ def _unknown_key(
         case ["providers" | "routes" as kind] if isinstance(value, dict):
             cause = f"this cannot be the name of one of the {kind}"
             return _fault(origin, cause, name, llm.remedy(kind))
-        case ["providers", _]:  # its value is not shown: it may well be a key
+        case ["channels"] if isinstance(value, dict):
+            cause = "this cannot be the name of one of the channels"
+            return _fault(origin, cause, name, alerting.REMEDY)
+        case ["providers" | "channels", _]:  # its value is not shown: it may well be a secret
             cause = f"there is no setting {dotted(names)}"
             return _Fault(origin, cause, NO_VALUE, partial(_right_key, above, name, known, tables))
         case _:
@@ -600,6 +673,8 @@ def _right_key(
     beside = [each[-1] for each in (*tables, *known) if each and [*each[:-1]] == above]
     elsewhere = {each[-1]: ".".join(each) for each in known}
     near = did_you_mean(name, beside, ".".join([*above, "{}?"]))
+    if not near and above[:1] == ["channels"] and name in ("token", "password"):
+        near = f"Name the variable that it is in: {name}_env. A secret stands in no file."
     if not near and above[:1] == ["providers"] and "key" in name:
         near = "Name the variable that its key is in: key_env. A key stands in no file."
     if not near and name in elsewhere:

@@ -2,7 +2,7 @@
 
 Of one knob's adjustments of one day stays one entry, in the place of the last: the fold of the
 whole is the same before and after, and `why` still tells what went on. Changes of the Plan stay for
-ever.
+ever. Of all that was about alerts stays one entry, with what is in force and how often each fired.
 
 A knob's day is summarized as a whole, never in parts: it goes in one transaction. That is no danger
 as long as the desk lets a knob be adjusted once in ADJUST_EVERY_S: 8,640 times a day, and a score
@@ -11,7 +11,17 @@ for each prediction that came with one.
 
 from collections.abc import Iterable, Iterator
 
-from paceline.journal.entries import Adjusted, AdjustedOften, Entry, Scored
+from paceline.journal.alerting import booked
+from paceline.journal.entries import (
+    AboutAlerts,
+    Adjusted,
+    AdjustedOften,
+    AlertMoved,
+    AlertsSummed,
+    Entry,
+    Scored,
+)
+from paceline.terms.alert import NO_ALERTS
 from paceline.terms.plan import Address
 
 DAY_S = 86400
@@ -27,11 +37,14 @@ def summarize(
     """From the journal's beginning; it is read no further than the first entry that may stay. One
     from the future tells of a clock that was wrong, and of nothing that comes after it."""
     groups: dict[tuple[Address, int], list[Entry]] = {}
+    alerts = _Alerts()
     for entry in entries:
         if entry.at > now_unix_s:
+            alerts.note(entry, stays=True)
             continue
         if entry.at >= before_unix_s:
             break
+        alerts.note(entry, stays=False)
         knob = _knob(entry)
         if knob:
             groups.setdefault((knob, int(entry.at // DAY_S)), []).append(entry)
@@ -39,6 +52,43 @@ def summarize(
         moves = [each for each in group if not isinstance(each.body, Scored)]
         if len(group) > 1 and moves:
             yield [each.seq for each in group], _summary(knob, moves, group)
+    yield from alerts.groups()
+
+
+class _Alerts:
+    """What was about alerts, from the beginning: entries that stay count as well."""
+
+    def __init__(self) -> None:
+        self._book = NO_ALERTS
+        self._fired: dict[str, int] = {}
+        self._entries = 0
+        self._gone: list[int] = []
+        self._summary: Entry | None = None
+
+    def note(self, entry: Entry, *, stays: bool) -> None:
+        body = entry.body
+        if not isinstance(body, AboutAlerts):
+            return
+        self._book = booked(self._book, entry.seq, entry.at, body)
+        if stays:
+            return
+        match body:
+            case AlertsSummed():
+                self._entries += body.entries
+                for rule, times in body.fired.items():
+                    self._fired[rule] = self._fired.get(rule, 0) + times
+            case AlertMoved(alert, "fired"):
+                self._entries += 1
+                self._fired[alert.rule] = self._fired.get(alert.rule, 0) + 1
+            case _:
+                self._entries += 1
+        self._gone.append(entry.seq)
+        summed = AlertsSummed(self._entries, dict(self._fired), self._book)
+        self._summary = Entry(entry.seq, entry.at, entry.who, summed)
+
+    def groups(self) -> Iterator[Group]:
+        if self._summary is not None and len(self._gone) > 1:
+            yield self._gone, self._summary
 
 
 def _knob(entry: Entry) -> Address | None:

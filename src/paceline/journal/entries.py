@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from paceline.journal.store import Record, damaged
+from paceline.terms.alert import Alert, AlertBook, Moved, Silence
 from paceline.terms.errors import JournalNewer
 from paceline.terms.plan import Address, Adjustment, Change, Prediction, Value
 
@@ -83,6 +84,48 @@ class Salvaged(msgspec.Struct, frozen=True, tag="salvaged"):
     gaps: tuple[tuple[int, int | None], ...]
 
 
+class AlertMoved(msgspec.Struct, frozen=True, tag="alert_moved", omit_defaults=True):
+    """An alert as it is from here on, and the channels that are to be told so."""
+
+    alert: Alert
+    what: Moved
+    tell: tuple[str, ...] = ()
+
+
+class AlertsTold(msgspec.Struct, frozen=True, tag="alerts_told", omit_defaults=True):
+    """A channel was told all notices up to the one of entry `up_to`; or, where `sent` is false,
+    they were given up, and why."""
+
+    channel: str
+    up_to: int
+    sent: bool = True
+    why: str = ""
+
+
+class Silenced(msgspec.Struct, frozen=True, tag="silenced"):
+    """Somebody wants to hear nothing of some alerts for a while."""
+
+    silence: Silence
+
+
+class SilenceEnded(msgspec.Struct, frozen=True, tag="silence_ended"):
+    """Its time was over, or somebody ended it."""
+
+    silence: int
+    matches: str
+
+
+class AlertsSummed(msgspec.Struct, frozen=True, tag="alerts_summed"):
+    """What compaction leaves of all that was about alerts up to here: what they amounted to, and by
+    rule how often one fired. Stands where the last stood; `entries` counts those it stands for."""
+
+    entries: int
+    fired: dict[str, int]
+    book: AlertBook
+
+
+AboutAlerts = AlertMoved | AlertsTold | Silenced | SilenceEnded | AlertsSummed
+
 Body = (
     PlanChanged
     | Adjusted
@@ -92,6 +135,11 @@ Body = (
     | SettingsChanged
     | Compacted
     | Salvaged
+    | AlertMoved
+    | AlertsTold
+    | Silenced
+    | SilenceEnded
+    | AlertsSummed
 )
 KINDS: tuple[type[Body], ...] = (
     PlanChanged,
@@ -102,6 +150,11 @@ KINDS: tuple[type[Body], ...] = (
     SettingsChanged,
     Compacted,
     Salvaged,
+    AlertMoved,
+    AlertsTold,
+    Silenced,
+    SilenceEnded,
+    AlertsSummed,
 )
 
 VERSIONS: Mapping[str, int] = {str(kind.__struct_config__.tag): 1 for kind in KINDS}
@@ -132,6 +185,11 @@ def outcome_of(seq: int) -> str:
     return f"#{seq}"
 
 
+def of_alert(alert_id: str) -> str:
+    """The name under which what happened to an alert is found; no knob's has a blank in it."""
+    return f"alert {alert_id}"
+
+
 def about(body: Body) -> tuple[str, ...]:
     match body:
         case PlanChanged(_, _, change):
@@ -142,7 +200,11 @@ def about(body: Body) -> tuple[str, ...]:
             return (body.knob,)
         case Scored():
             return body.knobs if body.of_adjustment else (outcome_of(body.of), *body.knobs)
+        case AlertMoved(alert):
+            return (of_alert(alert.id),)
         case GoalsChanged() | SettingsChanged() | Compacted() | Salvaged():
+            return ()
+        case AlertsTold() | Silenced() | SilenceEnded() | AlertsSummed():
             return ()
 
 

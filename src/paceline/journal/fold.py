@@ -8,9 +8,13 @@ from collections.abc import Iterable
 
 import msgspec
 
+from paceline.journal.alerting import booked
 from paceline.journal.entries import (
     Adjusted,
     AdjustedOften,
+    AlertMoved,
+    AlertsSummed,
+    AlertsTold,
     Compacted,
     Entry,
     GoalsChanged,
@@ -18,8 +22,11 @@ from paceline.journal.entries import (
     Salvaged,
     Scored,
     SettingsChanged,
+    Silenced,
+    SilenceEnded,
 )
 from paceline.journal.store import Snapshot, damaged
+from paceline.terms.alert import NO_ALERTS, AlertBook
 from paceline.terms.errors import Conflict
 from paceline.terms.goal import slo_ms
 from paceline.terms.plan import (
@@ -45,6 +52,7 @@ class State(msgspec.Struct, frozen=True):
     by: str = ""
     adjusted: dict[Address, Value] = {}
     goals: dict[str, tuple[str, ...]] = {}
+    alerts: AlertBook = NO_ALERTS
 
     @property
     def in_force(self) -> InForce:
@@ -73,7 +81,16 @@ def fold(state: State, entry: Entry) -> State:
                 raise damaged(entry.seq, "the Plan it leads to is not the one it names")
             touched = {step.knob for step in change.diff}
             adjusted = {knob: at for knob, at in state.adjusted.items() if knob not in touched}
-            return State(entry.seq, plan, content, entry.at, entry.who, adjusted, state.goals)
+            return State(
+                entry.seq,
+                plan,
+                content,
+                entry.at,
+                entry.who,
+                adjusted,
+                state.goals,
+                state.alerts,
+            )
         case Adjusted(adjustment):
             return _adjusted(state, entry.seq, adjustment.knob, adjustment.after)
         case AdjustedOften():
@@ -82,6 +99,9 @@ def fold(state: State, entry: Entry) -> State:
             return msgspec.structs.replace(state, seq=entry.seq, goals=goals)
         case Scored() | SettingsChanged() | Compacted() | Salvaged():
             return msgspec.structs.replace(state, seq=entry.seq)
+        case AlertMoved() | AlertsTold() | Silenced() | SilenceEnded() | AlertsSummed() as body:
+            alerts = booked(state.alerts, entry.seq, entry.at, body)
+            return msgspec.structs.replace(state, seq=entry.seq, alerts=alerts)
 
 
 def _adjusted(state: State, seq: int, knob: Address, value: Value) -> State:
@@ -94,8 +114,11 @@ def fold_all(entries: Iterable[Entry], state: State = NOTHING) -> State:
     return state
 
 
-FORMAT = 1
+FORMAT = 2
 """Of a snapshot. Whoever changes State counts it up; an unknown one is passed over."""
+
+READABLE = (1, FORMAT)
+"""In the first nothing was known of alerts, and there were none."""
 
 
 def to_snapshot(state: State) -> Snapshot:
@@ -103,6 +126,6 @@ def to_snapshot(state: State) -> Snapshot:
 
 
 def from_snapshot(snapshot: Snapshot) -> State | None:
-    if snapshot.format != FORMAT:
+    if snapshot.format not in READABLE:
         return None
     return msgspec.json.decode(snapshot.state, type=State)

@@ -236,7 +236,13 @@ class _Ahead:
             if knob not in self._lines and lines.get(knob) == known.plan.lines.get(knob)
         }
         adjusted |= {knob: value for knob, value in self._values.items() if knob in lines}
-        return State(plan=plan, hash=content_hash(plan), adjusted=adjusted, goals=known.goals)
+        return State(
+            plan=plan,
+            hash=content_hash(plan),
+            adjusted=adjusted,
+            goals=known.goals,
+            alerts=known.alerts,
+        )
 
 
 class _Unproven:
@@ -254,7 +260,8 @@ class _Unproven:
     def after(self, known: State, version: int) -> State:
         lines = _with(known.plan.lines, self._lines)
         plan = Plan(version, lines)
-        return State(plan=plan, hash=content_hash(plan), goals=known.goals)
+        hash_ = content_hash(plan)
+        return State(plan=plan, hash=hash_, goals=known.goals, alerts=known.alerts)
 
 
 def missing(body: Body) -> int:

@@ -154,6 +154,17 @@ class Sketch:
         reached = list(accumulate(cells[UNDER:]))
         return [_at(cells, reached, q) for q in qs]
 
+    def above(self, bound: float) -> int:
+        """How many values were larger, but for those within `RELATIVE_ERROR` of the bound, which
+        count as what most of their bucket is."""
+        cells = _copied(self._cells)
+        if bound < RANGE_LOW:
+            return int(sum(cells[FIRST:]))
+        if bound >= RANGE_HIGH:
+            return int(cells[OVER])
+        cell = int(_log(bound) * _PER_LOG + _OFFSET)
+        return int(sum(cells[cell if _middle(cell) > bound else cell + 1 :]))
+
     def merge(self, other: "Sketch") -> None:
         """Add all that `other` holds.
 

@@ -695,3 +695,84 @@ HISTORY_ASKED = 8
 
 HISTORY_STEPS = 5000
 """steps of one series in one answer about the past; of more they are made longer"""
+ALERTS = 500
+"""alerts that are open, or ended not long ago; beyond that the first that ended is forgotten"""
+
+ALERTS_RESOLVED_S = 3600.0
+"""how long an alert that ended is shown"""
+
+ALERTS_DEAD = 50
+"""of the notices that could not be delivered, the newest, which are shown"""
+
+ALERT_OWED = 500
+"""notices that wait for one channel; of one more the oldest is given up"""
+
+ALERT_GROUP = 100
+"""notices that are told in one message"""
+
+ALERT_LINES = 20
+"""of these that a message to people tells one by one; the others are counted"""
+
+ALERT_GROUP_S = 2.0
+"""how long a notice waits for others to be told along with it"""
+
+ALERT_CHANNELS = 16
+"""channels of one server"""
+
+ALERT_TEXT_CHARS = 500
+"""of a cause, a value or a remedy of an alert"""
+
+ALERT_SEND_S = 10.0
+"""how long a channel may take to take a message"""
+
+ALERT_BACKOFF_FIRST_S = 1.0
+"""the longest wait before a message is sent for the second time; doubles each time"""
+
+ALERT_BACKOFF_MOST_S = 60.0
+"""the longest such wait"""
+
+ALERT_GIVE_UP_S = 86400.0
+"""how old a notice may be that is still sent again"""
+
+ALERT_REFUSALS = 5
+"""times a channel may refuse a message for good, say with status 404, until it is given up"""
+
+SILENCES = 100
+"""silences in force"""
+
+SILENCE_MOST_S = 30 * 86400.0
+"""the longest silence"""
+
+ALERT_BAD_LEAST = 5
+"""bad events in the longer window, below which no burn rate makes an alert"""
+
+ALERT_BAD_SHARE = 0.72
+"""of bad events at which the fastest burn rate makes an alert, where the objective is so low that
+14.4 times its budget would be more"""
+
+ALERT_TICKS_OF_WINDOW = 300
+"""looks at a burn rate within its shorter window"""
+
+ALERT_REQUESTS_LEAST = 20
+"""requests in the last minute, below which no share or quantile of them makes an alert"""
+
+ALERT_LEAVE = 0.9
+"""of the bound at which an alert begins, where it ends: between the two nothing changes"""
+
+ALERT_CLEAR_S = 60.0
+"""how long a value must stay on the right side of that until the alert is over"""
+
+ALERT_QUEUE_LEAST = 10
+"""requests that must wait for a model until its queue can be an alert"""
+
+ALERT_DISK_ENOUGH_BYTES = 10 * 1024**3
+"""free space with which no disk is nearly full, whatever share of it that is"""
+
+ALERT_AGAIN_S = 10.0
+"""after the journal has refused an alert, until it is asked again"""
+
+WATCH_TICK_S = 1.0
+"""how often the owner looks at what its processes count"""
+
+ALERTS_ON_PAGE = 20
+"""open alerts that a live page is told; the others are counted"""

@@ -315,6 +315,29 @@ COST = Metric(
     "What it has cost since the start, by kind: compute is `usd_h` times the time it ran.",
     ("kind",),
 )
+DISK_BYTES = Metric(
+    "paceline_disk_bytes", "gauge", "bytes", "Size of the disk that the state directory is on."
+)
+DISK_FREE = Metric(
+    "paceline_disk_free_bytes",
+    "gauge",
+    "bytes",
+    "Free space on the disk that the state directory is on.",
+)
+ALERTS_OPEN = Metric(
+    "paceline_open_alerts",
+    "gauge",
+    "alerts",
+    "Alerts that are not over, by severity; those acknowledged and silenced too.",
+    ("severity",),
+)
+ALERT_NOTICES = Metric(
+    "paceline_alert_notices_total",
+    "counter",
+    "notices",
+    "Notices of alerts, by channel and by what came of them: sent, or given up.",
+    ("channel", "ended"),
+)
 BUILD = Metric(
     "paceline_build_info", "gauge", "", "Always 1; the labels say what runs.", ("version",)
 )
@@ -375,6 +398,10 @@ METRICS: tuple[Metric, ...] = (
     GPU_MEMORY_LIMIT,
     GPU_WATTS,
     COST,
+    DISK_BYTES,
+    DISK_FREE,
+    ALERTS_OPEN,
+    ALERT_NOTICES,
     BUILD,
     STARTED,
 )

@@ -4,6 +4,7 @@ It never loads a model and never answers an inference. Its parts come from `app.
 """
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Callable, Mapping
@@ -25,9 +26,12 @@ from paceline.processes.state_dir import StateDir
 from paceline.processes.terminal import Sender, Terminal
 from paceline.serve.model_source import ModelSource
 from paceline.terms.errors import PacelineError
+from paceline.terms.limits import ALERTS_ON_PAGE
 from paceline.terms.measurement import Measurement
 from paceline.terms.metric import (
     BUILD,
+    DISK_BYTES,
+    DISK_FREE,
     FRONT_RESTARTS,
     FRONTS_READY,
     FRONTS_WANTED,
@@ -37,8 +41,10 @@ from paceline.terms.metric import (
     STARTED,
 )
 from paceline.terms.plan import Catalogue
+from paceline.watch.alerts.desk import Alerts
+from paceline.watch.past import Past
 from paceline.watch.watcher import Watcher
-from paceline.web import calls_api, history_api, plan_api
+from paceline.web import alerts_api, calls_api, history_api, plan_api
 from paceline.web.control import Control
 from paceline.web.doorkeeper import Doorkeeper
 from paceline.web.fronts import Fronts, Takes
@@ -48,6 +54,7 @@ from paceline.web.scores import Scores
 from paceline.web.settings_api import SettingsInForce, wanted
 from paceline.web.status import (
     Status,
+    alert_status,
     answered,
     of_models,
     of_providers,
@@ -81,6 +88,7 @@ class Owner:
         models: tuple[ModelSource, ...],
         files: Mapping[str, Path],
         probe: Probe,
+        alerts: Alerts,
         clock: Clock,
         session_secret: bytes,
         on_ready: Callable[[Takes], None],
@@ -99,6 +107,7 @@ class Owner:
         self._models = models
         self._files = files
         self._probe = probe
+        self._alerts = alerts
         self._clock = clock
         self._on_ready: Callable[[Takes], None] | None = on_ready
         self._cannot_start: PacelineError | None = None
@@ -131,7 +140,11 @@ class Owner:
         self._settings = SettingsInForce(loaded, self._desk, self._on_settings)
         self._cost = MachineCost(lambda: self._settings.server.usd_h, clock)
         self._watcher = Watcher(
-            held.path, lambda: self._boards, lambda: self._beside_boards(recent=True), clock
+            held.path,
+            lambda: self._boards,
+            lambda: self._beside_boards(recent=True),
+            clock,
+            (self._look_for_alerts,),
         )
         self._upkeep = Upkeep(self._desk, self._settings, clock)
         self._control = Control(
@@ -146,6 +159,7 @@ class Owner:
                 *self._settings.operations(),
                 *calls_api.operations(self._fronts.calls),
                 *history_api.operations(self._watcher, clock.wall),
+                *alerts_api.operations(alerts),
             ),
             Repository(self._desk, self._measure, lambda: self._keys).routes(),
         )
@@ -168,12 +182,14 @@ class Owner:
         self._doorkeeper.open()
         self._fronts.start()
         self._upkeep.start()
+        self._alerts.start()
         connections = Connections(self._control.routes(), self._clock.now, self._clock.wall)
         await connections.listen(self._held.listen())
         await self._stopping.wait()
         self._doorkeeper.refuse()
         self._control.end_streams()
         self._upkeep.close()
+        await self._alerts.close()
         await self._steered.close()
         await self._scores.close()
         await self._fronts.drain(self._settings.server.drain_s)
@@ -260,6 +276,11 @@ class Owner:
         durations_s = merged(self._boards, REQUEST_SECONDS, (workload,))
         return Totals(self._clock.now(), requests, failed, durations_s)
 
+    def _look_for_alerts(self, past: Past) -> None:
+        """Not while it stops: fronts that end then are no news."""
+        if not self._stopping.is_set():
+            self._alerts.look(past, self._clock.now())
+
     def _measure(self) -> list[Measurement]:
         return [
             *read(self._boards),
@@ -275,6 +296,8 @@ class Owner:
             *self._of_files,
             *of_plan([each.name for each in self._models], plan.settings, len(self._fronts.slots)),
             *self._cost.measured(),
+            *self._alerts.measure(),
+            *self._disk(),
             Measurement(FRONTS_READY, (), float(self._fronts.ready)),
             Measurement(FRONTS_WANTED, (), float(len(self._fronts.slots))),
             Measurement(FRONT_RESTARTS, (), float(self._fronts.restarts)),
@@ -284,8 +307,20 @@ class Owner:
     def _of_files(self) -> list[Measurement]:
         return of_files(self._files)
 
+    def _disk(self) -> list[Measurement]:
+        try:
+            seen = os.fstatvfs(self._held.descriptor)
+        except OSError as error:  # of a network disk that is gone
+            logger.warning("the disk of the state directory does not answer", why=str(error))
+            return []
+        return [
+            Measurement(DISK_BYTES, (), float(seen.f_blocks * seen.f_frsize)),
+            Measurement(DISK_FREE, (), float(seen.f_bavail * seen.f_frsize)),
+        ]
+
     def _status(self) -> Status:
         measured = self._measure()
+        firing = [each for each in alerts_api.views(self._alerts.book) if each.state != "resolved"]
         return Status(
             version=paceline.__version__,
             address=self._address,
@@ -301,4 +336,6 @@ class Owner:
             providers=of_providers(self._loaded.providers, measured),
             plan=self._desk.state.plan.version,
             entry=self._desk.state.seq,
+            alerts=tuple(map(alert_status, firing[:ALERTS_ON_PAGE])),
+            alerts_open=len(firing),
         )

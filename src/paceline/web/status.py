@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from paceline.gateway.upstream import SIMULATED, Upstream, costs
+from paceline.terms.alert import Severity
 from paceline.terms.measurement import Distribution, Measurement
 from paceline.terms.metric import (
     CONTAINER_CORES,
@@ -25,6 +26,8 @@ from paceline.terms.metric import (
     ROWS,
     Metric,
 )
+from paceline.watch.alerts.messages import budget
+from paceline.web.alerts_api import AlertView
 
 Meta = msgspec.Meta
 Milliseconds = Annotated[float, Meta(description="Of its whole life; null before the first one.")]
@@ -61,6 +64,23 @@ class ProviderStatus(msgspec.Struct):
     output_tokens: Annotated[float, Meta(description="As it counted them.")] = 0.0
 
 
+class AlertStatus(msgspec.Struct, frozen=True):
+    """An alert that is not over."""
+
+    id: str
+    severity: Severity
+    state: Annotated[
+        Literal["firing", "acknowledged", "silenced", "resolved"],
+        Meta(description="Silenced: it fires, and nobody is told."),
+    ]
+    since_unix_s: float
+    cause: str
+    value: str
+    budget: Annotated[str, Meta(description="What is left of a budget, and for how long.")]
+    what_to_do: str
+    by: Annotated[str, Meta(description="Who has acknowledged it.")]
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Of all our processes, and what the container allows."""
 
@@ -87,6 +107,24 @@ class Status(msgspec.Struct, frozen=True):
     providers: Annotated[list[ProviderStatus], Meta(description="Who answers LLM calls.")]
     plan: Annotated[int, Meta(description="The version of the Plan in force.")]
     entry: Annotated[int, Meta(description="The newest entry of the journal.")]
+    alerts: Annotated[
+        tuple[AlertStatus, ...], Meta(description="The worst and newest that are not over.")
+    ] = ()
+    alerts_open: Annotated[int, Meta(description="How many there are.")] = 0
+
+
+def alert_status(alert: AlertView) -> AlertStatus:
+    return AlertStatus(
+        alert.id,
+        alert.severity,
+        alert.state,
+        alert.since_unix_s,
+        alert.cause,
+        alert.value,
+        ", ".join(budget(alert.budget_left, alert.exhausted_in_s)),
+        alert.what_to_do,
+        alert.by,
+    )
 
 
 def of_models(names: Iterable[str], measured: Iterable[Measurement]) -> list[ModelStatus]:

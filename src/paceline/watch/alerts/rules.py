@@ -1,0 +1,163 @@
+"""The one table of rules: what is watched, from which value on, for how long, and what to do then.
+
+Thresholds, settings, the guide's table and the rules for Prometheus all come from here. A rule
+whose source does not exist yet (cache, GPU, cost per hour) is not in the table until it does.
+`usual` ones are on by default; the others are a preset, on with `alerts.thresholds`.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from paceline.watch.alerts import readings
+from paceline.watch.alerts.latch import Bounds
+from paceline.watch.alerts.readings import Read
+
+BURN = "slo_burn"
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """`bounds` are in `unit`; `promql` is the value as Prometheus has it, in the same unit, and
+    None where Prometheus cannot tell."""
+
+    name: str
+    what: str
+    unit: str
+    usual: bool
+    remedy: str
+    bounds: Bounds | None = None
+    read: Read | None = None
+    promql: str | None = None
+    every_s: float = 1.0
+    """how often it is looked at"""
+
+
+REQUEST_RATE = "sum by (model) (rate(paceline_requests_total[1m]))"
+LATE = "(sum(rate(paceline_not_run_total[1m])) > 0 or sum(paceline_at_risk_requests) > 0)"
+
+RULES: Mapping[str, Rule] = {
+    each.name: each
+    for each in (
+        Rule(
+            BURN,
+            "An objective of a goal uses up its budget of errors too fast.",
+            "times the budget",
+            usual=True,
+            remedy="The log tells what fails or is slow, and since when; `paceline plan history` "
+            "what was changed then.",
+        ),
+        Rule(
+            "saturation",
+            "More arrives for a model than it can answer: its queue grows, or requests are "
+            "turned away.",
+            "share of requests",
+            usual=True,
+            bounds=Bounds(0.02, 0.1, for_s=30.0),
+            remedy="Give it more cores or another server, or ask for less; "
+            "`paceline plan show MODEL` lists what can be turned.",
+            read=readings.saturation,
+            promql="(sum by (model) (increase(paceline_not_run_total[1m])) + "
+            "clamp_min(sum by (model) (delta(paceline_queued_requests[1m])), 0)) / "
+            "sum by (model) (increase(paceline_requests_total[1m]))",
+        ),
+        Rule(
+            "dead_process",
+            "A process that answers requests is gone and does not come back.",
+            "processes",
+            usual=True,
+            bounds=Bounds(1.0, 1.0, for_s=15.0),
+            remedy="The log says why it ends; it is started again and again meanwhile.",
+            read=readings.fronts,
+            promql="paceline_wanted_fronts - paceline_ready_fronts",
+        ),
+        Rule(
+            "restarts",
+            "Processes that answer requests die and are started again.",
+            "times in 5 min",
+            usual=True,
+            bounds=Bounds(1.0, 3.0, for_s=0.0),
+            remedy="The log says how they ended. A model that crashes can have a process of its "
+            "own: see the guide to models.",
+            read=readings.restarts,
+            promql="increase(paceline_front_restarts_total[5m])",
+        ),
+        Rule(
+            "disk",
+            "The disk of the state directory is nearly full.",
+            "share free",
+            usual=True,
+            bounds=Bounds(0.1, 0.03, for_s=30.0, rising=False),
+            remedy="Free some space, or move the state directory with --state. Answers go on "
+            "without it; changes, and budgets, do not.",
+            read=readings.disk,
+            promql="paceline_disk_free_bytes / paceline_disk_bytes "
+            "+ (paceline_disk_free_bytes >= bool 10737418240)",
+        ),
+        Rule(
+            "latency",
+            "Answers take longer than the goal says.",
+            "times the goal",
+            usual=False,
+            bounds=Bounds(1.0, 5.0, for_s=30.0),
+            remedy="`paceline plan history` tells what was changed; `paceline plan show MODEL` "
+            "lists what can be turned.",
+            read=readings.latency,
+            every_s=5.0,  # it merges sketches
+        ),
+        Rule(
+            "errors",
+            "Requests fail by the server's fault, or LLM calls by that of their providers.",
+            "share of requests",
+            usual=False,
+            bounds=Bounds(0.05, 0.15, for_s=30.0),
+            remedy="The log has each error with its request id.",
+            read=readings.errors,
+            promql='sum by (model) (rate(paceline_requests_total{status=~"5.."}[1m])) / '
+            + REQUEST_RATE,
+        ),
+        Rule(
+            "queue",
+            "Many requests wait, and longer than they should.",
+            "requests",
+            usual=False,
+            bounds=Bounds(100.0, 500.0, for_s=30.0),
+            remedy="Give it more cores or another server; `paceline plan show MODEL` lists what "
+            "can be turned.",
+            read=readings.queue,
+            promql="sum by (model) (paceline_queued_requests) and "
+            f"max by (model) (paceline_queue_age_seconds) > {readings.USUAL_WAIT_S:g}",
+        ),
+        Rule(
+            "memory",
+            "The container uses nearly all the memory it may.",
+            "share of the limit",
+            usual=False,
+            bounds=Bounds(400 / 512, 480 / 512, for_s=30.0),
+            remedy="Give it more memory, or fewer models or fronts; at the limit the kernel kills "
+            "a process.",
+            read=readings.memory,
+            promql="paceline_container_memory_bytes / paceline_container_memory_limit_bytes",
+        ),
+        Rule(
+            "cpu",
+            "The processor is busy, and requests are late.",
+            "share of the cores",
+            usual=False,
+            bounds=Bounds(0.8, 0.95, for_s=120.0),
+            remedy="Give it more cores, or another server.",
+            read=readings.cpu,
+            promql="(rate(paceline_container_cpu_seconds_total[1m]) / "
+            f"paceline_container_cpu_cores) and on() {LATE}",
+        ),
+        Rule(
+            "throughput",
+            "Fewer requests are answered than the goal says, while more wait.",
+            "share of the goal",
+            usual=False,
+            bounds=Bounds(1.0, 0.5, for_s=60.0, rising=False),
+            remedy="Give it more cores or another server; `paceline plan show MODEL` lists what "
+            "can be turned.",
+            read=readings.throughput,
+        ),
+    )
+}
