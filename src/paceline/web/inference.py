@@ -47,11 +47,13 @@ from paceline.terms.limits import (
     FOLD_IN_PLACE_BYTES,
     INFER_BODY_BYTES,
     PARSE_IN_PLACE_BYTES,
+    PARSE_UNTIMED_BYTES,
 )
 from paceline.terms.metric import (
     FAILED_SECONDS,
     MODEL_INFO,
     PLAN_VERSION,
+    REQUEST_PART_SECONDS,
     REQUEST_SECONDS,
     REQUESTS,
 )
@@ -80,6 +82,8 @@ KNOWN = 4096
 
 SAID_S = 0.005
 """for which one refusal is said to all whose turn would come too late: the figures of the first"""
+
+REQUEST_PARTS = ("body", "parse")
 
 JSON = b"content-type: application/json\r\n"
 BINARY = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
@@ -122,10 +126,12 @@ class _Place:
     """One model in this front."""
 
     __slots__ = (
+        "body_s",
         "failed_s",
         "in_hand",
         "memo",
         "name",
+        "parse_s",
         "refusal",
         "refusal_until_s",
         "runner",
@@ -143,6 +149,9 @@ class _Place:
         self.seconds = board.sketch(REQUEST_SECONDS, name)
         self.memo = v2.Memo()
         self.failed_s = board.counter(FAILED_SECONDS, name)
+        self.body_s, self.parse_s = (
+            board.counter(REQUEST_PART_SECONDS, name, part) for part in REQUEST_PARTS
+        )
         self.in_hand = 0
         self.refusal_until_s = 0.0
         board.gauge(MODEL_INFO, name, model.spec.version).set(1)
@@ -239,7 +248,8 @@ class Inference:
             if one is not None:
                 self.turns.join(one)
                 return _nothing
-        return self.call(exchange, door, address).took
+        call = self.call(exchange, door, address)
+        return call.took if exchange.complete else call.arrived
 
     def call(
         self,
@@ -489,6 +499,12 @@ class _Call(Held):
         if not self.exchange.complete:
             self.exchange.connection.within(self.deadline_s - self.started_s)
 
+    def arrived(self, exchange: Exchange) -> None:
+        """As `took`, of a body that did not come with its head."""
+        if self._place is not None:
+            self._place.body_s.add(self._inference.clock.now() - self.started_s)
+        self.took(exchange)
+
     def took(self, exchange: Exchange) -> None:
         """The body is there."""
         self._try(self._unfold, exchange.body)
@@ -517,11 +533,16 @@ class _Call(Held):
         spec = self._place.spec
         kind = self._kind
         if len(body) <= PARSE_IN_PLACE_BYTES:
+            begun_s = self._inference.clock.now() if len(body) > PARSE_UNTIMED_BYTES else 0.0
             if kind == "v2":
                 asked = v2.decode(body, spec, _header_length(self.exchange), self._place.memo)
+                if begun_s:
+                    self._place.parse_s.add(self._inference.clock.now() - begun_s)
                 self._asked_v2(asked)
             else:
                 plain = predict.decode(body, spec)
+                if begun_s:
+                    self._place.parse_s.add(self._inference.clock.now() - begun_s)
                 self.request = plain
                 self._submit(plain.inputs, plain.rows)
         else:
@@ -532,6 +553,8 @@ class _Call(Held):
             self._inference.reader.decode(kind, body, spec, length, self._was_read)
 
     def _was_read(self, read: Read | PacelineError) -> None:
+        if self._place is not None and self._heard_s is not None:
+            self._place.parse_s.add(self._inference.clock.now() - self._heard_s)
         if isinstance(read, PacelineError):
             self.fail(read)
         elif self.answered:  # given up meanwhile
