@@ -14,7 +14,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
 from urllib.parse import unquote
 
 from paceline.access.gate import Caller
@@ -481,16 +481,20 @@ class _Call(Held):
         rules = self._rules = serving.rules[self._model]
         self.priority = self.facts.priority or rules.priority
         if not rules.enabled:
-            raise Unavailable(
-                f"{self._model} is switched off",
-                value=self._model,
-                remedy=f"`paceline plan set {self._model}.enabled true` switches it on.",
+            self._turn_away(
+                Unavailable(
+                    f"{self._model} is switched off",
+                    value=self._model,
+                    remedy=f"`paceline plan set {self._model}.enabled true` switches it on.",
+                )
             )
         if place.in_hand >= rules.max_in_flight:
-            raise Overloaded(
-                f"this front holds as many requests to {self._model} as it may",
-                value=rules.max_in_flight,
-                remedy=f"Send fewer at a time, or turn its knob {MAX_IN_FLIGHT.name} up.",
+            self._turn_away(
+                Overloaded(
+                    f"this front holds as many requests to {self._model} as it may",
+                    value=rules.max_in_flight,
+                    remedy=f"Send fewer at a time, or turn its knob {MAX_IN_FLIGHT.name} up.",
+                )
             )
         place.in_hand += 1
         self._place = place
@@ -498,6 +502,11 @@ class _Call(Held):
         self.deadline_s = self.started_s + (rules.deadline_s if timeout_s is None else timeout_s)
         if not self.exchange.complete:
             self.exchange.connection.within(self.deadline_s - self.started_s)
+
+    def _turn_away(self, error: PacelineError) -> NoReturn:
+        """Of a model that is known, so that it is counted; it was never in hand."""
+        self._inference.count(self._model, self.priority, error.http)
+        raise error
 
     def arrived(self, exchange: Exchange) -> None:
         """As `took`, of a body that did not come with its head."""
