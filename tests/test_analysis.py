@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from paceline.serve.knobs import DEFAULTS
 from paceline.terms.errors import NotMeasured
@@ -27,6 +29,7 @@ from paceline.terms.metric import (
 )
 from paceline.testing.made_past import MadePast, read_past
 from paceline.watch.analysis.baseline import Baseline, against, baseline
+from paceline.watch.analysis.bottleneck import shares_of
 from paceline.watch.analysis.finding import Finding
 from paceline.watch.analysis.findings import findings
 from paceline.watch.analysis.parts import parts
@@ -148,6 +151,24 @@ def test_the_parts_add_up_and_little_s_law_counts_those_in_flight() -> None:
     assert found.executors_busy == pytest.approx(found.run_s / found.span_s / 4)
 
 
+@given(
+    st.fixed_dictionaries(
+        {each: st.floats(0.0, 50.0) for each in ("run", "queue", "body", "parse")}
+    ),
+    st.floats(0.0, 5.0),
+    st.floats(1.0, 16.0),
+)
+@settings(max_examples=25, deadline=None)
+def test_shares_are_of_one_whole_whatever_was_counted(
+    ms: dict[str, float], front: float, members: float
+) -> None:
+    made = past(steady(**ms, front=front, members=members), 3)
+    found = parts(made, MODEL, 600)
+    shares = shares_of(found)
+    assert all(0.0 <= each <= 1.0 + 1e-9 for each in shares.values())
+    assert sum(shares.values()) == pytest.approx(1.0 if found.total_s else 0.0)
+
+
 def test_a_bottleneck_says_since_when() -> None:
     made = past(lambda at: second(queue=20.0 if at >= 45 else 0.0), 60)
     found = bottleneck(made)
@@ -192,7 +213,7 @@ def test_a_change_of_latency_is_told_with_what_grew() -> None:
 def test_a_steady_past_has_no_changes_trends_or_anomalies() -> None:
     told = [
         each.kind
-        for seed in range(10)
+        for seed in range(4)
         for each in findings(past(steady(), 300, seed), MODEL, 600)
         if each.kind != "bottleneck"
     ]

@@ -179,9 +179,11 @@ def _made(
     body_s = grew(REQUEST_PART_SECONDS, {**of, "part": "body"})
     parse_s = grew(REQUEST_PART_SECONDS, {**of, "part": "parse"})
     queue_s = grew(PART_SECONDS, {**of, "part": "queue"})
+    before_s = body_s + parse_s + queue_s
+    most_s = max(answered_s + failed_s, before_s)
     # Each member of a batch is there for all of it. Those that failed may be in any part.
-    run_s = busy_s * (ran / batches if batches else 1.0)
-    total_s = max(answered_s, min(answered_s + failed_s, body_s + parse_s + queue_s + run_s))
+    run_s = min(busy_s * (ran / batches if batches else 1.0), most_s - before_s)
+    total_s = max(answered_s, before_s + run_s)
     return Parts(
         span_s=span_s,
         answered=answered,
