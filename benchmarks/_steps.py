@@ -1,13 +1,15 @@
 """How long answers of ours take, by half seconds: the noise that `shifts` plants shifts in.
 
 Two callers ask `paceline up` for the shipped example a hundred times a second each, one with a row,
-one with 32, at moments set beforehand; what was late to be sent counts from when it was due. The
-machine is as it is: others work on it, and that is the point. Sessions are minutes apart.
+one with 32, at moments set beforehand; what was late to be sent counts from when it was due. Others
+work on the machine, and that is the point; server and callers go before them where they may, as if
+they had cores of their own, or all that is recorded is how others are scheduled.
 """
 
 import csv
 import gzip
 import io
+import os
 import statistics
 import subprocess
 import sys
@@ -15,11 +17,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks._open_loop import put_ahead, put_back
 from benchmarks._server import ask, connect, free_port, request, stop
 from paceline.serve import digits
 
@@ -52,6 +56,7 @@ def _call(port: int, rows: int, begun_s: float, until_s: float, found: list[list
 def session() -> Mapping[int, Sequence[Sequence[float]]]:
     """By rows, of each step how long its answers took."""
     port = free_port()
+    put_ahead(os.getpid())  # and whatever it starts
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "paceline", "up", "--port", str(port), "--json"]
         server = subprocess.Popen(
@@ -73,6 +78,8 @@ def session() -> Mapping[int, Sequence[Sequence[float]]]:
         for caller in callers:
             caller.join()
         stop(server)
+    with suppress(PermissionError):
+        put_back(os.getpid())
     return found
 
 

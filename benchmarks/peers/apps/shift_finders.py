@@ -4,6 +4,7 @@ Runs in the environment of `requirements-shifts.txt`, started by `./bench shifts
 finder, its parameters and a series; the answer is a list of places.
 """
 
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -13,9 +14,7 @@ import numpy as np
 
 
 def otava(values: list[float], given: dict[str, Any]) -> list[int]:
-    from otava.analysis import compute_change_points
-
-    found, _ = compute_change_points(
+    found, _ = importlib.import_module("otava.analysis").compute_change_points(
         values,
         window_len=given["window"],
         max_pvalue=given["chance"],
@@ -26,8 +25,7 @@ def otava(values: list[float], given: dict[str, Any]) -> list[int]:
 
 def pelt(values: list[float], given: dict[str, Any]) -> list[int]:
     """With the cost by what is tuned as well; of noise as large as neighbours differ."""
-    import ruptures
-
+    ruptures: Any = importlib.import_module("ruptures")
     logs = np.log(np.array(values))
     noise = float(np.median(np.abs(np.diff(logs)))) / 0.6745 / np.sqrt(2) or 1.0
     scaled = (logs - np.median(logs)) / noise
