@@ -13,6 +13,7 @@ from paceline.terms.errors import NotMeasured
 from paceline.terms.goal import predictions
 from paceline.terms.metric import (
     BATCH_LEFT_ROWS,
+    BATCHES,
     CONTAINER_CORES,
     CONTAINER_CPU_SECONDS,
     CPU_SECONDS,
@@ -80,6 +81,7 @@ def past(at: Callable[[int], Second], seconds: int, seed: int = 0) -> MadePast:
         count(REQUESTS, rps, MODEL, "normal", "200")
         count(REQUESTS, is_.get("refused", 0.0), MODEL, "normal", "503")
         count(NOT_RUN, is_.get("late", 0.0), MODEL, "late")
+        count(BATCHES, batches if is_.get("full") else 0.0, MODEL, "size reached")
         count(BATCH_LEFT_ROWS, is_.get("left", 0.0), MODEL, "yes")
         count(CPU_SECONDS, is_["cpu"], "front")
         count(CPU_WAIT_SECONDS, is_.get("wait", 0.0), "front")
@@ -195,6 +197,27 @@ def test_larger_batches_are_advised_where_rows_are_left_that_would_pay() -> None
     (expected,) = predictions([first.command.partition('--expect "')[2].rstrip('"')])
     assert expected.metric == "mean_ms"
     assert any("executors" in each.command for each in found.advice)
+
+
+def test_full_batches_may_become_larger_and_may_bring_nothing() -> None:
+    found = bottleneck(past(steady(queue=20.0, full=1.0), 60))
+    assert "full at 1 rows" in found.what
+    first = found.advice[0]
+    assert first.command.startswith("paceline plan set m.max_batch 4 ")
+    assert first.impact is not None
+    assert first.impact.low < first.impact.now
+    assert first.impact.high == pytest.approx(first.impact.now)
+
+
+def test_a_limit_is_raised_as_far_as_it_goes() -> None:
+    def advised(most: int) -> str:
+        rules = msgspec.structs.replace(DEFAULTS, max_in_flight=most)
+        made = past(steady(refused=200.0), 60)
+        (found,) = [each for each in findings(made, MODEL, 600, rules) if each.name == "limits"]
+        return found.advice[0].command
+
+    assert advised(8).startswith("paceline plan set m.max_in_flight 32 ")
+    assert advised(1024) == ""
 
 
 def test_a_change_of_latency_is_told_with_what_grew() -> None:

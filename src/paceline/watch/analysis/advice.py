@@ -76,7 +76,16 @@ def advice(found: Parts, named: Bottleneck, model: str, rules: Rules | None) -> 
 
 def _for_queue(found: Parts, model: str, rules: Rules | None) -> tuple[Advice, ...]:
     given: list[Advice] = []
-    if found.left_paying_rows > found.rows * 0.1 and found.batches:
+    full = found.full_batches > found.batches / 2
+    pays = found.left_paying_rows > found.rows * 0.1 and found.batches > 0
+    if full and not pays:
+        # Whether more rows pay was never seen: they cost nothing more, or as much as these do.
+        to = _even(4 * max(1.0, found.batch_rows))
+        most = to / max(1.0, found.batch_rows)
+        gain = Gain(1.0, 1.0 + (most - 1.0) * 0.4, most)
+        text = "Let batches be larger, which they would fill: to"
+        given.append(_knob(found, model, MAX_BATCH.name, to, gain, 0.6, text))
+    if pays:
         rows = found.batch_rows + found.left_paying_rows / found.batches
         at_most = rules.max_batch if rules is not None else int(found.batch_rows + 0.5)
         to = _even(max(2 * at_most, rows))
@@ -124,6 +133,8 @@ def _more_in_flight(found: Parts, model: str, rules: Rules | None) -> Advice:
         )
     needed = rules.max_in_flight * found.asked / max(1.0, found.asked - found.refused)
     to = min(IN_FLIGHT, _even(max(2 * rules.max_in_flight, needed)))
+    if to <= rules.max_in_flight:
+        return Advice("A front cannot hold more requests at once: run one front more.", 0.5)
     refused = found.refused / found.asked
     impact = Impact("error_ratio", "", refused, 0.0, refused * 0.1, refused * 0.7)
     return Advice(text, 0.7, _command(model, MAX_IN_FLIGHT.name, to, impact), impact)

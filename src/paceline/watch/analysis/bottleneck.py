@@ -106,6 +106,8 @@ def _why(found: Parts, part: Part, share: float) -> str:
         if found.left_paying_rows > found.rows * 0.1:
             left = found.left_paying_rows / found.batches if found.batches else 0.0
             return f"{why}; batches leave {left:.0f} rows behind that would have cost little more"
+        if found.full_batches > found.batches / 2:
+            return f"{why}; batches are full at {found.batch_rows:.0f} rows"
         if found.waited_batches > found.batches / 2:
             return f"{why}, while batches are held back for company"
         return f"{why}; {found.executors_busy:.1f} executors are busy on average"

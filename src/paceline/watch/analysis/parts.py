@@ -60,6 +60,8 @@ class Parts(msgspec.Struct, frozen=True):
     left_paying_rows: float
     waited_batches: float
     """that were held back for company"""
+    full_batches: float
+    """that were as large as they may be"""
     cpu_s: float
     """of fronts and model processes"""
     cpu_wait_s: float
@@ -200,6 +202,7 @@ def _made(
         busy_s=busy_s,
         left_paying_rows=grew(BATCH_LEFT_ROWS, {**of, "pays": "yes"}),
         waited_batches=grew(BATCHES, {**of, "reason": "wait exceeded"}),
+        full_batches=grew(BATCHES, {**of, "reason": "size reached"}),
         cpu_s=sum(grew(CPU_SECONDS, {"role": each}) for each in ("front", "model")),
         cpu_wait_s=grew(CPU_WAIT_SECONDS, {}),
         container_cpu_s=grew(CONTAINER_CPU_SECONDS, {}),
