@@ -29,6 +29,10 @@ from paceline.stats.student import reach, two_sided
 Numbers = NDArray[np.float64]
 
 SHORTEST_WINDOW = 50
+USUAL = 3.0
+"""the factor by which real latencies are fewer than they seem. Half of what is believed is this, for
+what one series tells of it scatters"""
+
 WINDOW_VALUES = 200
 """that a window compares with each other; of a longer one, means of neighbours"""
 
@@ -38,7 +42,7 @@ WEAK = 10.0
 LEAST = 5
 """values on either side of a cut"""
 
-CHANCE = 0.001
+CHANCE = 0.003
 MAGNITUDE = 0.03
 CONFIDENCE = 0.95
 BLOCKS = {5: 1.434, 9: 1.495, 17: 1.53}
@@ -175,7 +179,7 @@ class _Series:
             middles = np.median(sliding_window_view(self.scaled, block), axis=1)
             between = _spread(middles[block:] - middles[:-block])
             factors.append(block / BLOCKS[block] * (between / values) ** 2)
-        return max(factors)
+        return max(1.0, math.sqrt(USUAL * sum(factors) / len(factors)))
 
     def _counted(self, values: int) -> float:
         return max(2.0, values / self.alike)
