@@ -30,7 +30,7 @@ Numbers = NDArray[np.float64]
 
 SHORTEST_WINDOW = 50
 USUAL = 3.0
-"""the factor by which real latencies are fewer than they seem. Half of what is believed is this, for
+"""the factor by which real latencies are fewer than they seem. Half of what is believed is this:
 what one series tells of it scatters"""
 
 WINDOW_VALUES = 200
@@ -39,10 +39,10 @@ WINDOW_VALUES = 200
 WEAK = 10.0
 """times the chance that is allowed in the end, a cut may have when it is let in"""
 
-LEAST = 5
+LEAST = 8
 """values on either side of a cut"""
 
-CHANCE = 0.003
+CHANCE = 0.001
 MAGNITUDE = 0.03
 CONFIDENCE = 0.95
 BLOCKS = {5: 1.434, 9: 1.495, 17: 1.53}
