@@ -155,3 +155,45 @@ def test_a_head_that_is_too_large_is_431(server: Server) -> None:
     with Raw(server) as raw:
         raw.say(get(b"/health/live", b"x: " + b"y" * 70_000 + b"\r\n"))
         assert raw.rest().startswith(b"HTTP/1.1 431")
+
+
+def test_time_before_the_queue_is_counted_by_part(server: Server) -> None:
+    def seconds(part: str) -> float:
+        name = rf'paceline_request_part_seconds_total{{model="digits",part="{part}"}} (\S+)'
+        found = re.search(name, server.ask("GET", "/metrics").body.decode())
+        assert found is not None
+        return float(found[1])
+
+    with Raw(server) as raw:
+        before = seconds("body"), seconds("parse")
+        raw.say(PREDICT)
+        raw.answers(1)
+        assert (seconds("body"), seconds("parse")) == before  # all there at once, and short
+        raw.say(HEAD + b"content-length: %d\r\n\r\n" % len(ROW))
+        server.ask("GET", "/health/live")
+        raw.say(ROW)
+        raw.answers(2)
+        assert seconds("body") > before[0]
+        assert seconds("parse") == before[1]
+        raw.say(post(b"/predict/digits", b"[" + b",".join([ROW] * 40) + b"]"))
+        raw.answers(3)
+        here = seconds("parse")
+        assert here > before[1]
+        raw.say(post(b"/predict/digits", b"[" + b",".join([ROW] * 900) + b"]"))
+        raw.answers(4)
+        assert seconds("parse") > here
+
+
+def test_what_is_turned_away_at_the_door_of_a_model_is_counted(server: Server) -> None:
+    def refused() -> float:
+        text = server.ask("GET", "/metrics").body.decode()
+        found = re.findall(r'paceline_requests_total{model="digits".*,status="503"} (\S+)', text)
+        return sum(map(float, found))
+
+    before = refused()
+    server.ask("POST", "/api/plan/set", {"knob": "digits.enabled", "value": False})
+    try:
+        assert server.ask("POST", "/predict/digits", list(digits.SAMPLE_ROW)).status == 503
+    finally:
+        server.ask("POST", "/api/plan/set", {"knob": "digits.enabled", "value": True})
+    assert refused() == before + 1

@@ -140,6 +140,17 @@ def process(pid: int, root: Path = ROOT, *, pss: bool = True) -> ProcessUsage | 
     )
 
 
+def waits_s(pid: int, root: Path = ROOT) -> dict[int, float]:
+    """By thread, how long it was ready to run and had no core; none where the kernel does not
+    tell."""
+    found = {}
+    for schedstat in (root / "proc" / str(pid) / "task").glob("*/schedstat"):
+        told = _text(schedstat).split()
+        if len(told) == 3:
+            found[int(schedstat.parent.name)] = int(told[1]) * 1e-9
+    return found
+
+
 def descendants(pid: int, root: Path = ROOT) -> list[int]:
     """Its children, theirs, and so on; none where the kernel does not tell."""
     found = []

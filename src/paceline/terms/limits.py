@@ -48,6 +48,9 @@ PARSE_IN_PLACE_BYTES = 64 * 1024
 """JSON that a front parses itself, and that holds its loop for less than 2 ms, right or wrong; what
 is longer goes to its reader process"""
 
+PARSE_UNTIMED_BYTES = 4096
+"""JSON that is parsed without looking at the clock, which would cost more than it tells"""
+
 READING_BODIES = 64
 """bodies that one front's reader process holds, the one it reads included"""
 
@@ -776,3 +779,5 @@ WATCH_TICK_S = 1.0
 
 ALERTS_ON_PAGE = 20
 """open alerts that a live page is told; the others are counted"""
+BASELINE_STEPS = 240
+"""that a baseline keeps of each series, and `paceline report --against` compares with"""

@@ -79,6 +79,14 @@ PART_SECONDS = Metric(
     "Time by part: requests in the queue, inputs joined, the model run, outputs taken apart.",
     ("model", "part"),
 )
+REQUEST_PART_SECONDS = Metric(
+    "paceline_request_part_seconds_total",
+    "counter",
+    "seconds",
+    "Time of requests before they are queued, by part: bodies that came after their head on their "
+    "way, and bodies above 4 KiB parsed.",
+    ("model", "part"),
+)
 RUN = Metric(
     "paceline_run_requests_total",
     "counter",
@@ -267,6 +275,14 @@ CPU_SECONDS = Metric(
     "CPU time used, processes that have ended included.",
     ("role",),
 )
+CPU_WAIT_SECONDS = Metric(
+    "paceline_process_cpu_wait_seconds_total",
+    "counter",
+    "seconds",
+    "Time in which threads were ready to run and had no core; absent where the kernel does not "
+    "tell.",
+    ("role",),
+)
 RESIDENT_BYTES = Metric(
     "paceline_process_resident_memory_bytes",
     "gauge",
@@ -356,6 +372,7 @@ METRICS: tuple[Metric, ...] = (
     COPIES_AVOIDED,
     BUFFERS_REUSED,
     PART_SECONDS,
+    REQUEST_PART_SECONDS,
     RUN,
     LAST_RUN,
     FAILED_SECONDS,
@@ -387,6 +404,7 @@ METRICS: tuple[Metric, ...] = (
     SERIES_DROPPED,
     LOG_SUPPRESSED,
     CPU_SECONDS,
+    CPU_WAIT_SECONDS,
     RESIDENT_BYTES,
     OPEN_FILES,
     CONTAINER_CORES,

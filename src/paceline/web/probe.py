@@ -10,7 +10,14 @@ import resource
 from collections.abc import Callable, Iterable, Mapping
 
 from paceline.observe.gpus import Gpu
-from paceline.observe.probes import Container, ProcessUsage, container, descendants, process
+from paceline.observe.probes import (
+    Container,
+    ProcessUsage,
+    container,
+    descendants,
+    process,
+    waits_s,
+)
 from paceline.terms.measurement import Measurement
 from paceline.terms.metric import (
     CONTAINER_CORES,
@@ -18,6 +25,7 @@ from paceline.terms.metric import (
     CONTAINER_MEMORY,
     CONTAINER_MEMORY_LIMIT,
     CPU_SECONDS,
+    CPU_WAIT_SECONDS,
     GPU_BUSY,
     GPU_MEMORY,
     GPU_MEMORY_LIMIT,
@@ -35,8 +43,8 @@ def ended_cpu_s() -> float:
     return ended.ru_utime + ended.ru_stime
 
 
-class ModelCpu:
-    """CPU time of the model processes there are and were."""
+class Lasting:
+    """Seconds of processes or threads that come and go, as a sum that does not fall."""
 
     def __init__(self) -> None:
         self._living: dict[int, float] = {}
@@ -67,6 +75,15 @@ class Recent:
         return self._seen
 
 
+class ModelCpu(Lasting):
+    """CPU time of the model processes there are and were; and `waits`, by role, how long threads of
+    ours had no core."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = {"front": Lasting(), "model": Lasting()}
+
+
 def probe(
     front_pids: list[int],
     not_ours_s: float,
@@ -81,6 +98,7 @@ def probe(
     own = process(os.getpid(), pss=False)
     assert own is not None, "this process is alive"
     seen = around()
+    waiting = {"front": front_pids, "model": below}
     measured = [
         *_of_role("owner", [own], own.cpu_s),
         *_of_role("front", living, ended_cpu_s() - not_ours_s + sum(one.cpu_s for one in living)),
@@ -89,6 +107,11 @@ def probe(
         Measurement(CONTAINER_CPU_SECONDS, (), seen.cpu_used_s),
         Measurement(CONTAINER_MEMORY, (), float(seen.memory_used_bytes)),
     ]
+    for role, pids in waiting.items():
+        waits = {thread: each_s for pid in pids for thread, each_s in waits_s(pid).items()}
+        if waits:
+            waited_s = of_models.waits[role].seen(waits)
+            measured.append(Measurement(CPU_WAIT_SECONDS, (role,), waited_s))
     if seen.memory_limit_bytes is not None:
         limit = float(seen.memory_limit_bytes)
         measured.append(Measurement(CONTAINER_MEMORY_LIMIT, (), limit))

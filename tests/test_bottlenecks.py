@@ -1,0 +1,205 @@
+"""Six bottlenecks planted into a real server, each named from what its /metrics say."""
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+
+from paceline.observe import probes
+from paceline.serve.knobs import DEFAULTS
+from paceline.terms.metric import CPU_WAIT_SECONDS
+from paceline.testing.made_past import MadePast, read_past
+from paceline.watch.analysis.finding import Finding
+from paceline.watch.analysis.findings import findings
+from paceline.watch.analysis.parts import parts
+from servers import Server
+
+STEP_S = 0.5
+STEPS = 6
+ATTEMPTS = 2
+
+MODELS = """\
+import time
+import numpy as np
+import paceline
+
+def row(width):
+    return {"inputs": {"x": ("FP32", [-1, width])}, "outputs": {"y": ("FP32", [-1])}}
+
+@paceline.model(**row(4))
+def slow(batch):
+    time.sleep(0.03)
+    return batch["x"].sum(axis=1)
+
+@paceline.model(**row(4))
+def narrow(batch):
+    time.sleep(0.01)
+    return batch["x"].sum(axis=1)
+
+@paceline.model(**row(4))
+def limited(batch):
+    time.sleep(0.02)
+    return batch["x"].sum(axis=1)
+
+@paceline.model(**row(2048))
+def wide(batch):
+    return batch["x"].sum(axis=1)
+
+@paceline.model(**row(4))
+def busy(batch):
+    total = 0
+    for number in range(200_000):
+        total += number
+    return batch["x"].sum(axis=1)
+"""
+
+SETTINGS = """\
+[models.slow]
+python = "planted.py:slow"
+[models.narrow]
+python = "planted.py:narrow"
+[models.narrow.pins]
+max_batch = 1
+executors = 1
+[models.limited]
+python = "planted.py:limited"
+[models.limited.pins]
+max_in_flight = 1
+[models.wide]
+python = "planted.py:wide"
+[models.busy]
+python = "planted.py:busy"
+"""
+
+SMALL = json.dumps([[1, 2, 3, 4]]).encode()
+LARGE = json.dumps([[at * 1.2345678901234 + row for at in range(2048)] for row in range(32)])
+
+Call = Callable[[int, threading.Event], None]
+
+
+def keep_asking(model: str, body: bytes, port: int, stop: threading.Event) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    headers = {"content-type": "application/json"}
+    while not stop.is_set():
+        connection.request("POST", f"/predict/{model}", body, headers)
+        answer = connection.getresponse()
+        answer.read()
+        if answer.status != 200:
+            stop.wait(0.005)
+    connection.close()
+
+
+def speak_slowly(model: str, port: int, stop: threading.Event) -> None:
+    """A body of a row, in pieces that come 20 ms apart."""
+    body = SMALL + b" " * 150
+    head = (
+        f"POST /predict/{model} HTTP/1.1\r\nhost: localhost\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", port), 20) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while not stop.is_set():
+            connection.sendall(head.encode())
+            for piece in (body[:50], body[50:100], body[100:]):
+                stop.wait(0.02)
+                connection.sendall(piece)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+@contextmanager
+def neighbours() -> Iterator[None]:
+    """Twice as many busy processes as there are cores."""
+    spin = "while True: pass"
+    count = 2 * len(os.sched_getaffinity(0))
+    running = [subprocess.Popen([sys.executable, "-S", "-c", spin]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for each in running:
+            each.kill()
+            each.wait()
+
+
+def watched(server: Server, call: Call, callers: int) -> MadePast:
+    """What its metrics say while so many ask."""
+    stop = threading.Event()
+    pace = threading.Event()
+    asking = [threading.Thread(target=call, args=(server.port, stop)) for _ in range(callers)]
+    for each in asking:
+        each.start()
+    pace.wait(STEP_S)
+    readings = []
+    for _ in range(STEPS + 1):
+        readings.append(server.ask("GET", "/metrics").body.decode())
+        pace.wait(STEP_S)
+    stop.set()
+    for each in asking:
+        each.join()
+    return read_past(STEP_S, readings)
+
+
+def named(past: MadePast, model: str) -> Finding:
+    told = [each for each in findings(past, model, 60.0, DEFAULTS) if each.kind == "bottleneck"]
+    assert len(told) == 1, (told, parts(past, model, 60.0))
+    return told[0]
+
+
+def is_busy(past: MadePast, model: str) -> bool:
+    """Whether others had the cores meanwhile: a bottleneck that nobody planted."""
+    found = parts(past, model, 60.0)
+    return found.others_share > 0.3 and found.starved > 0.2
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("planted")
+    (folder / "planted.py").write_text(MODELS)
+    (folder / "paceline.toml").write_text(SETTINGS)
+    settings = str(folder / "paceline.toml")
+    with Server(folder / "state", "--config", settings, "--fronts", "1") as running:
+        yield running
+
+
+PLANTED: dict[str, tuple[str, Call, int]] = {
+    "compute": ("slow", partial(keep_asking, "slow", SMALL), 1),
+    "queue": ("narrow", partial(keep_asking, "narrow", SMALL), 8),
+    "parsing": ("wide", partial(keep_asking, "wide", LARGE.encode()), 2),
+    "network": ("slow", partial(speak_slowly, "slow"), 4),
+    "limits": ("limited", partial(keep_asking, "limited", SMALL), 6),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", PLANTED)
+def test_a_planted_bottleneck_is_named(server: Server, part: str) -> None:
+    model, call, callers = PLANTED[part]
+    for _ in range(ATTEMPTS):
+        past = watched(server, call, callers)
+        if not is_busy(past, model):
+            break
+    found = named(past, model)
+    assert found.advice
+    if not is_busy(past, model):
+        assert found.name == part, (found, parts(past, model, 60.0))
+        assert found.sure >= 0.5, found
+    else:
+        assert found.name in (part, "saturation"), (found, parts(past, model, 60.0))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not probes.waits_s(os.getpid()), reason="the kernel does not tell who waits")
+def test_too_few_cores_are_named_and_who_has_them(server: Server) -> None:
+    with neighbours():
+        past = watched(server, partial(keep_asking, "busy", SMALL), 2)
+    found = named(past, "busy")
+    assert found.name == "saturation", found
+    assert "others use" in found.what
+    assert past.grew(CPU_WAIT_SECONDS, {}, 60.0) > 0
