@@ -17,7 +17,7 @@ from paceline.clock import Clock
 from paceline.observe import log
 from paceline.observe.board import Board
 from paceline.terms.errors import Unavailable
-from paceline.terms.limits import HISTORY_HOURS, HISTORY_MINUTES
+from paceline.terms.limits import HISTORY_HOURS, HISTORY_MINUTES, WATCH_TICK_S
 from paceline.terms.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from paceline.watch.store import MetricsFile
 
 logger = log.get(__name__)
-
-TICK_S = 1.0
 
 Boards = Callable[[], Sequence[Board]]
 Others = Callable[[], Sequence[Measurement]]
@@ -111,11 +109,11 @@ class Watcher:
         looking.see_first(self._clock.now(), self._clock.wall(), self._others())
         moment = self._clock.now()
         while True:
-            moment += TICK_S
+            moment += WATCH_TICK_S
             await self._clock.until(moment)
             late_s = self._clock.now() - moment
-            if late_s > TICK_S:  # this process stood still: one long step, and on from here
-                moment += late_s // TICK_S * TICK_S
+            if late_s > WATCH_TICK_S:  # this process stood still: one long step, and on from here
+                moment += late_s // WATCH_TICK_S * WATCH_TICK_S
             self._try_to_look()
             if self._writing is None and looking.has_finished:
                 self._writing = self._in_thread(looking.to_write(whole=True))

@@ -27,6 +27,7 @@ from paceline.terms.limits import (
     FOLD_IN_PLACE_BYTES,
     INFER_BODY_BYTES,
     PARSE_IN_PLACE_BYTES,
+    PARSE_UNTIMED_BYTES,
 )
 from paceline.web.door import Door, Held, Refusal, bug
 from paceline.web.way import Way
@@ -154,21 +155,24 @@ class InferCall(Held):
         self._place = place
         self._read: Read | None = None
         self._waiting: Waiting | None = None
-        self._heard_s = came_s
         self.priority = way.priority
         self.started_s = started_s = place.now() if came_s is None else came_s
+        self._heard_s: float | None = started_s
         self.deadline_s = started_s + way.allowed_s
         exchange.fail = self.fail
         exchange.gone = self.left
         exchange.body_most = INFER_BODY_BYTES
         if not exchange.complete:
+            self._heard_s = None
             exchange.connection.within(way.allowed_s)
 
     def took(self, exchange: Exchange) -> None:
         """The body is there. It is read behind all that has arrived in this turn of the loop."""
-        if self._heard_s is None:
-            self._heard_s = self._place.now()
-        self._place.take(self)
+        place = self._place
+        if self._heard_s is None:  # it came after its head
+            self._heard_s = heard_s = place.now()
+            place.body_s.add(heard_s - self.started_s)
+        place.take(self)
 
     def read(self) -> None:
         if not self.answered:  # else it was given up meanwhile
@@ -195,17 +199,33 @@ class InferCall(Held):
 
     def _decode(self, body: "bytes | bytearray") -> None:
         place = self._place
-        kind = self._way.kind
-        if len(body) > PARSE_IN_PLACE_BYTES:
-            length = _header_length(self.exchange) if kind == "v2" else None
-            place.runner.check_unread(self.priority, self.deadline_s, self._heard_s)
-            place.reader.decode(kind, body, place.spec, length, self._was_read)
-        elif kind == "v2":
+        if len(body) > PARSE_UNTIMED_BYTES:
+            self._decode_long(body)
+        elif self._way.kind == "v2":
             self._asked(v2.decode(body, place.spec, _header_length(self.exchange), place.memo))
         else:
             self._asked(predict.decode(body, place.spec, place.row))
 
+    def _decode_long(self, body: "bytes | bytearray") -> None:
+        """By the reader process, or here with an eye on the clock."""
+        place, kind = self._place, self._way.kind
+        length = _header_length(self.exchange) if kind == "v2" else None
+        if len(body) > PARSE_IN_PLACE_BYTES:
+            place.runner.check_unread(self.priority, self.deadline_s, self._heard_s)
+            place.reader.decode(kind, body, place.spec, length, self._was_read)
+            return
+        began_s = place.now()
+        request: v2.InferRequest | predict.PredictRequest
+        if kind == "v2":
+            request = v2.decode(body, place.spec, length, place.memo)
+        else:
+            request = predict.decode(body, place.spec, place.row)
+        place.parse_s.add(place.now() - began_s)
+        self._asked(request)
+
     def _was_read(self, read: Read | PacelineError) -> None:
+        if self._heard_s is not None:
+            self._place.parse_s.add(self._place.now() - self._heard_s)
         if isinstance(read, PacelineError):
             self.fail(read)
         elif self.answered:  # given up meanwhile

@@ -165,12 +165,14 @@ class Inference:
         """None where there is no room for it."""
         if door.is_open and way.place.in_hand < way.rules.max_in_flight:
             return InferCall(door, exchange, way, came_s)
-        most = way.rules.max_in_flight
-        error = door.why_closed() or Overloaded(
-            f"this front holds as many requests to {way.place.name} as it may",
-            value=most,
-            remedy=f"Send fewer at a time, or turn its knob {MAX_IN_FLIGHT.name} up.",
-        )
+        error = door.why_closed()
+        if error is None:
+            error = Overloaded(
+                f"this front holds as many requests to {way.place.name} as it may",
+                value=way.rules.max_in_flight,
+                remedy=f"Send fewer at a time, or turn its knob {MAX_IN_FLIGHT.name} up.",
+            )
+            way.place.count(way.priority, error.http)
         door.refuse(exchange, Refusal(error))
         return None
 
@@ -190,12 +192,15 @@ class Inference:
         said = self._said(exchange, door)
         place = self.place(model, version)
         rules = serving.rules[model]
+        priority = said.priority or rules.priority
         if not rules.enabled:
-            raise Unavailable(
+            error = Unavailable(
                 f"{model} is switched off",
                 value=model,
                 remedy=f"`paceline plan set {model}.enabled true` switches it on.",
             )
+            place.count(priority, error.http)
+            raise error
         way = Way(
             exchange.target,
             exchange.steady_headers,
@@ -205,7 +210,7 @@ class Inference:
             place,
             rules,
             said,
-            said.priority or rules.priority,
+            priority,
             rules.deadline_s if said.timeout_s is None else said.timeout_s,
         )
         if said.stays:

@@ -20,7 +20,13 @@ from paceline.serve.knobs import Rules
 from paceline.serve.model import Model
 from paceline.serve.reading import Reader
 from paceline.serve.runner import Runner
-from paceline.terms.metric import FAILED_SECONDS, MODEL_INFO, REQUEST_SECONDS, REQUESTS
+from paceline.terms.metric import (
+    FAILED_SECONDS,
+    MODEL_INFO,
+    REQUEST_PART_SECONDS,
+    REQUEST_SECONDS,
+    REQUESTS,
+)
 from paceline.terms.request import Priority
 from paceline.web.door import Refusal
 
@@ -58,11 +64,13 @@ class Place:
         "_counters",
         "_taken",
         "_written",
+        "body_s",
         "failed_s",
         "in_hand",
         "memo",
         "name",
         "now",
+        "parse_s",
         "reader",
         "refusal",
         "refusal_until_s",
@@ -87,6 +95,8 @@ class Place:
         self.memo = v2.Memo()
         self.row = predict.Row(model.spec)
         self.failed_s = board.counter(FAILED_SECONDS, name)
+        self.body_s = board.counter(REQUEST_PART_SECONDS, name, "body")
+        self.parse_s = board.counter(REQUEST_PART_SECONDS, name, "parse")
         self.in_hand = 0
         self.refusal_until_s = 0.0
         self._taken: list[Staged] = []
