@@ -10,20 +10,16 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paceline.watch.recent import Recent
-from paceline.web.watching import Watching
 
 from paceline.clock import Chance, SimulatedClock
 from paceline.journal.entries import Entry, GoalsChanged, Silenced, SilenceEnded
 from paceline.journal.fold import State, fold
 from paceline.journal.journal import Journal
 from paceline.journal.store import Compaction, Snapshot
-from paceline.stats.sketch import Sketch
 from paceline.terms.alert import Alert, Notice, Severity, Silence
 from paceline.terms.errors import Conflict, DiskFull, LimitReached, NotFound, PacelineError
 from paceline.terms.limits import ALERT_GIVE_UP_S, ALERT_GROUP, ALERT_REFUSALS, SILENCES
-from paceline.terms.measurement import Measurement
-from paceline.terms.metric import FRONT_RESTARTS, REQUEST_SECONDS, REQUESTS
+from paceline.terms.metric import FRONT_RESTARTS, REQUESTS
 from paceline.testing import Kept, ListStore, run_simulated
 from paceline.watch.alerts import life
 from paceline.watch.alerts.desk import Alerts
@@ -370,8 +366,6 @@ class Life:
         clock: SimulatedClock,
         past: MadePast,
         senders: Mapping[str, Send],
-        *,
-        starts: bool = True,
     ) -> None:
         self.past = past
         self.clock = clock
@@ -382,8 +376,7 @@ class Life:
         self.alerts = Alerts(
             self.journal, BOUNDS, policy, senders, models, "here:8080", clock, Chance(3)
         )
-        if starts:
-            self.alerts.start()
+        self.alerts.start()
 
     async def pass_s(self, seconds: float) -> None:
         moment = self.clock.now()
@@ -640,69 +633,6 @@ def test_silences_end_by_themselves_and_are_bounded() -> None:
         await life_.stop()
 
     run_simulated(main)
-
-
-# --- The tick -------------------------------------------------------------------------------------
-
-
-def test_a_tick_goes_on_after_a_failure_and_makes_up_for_none() -> None:
-    async def main(clock: SimulatedClock, chance: Chance) -> None:
-        looked: list[float] = []
-
-        def measure() -> list[Measurement]:
-            looked.append(clock.now())
-            if len(looked) == 2:
-                raise ZeroDivisionError
-            if len(looked) == 3:
-                clock.advance(10.0)  # something held the loop
-            return [Measurement(FRONT_RESTARTS, (), float(len(looked) > 5))]
-
-        ear = Ear(clock)
-        life_ = Life(Kept(), clock, MadePast(), {"ops": ear.send}, starts=False)
-        watching = Watching(measure, dict, Recent(), life_.alerts, clock)
-        watching.start()
-        began_s = clock.now()
-        await clock.until(began_s + 30)
-        await watching.close()
-        assert [at - began_s for at in looked[:6]] == [1, 2, 3, 13, 14, 15]
-        assert ear.whats == [("restarts:host", "fired")]
-
-    run_simulated(main)
-
-
-def test_the_last_hour_answers_as_a_longer_past_would() -> None:
-    """The stand-in against the made-up one, at any window, after an hour and a half."""
-    made, recent = MadePast(), Recent()
-    of = {"model": "m0", "priority": "normal", "status": "200"}
-    made.make(REQUESTS, of, steady(3.0))
-    made.make(FRONT_RESTARTS, {}, lambda at: float(at > 3000))
-    made.make(REQUEST_SECONDS, {"model": "m0"}, steady(2.0), 0.05)
-    kept = Sketch()
-    of_m0: tuple[str, ...] = ("m0",)
-    for now in range(0, 5402, 2):
-        made.now_s = float(now)
-        kept.record(0.05, 4 if now else 0)
-        measured = [
-            Measurement(REQUESTS, ("m0", "normal", "200"), 3.0 * now),
-            Measurement(FRONT_RESTARTS, (), float(now > 3000)),
-        ]
-        sketches = {(REQUEST_SECONDS.name, of_m0): kept.snapshot()}
-        recent.take(measured, sketches, made.now_s, 1e9 + now)
-    assert recent.known_s() == 3600
-    for last_s in (2.0, 8.0, 60.0, 300.0, 1800.0, 3600.0, 1e6):
-        for where in ({}, {"model": "m0"}, {"model": "m1"}):
-            expected = made.grew(REQUESTS, where, min(last_s, 3600.0))
-            assert recent.grew(REQUESTS, where, last_s) == pytest.approx(expected, abs=3 * 61)
-            if last_s <= 60:
-                assert recent.grew(REQUESTS, where, last_s) == expected
-        taken = recent.spread(REQUEST_SECONDS, {"model": "m0"}, last_s).count
-        assert taken == pytest.approx(min(2 * last_s, 7200), abs=2 * 61)
-    assert recent.latest(FRONT_RESTARTS, {}) == 1.0
-    assert recent.latest(REQUEST_SECONDS, {}) is None
-    assert recent.series(REQUESTS) == [of]
-    values = [each.value for each in recent.steps(FRONT_RESTARTS, {}, 3600.0, 60.0)]
-    assert len(values) == pytest.approx(61, abs=2)
-    assert (values[0], values[-1]) == (0.0, 1.0)
 
 
 # --- Words ----------------------------------------------------------------------------------------

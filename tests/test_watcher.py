@@ -9,10 +9,18 @@ from typing import Any
 
 import pytest
 
+from paceline.clock import Chance
+from paceline.journal.journal import Journal
 from paceline.observe.board import Board
 from paceline.terms.errors import Unavailable
 from paceline.terms.measurement import Measurement
-from paceline.terms.metric import REQUEST_SECONDS, REQUESTS
+from paceline.terms.metric import FRONT_RESTARTS, REQUEST_SECONDS, REQUESTS
+from paceline.testing import Kept, ListStore
+from paceline.watch.alerts.desk import Alerts
+from paceline.watch.alerts.latch import Bounds
+from paceline.watch.alerts.life import Channel, Policy
+from paceline.watch.alerts.messages import Message
+from paceline.watch.alerts.postman import SENT, Outcome
 from paceline.watch.archive import archive
 from paceline.watch.past import Past
 from paceline.watch.store import FILE
@@ -179,3 +187,54 @@ def test_without_a_folder_the_past_ends_with_the_process() -> None:
         await watched.watcher.close()
 
     run(live, None)
+
+
+def test_alerts_look_again_after_a_failed_look_and_make_up_for_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The third look at the boards fails, and then the loop stands still for ten seconds. What
+    happens later is found and told once."""
+    looked: list[float] = []
+    heard: list[tuple[str, str]] = []
+
+    async def send(message: Message) -> Outcome:
+        heard.extend((each.alert.id, each.what) for each in message.notices)
+        return SENT
+
+    async def main() -> None:
+        clock, began = Hand(), asyncio.Event()
+
+        def others() -> list[Measurement]:
+            began.set()
+            looked.append(clock.now())
+            if len(looked) == 3:
+                raise ZeroDivisionError
+            return [Measurement(FRONT_RESTARTS, (), float(len(looked) > 6))]
+
+        bounds = {"restarts": Bounds(1.0, 3.0, for_s=0.0)}
+        journal = Journal(ListStore(Kept()), clock, at_once=True)
+        policy = Policy((Channel("ops"),))
+        chance = Chance(3)
+        alerts = Alerts(journal, bounds, policy, {"ops": send}, [], "here:8080", clock, chance)
+        alerts.start()
+        found: list[tuple[float, bool]] = []
+
+        def look(past: Past) -> None:
+            alerts.look(past, clock.now())
+            found.append((clock.now(), bool(alerts.book.alerts)))
+
+        watcher = Watcher(None, lambda: [Board()], others, clock, (look,))
+        watcher.start()
+        await began.wait()
+        await asyncio.sleep(0)
+        for seconds in (1, 1, 1, 10, 1, 1, 1, 1, 1, 1):
+            await clock.pass_s(seconds)
+        assert looked[1:7] == [1, 2, 3, 13, 14, 15]
+        assert [at for at, fires in found if fires][0] == 16  # it was found by the look before
+        await alerts.close()
+        await watcher.close()
+        await journal.close()
+
+    asyncio.run(main())
+    assert heard == [("restarts:host", "fired")]
+    assert caplog.text.count("a look at the boards failed") == 1
