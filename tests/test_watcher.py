@@ -230,7 +230,7 @@ def test_alerts_look_again_after_a_failed_look_and_make_up_for_none(
         for seconds in (1, 1, 1, 10, 1, 1, 1, 1, 1, 1):
             await clock.pass_s(seconds)
         assert looked[1:7] == [1, 2, 3, 13, 14, 15]
-        assert [at for at, fires in found if fires][0] == 16  # it was found by the look before
+        assert next(at for at, fires in found if fires) == 16  # it was found by the look before
         await alerts.close()
         await watcher.close()
         await journal.close()

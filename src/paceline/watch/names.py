@@ -27,6 +27,8 @@ class Names:
         self.metrics: list[Metric] = []
         self.labels: list[tuple[str, ...]] = []
         self._of_metric: dict[str, list[int]] = {}
+        self._with: dict[tuple[str, str, str], list[int]] = {}
+        """by metric, label and what it is"""
         self._grows = np.zeros(0, dtype=np.bool_)
         self.refused = 0
 
@@ -53,6 +55,8 @@ class Names:
             self.labels.append(labels)
             self.metrics.append(metric)
             self._of_metric.setdefault(metric.name, []).append(number)
+            for label, value in zip(metric.labels, labels, strict=True):
+                self._with.setdefault((metric.name, label, value), []).append(number)
         self._numbers[key] = number
         return number
 
@@ -64,15 +68,19 @@ class Names:
         return self._grows
 
     def of(self, metric: Metric, where: Mapping[str, str]) -> Sequence[int]:
-        """Those of a metric whose labels are as `where` says."""
-        every = self._of_metric.get(metric.name, [])
+        """Those of a metric whose labels are as `where` says. Of a hundred models each asks for its
+        own, so those of one label are not looked for among all."""
         if not where:
-            return every
-        if not where.keys() <= set(metric.labels):
-            return []
+            return self._of_metric.get(metric.name, [])
+        found = [self._with.get((metric.name, *each), []) for each in where.items()]
+        if len(found) == 1:
+            return found[0]
+        shortest = min(found, key=len)
+        if not shortest:  # some of these labels may be none of this metric's
+            return shortest
         wanted = [(metric.labels.index(name), value) for name, value in where.items()]
         return [
             number
-            for number in every
+            for number in shortest
             if all(self.labels[number][place] == value for place, value in wanted)
         ]

@@ -177,6 +177,8 @@ class Watchdog:
     def _burns_by(
         self, pair: Pair, past: Past, failing: Failing, objective: Objective, now: float
     ) -> bool:
+        if objective.bound_s is None and not failing.get(objective.model):
+            return False  # nothing has failed as long as anybody remembers
         key = objective, pair
         if now >= self._due_s.get(key, now):
             seldom = 1.0 if objective.bound_s is None else MERGED_SELDOM
