@@ -60,8 +60,9 @@ WALL_S = 1_800_000_000.0
 UNIT = 2.0**-20
 MOST_BYTES = 2_000_000
 MOST_TICK_MS = 3.0
-GROWS_MOST_MB = 3.0
-"""From the second hour to the last: minutes fill their places for a day, and nothing else grows."""
+GROWS_MOST_MB = 6.0
+"""From the second hour to the last. For a day minutes fill their places, 0.7 MB a model; the file
+has a cache of 2 MB; the truth to compare with takes 0.5 MB. Then nothing grows."""
 
 
 class Raw:
@@ -143,7 +144,7 @@ def _write(cells: Cells, values: NDArray[np.float64], counts: NDArray[np.int64])
 
 
 class Outcome(NamedTuple):
-    ticks_ms: list[float]
+    ticks_ms: NDArray[np.float64]
     writes_ms: list[float]
     pss_mb: list[float]
     """at the end of each hour"""
@@ -161,7 +162,8 @@ def lived(hours: int, folder: Path, rate: int = RATE) -> Outcome:
     file = MetricsFile(folder, names)
     nothing = reader.read(0.0, WALL_S, ())
     before = first(0.0, WALL_S, nothing, nothing)
-    found = Outcome([], [], [], 0.0, 0.0, [], 0)
+    ticks_ms = np.ones(hours * HOUR)  # its memory is there from the beginning
+    found = Outcome(ticks_ms, [], [], 0.0, 0.0, [], 0)
     hour = {model: Raw() for model in MODELS}
     truth: list[dict[str, Raw]] = []
     compared = 0
@@ -172,7 +174,7 @@ def lived(hours: int, folder: Path, rate: int = RATE) -> Outcome:
         now = reader.read(float(second), WALL_S + second, (), before)
         past.take(between(names, before, now))
         before = now
-        found.ticks_ms.append(1e3 * (time.process_time() - began))
+        ticks_ms[second - 1] = 1e3 * (time.process_time() - began)
         if second % MINUTE:
             continue
         minutes = past.finished(whole=False)
@@ -260,7 +262,7 @@ def main() -> None:
     pss = found.pss_mb
     grew_mb = pss[-1] - pss[min(1, len(pss) - 1)]
     figures = [
-        record.figure("a look at the boards", "ms", found.ticks_ms),
+        record.figure("a look at the boards", "ms", found.ticks_ms.tolist()),
         record.figure("a look at the machine", "ms", [beside_ms]),
         record.figure("a minute written", "ms", found.writes_ms),
         record.figure("all of it by request", "us", [per_request_us]),
