@@ -7,14 +7,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from paceline.cli.main import run
 from paceline.cli.report_page import OPENING, page
+from paceline.cli.reported import as_text
 from paceline.serve.digits import MODEL_PATH, SAMPLE_ROW, card
 from paceline.serve.onnx_nodes import parameters
+from paceline.terms.alert import Alert, AlertBook, AlertState, Severity, Silence
 from paceline.terms.amounts import span
-from paceline.terms.errors import BadInput, BadRequest
+from paceline.terms.errors import BadInput, BadRequest, NotMeasured
 from paceline.terms.measurement import Measurement
 from paceline.terms.metric import (
     BATCH_LIMIT,
@@ -31,7 +34,10 @@ from paceline.terms.metric import (
     RESIDENT_BYTES,
     RUN,
 )
-from paceline.watch.report import Finding, Report, report
+from paceline.watch.analysis.baseline import baseline, compared
+from paceline.watch.analysis.finding import Advice, Evidence, Finding, Impact
+from paceline.watch.analysis.moved import reach_s, series, step_for
+from paceline.watch.report import OpenAlert, Report, open_alerts, report
 from paceline.web.history_api import HistoryQuery, as_csv, history, of_model
 from servers import Server
 from test_history import WALL_S, Life
@@ -73,8 +79,19 @@ def lived(folder: Path | None = None) -> Life:
 @pytest.fixture(scope="module")
 def told() -> Report:
     life = lived()
-    found = (Finding("analysis", "It was slow <b>once</b>", "p99 100 ms, 10 ms before", "Look."),)
-    return report(life.past, "m", 3600, 60, now_unix_s=life.wall_s, version="1", findings=found)
+    impact = Impact("mean_ms", "ms", 19.0, 5.0, 7.0, 12.0)
+    command = 'paceline plan set m.max_batch 8 --expect "mean_ms <= 12"'
+    evidence = (Evidence("p99", 100.0, "ms"), Evidence("change", 9.0, "", 8.5, 9.5))
+    advice = (Advice("Let batches be larger: to 8.", 0.8, command, impact),)
+    found = Finding("change", "m", "p99_ms", "It was slow <b>once</b>.", 0.99, evidence, advice)
+    alert = OpenAlert(
+        "errors:m", "critical", "silenced", WALL_S, "requests for m fail", "9 % of 200",
+        -0.5, None, "Look into <i>the log</i>.",
+    )  # fmt: skip
+    return report(
+        life.past, "m", 3600, 60, now_unix_s=life.wall_s, version="1", findings=[found],
+        alerts=[alert],
+    )  # fmt: skip
 
 
 def test_a_report_says_what_happened(told: Report) -> None:
@@ -114,8 +131,112 @@ def test_a_page_is_one_file_that_escapes_and_shows_holes(told: Report) -> None:
     assert text.startswith(OPENING)
     assert not re.search(r"<script|https?://|src=|url\(", text)
     assert "It was slow &lt;b&gt;once&lt;/b&gt;" in text
+    assert "Look into &lt;i&gt;the log&lt;/i&gt;." in text
+    assert (
+        "<code>paceline plan set m.max_batch 8 --expect &quot;mean_ms &lt;= 12&quot;</code>" in text
+    )
     assert text.count('class="chart"') == 6
     assert text == page(told, "paceline report m")
+
+
+def test_a_report_tells_alerts_and_findings_with_what_to_do(
+    told: Report, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_text(told, None, "")
+    text = capsys.readouterr().out.replace("\N{NO-BREAK SPACE}", " ")
+    for words in (
+        "critical alert: requests for m fail\n",
+        "  errors:m, silenced since 2027-01-15 08:00:00 UTC: 9 % of 200\n",
+        "  budget left: none; 1.5 times a month's is used\n",
+        "change: It was slow <b>once</b>.\n",
+        "  all the while, 99 % sure\n",
+        "  p99 100 ms; change 900 % (from 850 % to 950 %)\n",
+        "  what to do (80 % sure): Let batches be larger: to 8.\n",
+        "    mean_ms: 7 ms (from 5 ms to 12 ms) in place of 19 ms\n",
+        '    paceline plan set m.max_batch 8 --expect "mean_ms <= 12"\n',
+    ):
+        assert words in text, text
+    assert msgspec.json.decode(msgspec.json.encode(told), type=Report) == told
+
+
+def test_open_alerts_of_a_model_and_of_the_machine_are_told_the_worst_first() -> None:
+    def alert(rule: str, about: str, severity: Severity, state: AlertState) -> Alert:
+        return Alert(f"{rule}:{about}", rule, about, severity, state, 1e9, "c", "v", "Look.")
+
+    alerts = [
+        alert("disk", "host", "warning", "firing"),
+        alert("slo_burn", "m.p95_ms", "critical", "acknowledged"),
+        alert("errors", "m", "critical", "resolved"),
+        alert("errors", "m2", "critical", "firing"),
+        alert("queue", "m", "critical", "firing"),
+    ]
+    silences = (Silence(1, "queue:*", 1e9, 2e9, "ann"),)
+    book = AlertBook({each.id: each for each in alerts}, silences)
+    assert [(each.id, each.state) for each in open_alerts(book, "m")] == [
+        ("slo_burn:m.p95_ms", "acknowledged"),
+        ("queue:m", "silenced"),
+        ("disk:host", "firing"),
+    ]
+
+
+def test_a_report_is_compared_with_a_baseline_that_was_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lives(latency_s: float, wall_s: float) -> None:
+        life = Life(tmp_path, wall_s)
+        board = life.boards[0]
+        for minute in range(25):
+            board.sketch(MODEL_SECONDS, "m").record(0.004, 100)
+            life.answer(200, latency_s * (1 + minute % 3 / 50))
+            life.pass_s(60.0)
+        life.end()
+
+    def told(*options: str) -> str:
+        asked = ("report", "m", "--state", str(tmp_path), "--since", "30m", *options)
+        assert run(asked) == 0
+        return capsys.readouterr().out.replace("\N{NO-BREAK SPACE}", " ")
+
+    lives(0.010, WALL_S)
+    assert "baseline   before; `--against before` compares" in told("--save-baseline", "before")
+    assert "Nothing differs from the baseline before" in told("--against", "before")
+    lives(0.020, WALL_S + 3600)
+    found = json.loads(told("--against", "before", "--json"))["compared"]
+    assert (found["name"], found["step_s"]) == ("before", 60)
+    differs = {each["name"]: each["kind"] for each in found["findings"]}
+    assert differs["p50_ms"] == differs["p99_ms"] == "regression"
+    assert found["findings"][0]["evidence"][2]["value"] == pytest.approx(1.0, abs=0.05)
+    assert "regression: The median is worse than the baseline: 20." in told("--against", "before")
+    html = tmp_path / "report.html"
+    told("--against", "before", "--html", str(html))
+    assert '<b class="badge bad">regression</b> The median' in html.read_text()
+
+    def refused(*options: str) -> str:
+        assert run(("report", "m", "--state", str(tmp_path), *options)) == 2
+        return capsys.readouterr().err
+
+    assert "There are before" in refused("--against", "after")
+    assert "name is not usable" in refused("--save-baseline", "../x")
+    (tmp_path / "baselines" / "m.before.json").write_text("{")
+    assert run(("report", "m", "--state", str(tmp_path), "--against", "before")) == 4
+    assert "Save it again" in capsys.readouterr().err
+
+
+def test_what_is_older_than_seconds_is_compared_in_steps_that_are_known() -> None:
+    for last_s, most, step_s in (
+        (60, 300, 1), (300, 300, 1), (301, 300, 10), (3600, 300, 20), (3600, 240, 20),
+        (7200, 300, 60), (86400, 300, 300), (3 * 86400, 300, 3600), (90 * 86400, 300, 28800),
+    ):  # fmt: skip
+        assert step_for(last_s, most) == step_s
+        assert reach_s(step_s) >= last_s
+    life = Life()
+    for _ in range(40):
+        life.answer(10)
+        life.pass_s(1.0)
+    assert series(life.past, "m", 40, 20)[2].values.tolist() == []
+    assert set(series(life.past, "m", 40, 10)[2].values.tolist()) == {10.0}
+    kept = baseline(life.past, "m", 3600)
+    with pytest.raises(NotMeasured, match="other steps"):
+        compared(msgspec.structs.replace(kept, step_s=60.0), kept)
 
 
 def test_series_over_http_are_what_was_recorded() -> None:

@@ -14,7 +14,7 @@ from paceline.journal.journal import Journal
 from paceline.observe.board import Board
 from paceline.terms.errors import Unavailable
 from paceline.terms.measurement import Measurement
-from paceline.terms.metric import FRONT_RESTARTS, REQUEST_SECONDS, REQUESTS
+from paceline.terms.metric import CPU_SECONDS, FRONT_RESTARTS, REQUEST_SECONDS, REQUESTS
 from paceline.testing import Kept, ListStore
 from paceline.watch.alerts.desk import Alerts
 from paceline.watch.alerts.latch import Bounds
@@ -187,6 +187,26 @@ def test_without_a_folder_the_past_ends_with_the_process() -> None:
         await watched.watcher.close()
 
     run(live, None)
+
+
+def test_a_front_that_died_before_the_first_look_is_counted() -> None:
+    async def main() -> None:
+        clock, began = Hand(), asyncio.Event()
+
+        def others() -> list[Measurement]:
+            began.set()
+            return [Measurement(FRONT_RESTARTS, (), 1.0), Measurement(CPU_SECONDS, ("front",), 9.0)]
+
+        watcher = Watcher(None, lambda: [Board()], others, clock)
+        watcher.start()
+        await began.wait()
+        await asyncio.sleep(0)
+        await clock.pass_s(1.0)
+        assert watcher.past.grew(FRONT_RESTARTS, {}, 60) == 1
+        assert watcher.past.grew(CPU_SECONDS, {}, 60) == 0  # it was used by what ran before
+        await watcher.close()
+
+    asyncio.run(main())
 
 
 def test_alerts_look_again_after_a_failed_look_and_make_up_for_none(

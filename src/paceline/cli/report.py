@@ -1,7 +1,8 @@
 """`paceline report MODEL`: what a model did in a stretch of the past, in four forms.
 
 Asks the server that runs on the state directory; without one it reads the history in its file. What
-a report says is `watch/report.py`'s business; its forms are beside this.
+a report says is `watch/report.py`'s business; its forms are beside this. Baselines are kept here
+(`watch/baselines.py`), and compared here.
 """
 
 from pathlib import Path
@@ -15,7 +16,9 @@ from paceline.cli.config import STATE_HELP, state_directory
 from paceline.terms.errors import Misuse
 
 if TYPE_CHECKING:
-    from paceline.watch.report import Report
+    from paceline.watch.analysis.finding import Baseline
+    from paceline.watch.history import History
+    from paceline.watch.report import Comparison, Report
 
 
 def report(
@@ -28,9 +31,17 @@ def report(
         Path | None,
         typer.Option(help="Write a page with charts to this file.", show_default=False),
     ] = None,
+    save_baseline: Annotated[
+        str, typer.Option(help="Keep how it did under this name.", show_default=False)
+    ] = "",
+    against: Annotated[
+        str,
+        typer.Option(help="Compare with the baseline of this name.", show_default=False),
+    ] = "",
     state: Annotated[str | None, typer.Option(help=STATE_HELP)] = None,
 ) -> None:
-    """Tell what a model did: latency, throughput, queue, batches, machine, cost.
+    """Tell what a model did: latency, throughput, queue, batches, machine, cost; what was slow and
+    what to do about it; what is an alert.
 
     A server that runs is asked; without one, what it has written down is read.
 
@@ -39,6 +50,7 @@ def report(
     from paceline.cli.page_file import page_file
     from paceline.cli.report_page import OPENING, page
     from paceline.cli.reported import as_lines, as_text
+    from paceline.watch.baselines import check, save
 
     if as_json and as_csv:
         raise Misuse(
@@ -46,18 +58,26 @@ def report(
             value="--json --csv",
             remedy="Leave out one of them.",
         )
+    for name in filter(None, (save_baseline, against)):
+        check(name)
+    place = Path(state_directory(state))
     with page_file(html, "--html", OPENING) as write:
-        found = _found(Path(state_directory(state)), model, since, granularity)
+        found = _found(place, model, since, granularity)
+        if against:
+            found = msgspec.structs.replace(found, compared=_compared(place, model, since, against))
         if html is not None:
             command = f"paceline report {model} --since {since} --granularity {granularity}"
+            command += f" --against {against}" if against else ""
             write(page(found, command))
+    if save_baseline:
+        save(place, save_baseline, _baseline(place, model, since))
     where = None if html is None else str(html).encode(errors="replace").decode()
     if as_json:
         print(msgspec.json.encode(found).decode())
     elif as_csv:
         print(as_lines(found), end="")
     else:
-        as_text(found, where)
+        as_text(found, where, save_baseline)
 
 
 def _found(state: Path, model: str, since: str, granularity: str) -> "Report":
@@ -70,8 +90,40 @@ def _found(state: Path, model: str, since: str, granularity: str) -> "Report":
     reply = call_owner(state, "GET", f"/api/report?{query}")
     if reply is not None:
         return msgspec.json.decode(reply.body, type=Report)
-    from paceline.watch.archive import archive
     from paceline.web.history_api import of_model
+
+    past = _file(state)
+    return of_model(past, model, last_s, step_s, float(past.end))
+
+
+def _baseline(state: Path, model: str, since: str, step_s: float = 0.0) -> "Baseline":
+    from paceline.terms.amounts import span
+    from paceline.watch.analysis.finding import Baseline
+    from paceline.web.owner_call import call_owner
+
+    last_s = span(since, "--since")
+    asked = {"model": model, "since": since, "step": f"{step_s:g}s" if step_s else ""}
+    reply = call_owner(state, "GET", f"/api/baseline?{urlencode(asked)}")
+    if reply is not None:
+        return msgspec.json.decode(reply.body, type=Baseline)
+    from paceline.web.history_api import baseline_of
+
+    return baseline_of(_file(state), model, last_s, step_s)
+
+
+def _compared(state: Path, model: str, since: str, name: str) -> "Comparison":
+    from paceline.watch.analysis.baseline import compared
+    from paceline.watch.baselines import load
+    from paceline.watch.report import Comparison
+
+    kept = load(state, name, model)
+    now = _baseline(state, model, since, kept.step_s)
+    differs = tuple(compared(kept, now))
+    return Comparison(name, kept.wall_s, kept.span_s, kept.step_s, differs)
+
+
+def _file(state: Path) -> "History":
+    from paceline.watch.archive import archive
 
     past = archive(state)
     if past is None:
@@ -80,4 +132,4 @@ def _found(state: Path, model: str, since: str, granularity: str) -> "Report":
             value=str(state),
             remedy="Start one with `paceline up`, or name another directory with --state.",
         )
-    return of_model(past, model, last_s, step_s, float(past.end))
+    return past

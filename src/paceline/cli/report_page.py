@@ -9,7 +9,18 @@ other.
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 
-from paceline.cli.reported import clock, figures, headline, moment, ms, rate, share, short, size
+from paceline.cli.reported import (
+    clock,
+    figures,
+    headline,
+    moment,
+    ms,
+    rate,
+    share,
+    short,
+    size,
+    told,
+)
 from paceline.evidence import report as looks
 from paceline.evidence.drawing import Axis, Hover, Series, legend, linear, lines, logarithmic
 from paceline.terms.amounts import counted, percent
@@ -27,8 +38,6 @@ STEPS_SHOWN = 120
 
 POINTS = 720
 """Of a line, at most: neighbours beyond that are one point, the largest of them."""
-
-SEVERITIES = {"info": "", "warning": "", "critical": "bad"}
 
 
 def page(report: Report, command: str) -> str:
@@ -80,14 +89,23 @@ def _tiles(report: Report) -> str:
 
 
 def _findings(report: Report) -> str:
-    if not report.findings:
+    listed = "".join(_told(head, lines) for head, lines in told(report))
+    if not listed:
         return ""
-    listed = "".join(
-        f'<dt><b class="badge {SEVERITIES[each.severity]}">{each.severity}</b> '
-        f"{escape(each.title)}</dt><dd>{escape(each.evidence)} {escape(each.remedy)}</dd>"
-        for each in report.findings
-    )
     return f'<section class="card"><h2>Findings</h2><dl>{listed}</dl></section>\n'
+
+
+def _told(head: str, lines: Sequence[str]) -> str:
+    """Its first word says what it is, and what a command is stands in its own letters."""
+    kind, _, what = head.partition(": ")
+    style = "bad" if kind in ("critical alert", "regression") else ""
+    title = f'<b class="badge {style}">{escape(kind)}</b> {escape(what)}' if what else escape(kind)
+    return f"<dt>{title}</dt>" + "".join(f"<dd>{_line(each)}</dd>" for each in lines)
+
+
+def _line(text: str) -> str:
+    text = text.strip()
+    return f"<code>{escape(text)}</code>" if text.startswith("paceline ") else escape(text)
 
 
 def _numbers(report: Report) -> str:
@@ -102,12 +120,12 @@ def _numbers(report: Report) -> str:
 def _steps(report: Report) -> str:
     if not report.rows:
         return ""
-    name, told = clock(report.rows)
+    name, at = clock(report.rows)
     heads = (name, "requests/s", "errors", "p50", "p99", "max", "queued", "CPU", "memory")
     shown = report.rows[-STEPS_SHOWN:]
     rows = [
         (
-            told(row.began_unix_s),
+            at(row.began_unix_s),
             short(row.requests_per_s),
             counted(row.errors),
             ms(row.p50_ms),

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from paceline.terms.amounts import counted, in_words, percent
-from paceline.watch.report import Level, Report, Row, Times
+from paceline.watch.alerts.messages import budget
+from paceline.watch.analysis.finding import Evidence, Finding, Impact
+from paceline.watch.report import Level, OpenAlert, Report, Row, Times
 
 NONE = "–"
 STEPS_SHOWN = 20
@@ -29,7 +31,8 @@ def as_lines(report: Report) -> str:
     return lines.getvalue()
 
 
-def as_text(report: Report, page: str | None) -> None:
+def as_text(report: Report, page: str | None, saved: str) -> None:
+    """`page` and `saved` are where it was written to, and the name of the baseline it became."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -39,27 +42,89 @@ def as_text(report: Report, page: str | None) -> None:
     console.print()
     for name, words in figures(report):
         console.print(Text(f"{name:11}{words}"))
-    for finding in report.findings:
+    for head, lines in told(report):
         console.print()
-        console.print(Text(f"{finding.severity}: {finding.title}", style="bold"))
-        console.print(Text(f"  {finding.evidence}"))
-        if finding.remedy:
-            console.print(Text(f"  {finding.remedy}"))
+        console.print(Text(head, style="bold"))
+        for line in lines:
+            console.print(Text(f"  {line}"))
     if report.rows:
         console.print()
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-        name, told = clock(report.rows)
+        name, at = clock(report.rows)
         table.add_column(name, no_wrap=True)
         for head in ("requests/s", "p50", "p99", "max", "queued", "CPU", "errors"):
             table.add_column(head, justify="right", no_wrap=True)
         for row in report.rows[-STEPS_SHOWN:]:
-            table.add_row(told(row.began_unix_s), *_cells(row))
+            table.add_row(at(row.began_unix_s), *_cells(row))
         console.print(table)
         if len(report.rows) > STEPS_SHOWN:
             console.print(f"... and {len(report.rows) - STEPS_SHOWN} steps before; --csv has all")
-    if page is not None:
+    if page is not None or saved:
         console.print()
+    if page is not None:
         console.print(Text(f"page       {page}"))
+    if saved:
+        console.print(Text(f"baseline   {saved}; `--against {saved}` compares with it"))
+
+
+def told(report: Report) -> Iterator[tuple[str, Sequence[str]]]:
+    """What there is to know beside numbers, each a head and lines: alerts, what differs from a
+    baseline, findings with what to do."""
+    for alert in report.alerts:
+        yield f"{alert.severity} alert: {alert.cause}", [*_alert(alert)]
+    if report.compared is not None:
+        against = report.compared
+        what = (
+            f"the baseline {against.name} ({long(against.span_s)} until "
+            f"{moment(against.wall_s)} UTC)"
+        )
+        if not against.findings:
+            yield f"Nothing differs from {what}", ()
+        for finding in against.findings:
+            yield f"{finding.kind}: {finding.what}", [f"against {what}", *_lines(finding)]
+    for finding in report.findings:
+        yield f"{finding.kind}: {finding.what}", [*_lines(finding)]
+
+
+def _alert(alert: OpenAlert) -> Iterator[str]:
+    yield f"{alert.id}, {alert.state} since {moment(alert.since_unix_s)} UTC: {alert.value}"
+    yield from budget(alert.budget_left, alert.exhausted_in_s)
+    yield f"what to do: {alert.what_to_do}"
+
+
+def _lines(finding: Finding) -> Iterator[str]:
+    since = "all the while" if finding.wall_s is None else f"since {moment(finding.wall_s)} UTC"
+    yield f"{since}, {_sure(finding.sure)}"
+    shown = [each for each in finding.evidence if each.value]
+    yield "; ".join(f"{each.name} {evidence(each)}" for each in shown)
+    for advice in finding.advice:
+        yield f"what to do ({_sure(advice.sure)}): {advice.what}"
+        if advice.impact is not None:
+            yield f"  {impact(advice.impact)}"
+        if advice.command:
+            yield f"  {advice.command}"
+
+
+def evidence(one: Evidence) -> str:
+    if one.low is None or one.high is None:
+        return _amount(one.value, one.unit)
+    low, high = _amount(one.low, one.unit), _amount(one.high, one.unit)
+    return f"{_amount(one.value, one.unit)} (from {low} to {high})"
+
+
+def impact(one: Impact) -> str:
+    likely, now = _amount(one.likely, one.unit), _amount(one.now, one.unit)
+    low, high = _amount(one.low, one.unit), _amount(one.high, one.unit)
+    return f"{one.metric}: {likely} (from {low} to {high}) in place of {now}"
+
+
+def _amount(value: float, unit: str) -> str:
+    return f"{short(value)} {unit}" if unit else f"{100 * value:.3g} %"
+
+
+def _sure(share: float) -> str:
+    """Never of all."""
+    return f"{min(99, round(100 * share))} % sure"
 
 
 def headline(report: Report) -> str:

@@ -389,5 +389,7 @@ TABLE: Mapping[str, Row] = {
     "event_too_long": Row(
         502, EXIT_UNREACHABLE, "an event in a provider's stream is longer than the limit"
     ),
-    "not_measured": Row(409, EXIT_USAGE, "the load generator itself was too late to measure"),
+    "not_measured": Row(
+        409, EXIT_USAGE, "there is too little to say what was asked for, or it would be wrong"
+    ),
 }

@@ -779,5 +779,15 @@ WATCH_TICK_S = 1.0
 
 ALERTS_ON_PAGE = 20
 """open alerts that a live page is told; the others are counted"""
+
 BASELINE_STEPS = 240
 """that a baseline keeps of each series, and `paceline report --against` compares with"""
+
+BASELINES = 256
+"""in one state directory"""
+
+BASELINE_NAME_CHARS = 64
+"""the name of a baseline"""
+
+BASELINE_BYTES = 64 * 1024
+"""of the file of one"""

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from paceline.observe.board import QUANTILES
+from paceline.terms.alert import Alert, AlertBook, Severity
 from paceline.terms.metric import (
     BATCH_LIMIT,
     BATCH_ROWS,
@@ -35,6 +36,9 @@ from paceline.terms.metric import (
     RUN,
     Metric,
 )
+from paceline.watch.alerts.life import silenced
+from paceline.watch.alerts.readings import HOST
+from paceline.watch.analysis.finding import Finding
 from paceline.watch.past import Past, Step
 
 Where = Mapping[str, str]
@@ -47,15 +51,31 @@ def _said(text: str) -> Meta:
 Milliseconds = Annotated[float | None, _said("Null where there was none.")]
 
 
-class Finding(msgspec.Struct, frozen=True):
-    """Something that somebody should know, with what shows it and what to do."""
+class OpenAlert(msgspec.Struct, frozen=True):
+    """What is an alert now, of this model or of the machine."""
 
-    kind: Annotated[Literal["analysis", "recommendation", "alert"], _said("Who found it.")]
-    title: Annotated[str, _said("What it is, in one sentence.")]
-    evidence: Annotated[str, _said("The numbers that show it.")]
-    remedy: Annotated[str, _said("What to do; empty where there is nothing to be done.")] = ""
-    severity: Annotated[Literal["info", "warning", "critical"], _said("How urgent.")] = "info"
-    confidence: Annotated[float | None, _said("From 0 to 1, where somebody can tell.")] = None
+    id: Annotated[str, _said("Rule and what it is about, as slo_burn:digits.p95_ms.")]
+    severity: Severity
+    state: Annotated[
+        Literal["firing", "acknowledged", "silenced"],
+        _said("Silenced: it fires, and nobody is told."),
+    ]
+    since_unix_s: float
+    cause: str
+    value: str
+    budget_left: Annotated[float | None, _said("The share of a month's budget of errors.")]
+    exhausted_in_s: Annotated[float | None, _said("Until that, or the disk, is used up.")]
+    what_to_do: str
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """With a baseline that was saved before."""
+
+    name: Annotated[str, _said("Of the baseline.")]
+    wall_s: Annotated[float, _said("When it ended.")]
+    span_s: Annotated[float, _said("How long it is.")]
+    step_s: Annotated[float, _said("How long the steps are that are compared.")]
+    findings: Annotated[tuple[Finding, ...], _said("What differs, the worst first.")]
 
 
 class Times(msgspec.Struct, frozen=True):
@@ -160,8 +180,12 @@ class Report(msgspec.Struct, frozen=True):
     totals: Totals
     machine: Machine
     cost: Annotated[Cost | None, _said("Null where `usd_h` is not set.")]
-    findings: Annotated[tuple[Finding, ...], _said("What analysis and alerts have to say.")]
+    alerts: Annotated[tuple[OpenAlert, ...], _said("The worst first.")]
+    findings: Annotated[
+        tuple[Finding, ...], _said("What analysis says, with what to do: the bottleneck first.")
+    ]
     rows: Annotated[tuple[Row, ...], _said("Oldest first; a step without data is missing.")]
+    compared: Annotated[Comparison | None, _said("Null where nobody asked for it.")] = None
 
 
 def report(
@@ -173,6 +197,7 @@ def report(
     now_unix_s: float,
     version: str,
     findings: Sequence[Finding] = (),
+    alerts: Sequence[OpenAlert] = (),
 ) -> Report:
     of_model = {"model": model}
     rows = _rows(past, of_model, last_s, step_s)
@@ -188,8 +213,36 @@ def report(
         totals=_totals(past, of_model, last_s, step_s, rows),
         machine=_machine(past, last_s, step_s),
         cost=_cost(past, of_model, last_s),
+        alerts=tuple(alerts),
         findings=tuple(findings),
         rows=rows,
+    )
+
+
+def open_alerts(book: AlertBook, model: str) -> Sequence[OpenAlert]:
+    """The worst and oldest first."""
+    found = [
+        each
+        for each in book.alerts.values()
+        if each.state != "resolved" and each.subject.partition(".")[0] in (model, HOST)
+    ]
+    found.sort(key=lambda each: (each.severity != "critical", each.since_unix_s))
+    return [_open(book, each) for each in found]
+
+
+def _open(book: AlertBook, alert: Alert) -> OpenAlert:
+    state: Literal["firing", "acknowledged", "silenced"]
+    state = "acknowledged" if alert.state == "acknowledged" else "firing"
+    return OpenAlert(
+        alert.id,
+        alert.severity,
+        state if silenced(book, alert.id) is None else "silenced",
+        alert.since_unix_s,
+        alert.cause,
+        alert.value,
+        alert.budget_left,
+        alert.exhausted_in_s,
+        alert.remedy,
     )
 
 

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from paceline.observe.board import Board
 from paceline.stats.sketch import CELLS, COUNT, MAX, MIN, REFUSED, UNDER
 from paceline.terms.measurement import Distribution, Measurement
-from paceline.terms.metric import BUILD, LAST_RUN, MODEL_INFO, SERIES_DROPPED, STARTED
+from paceline.terms.metric import (
+    BUILD,
+    FRONT_RESTARTS,
+    LAST_RUN,
+    MODEL_INFO,
+    SERIES_DROPPED,
+    STARTED,
+)
 from paceline.watch.cells import Cells, add, grown
 from paceline.watch.names import BY_NAME, Names
 
@@ -24,6 +31,10 @@ Numbers = NDArray[np.float64]
 
 LEFT_OUT = frozenset(each.name for each in (BUILD, LAST_RUN, MODEL_INFO, STARTED))
 """They say what is, not how it goes."""
+
+OWN = frozenset({FRONT_RESTARTS.name})
+"""What no board has, and yet is counted from nothing when a server starts: a front may die before
+the first look."""
 
 
 class Reading(NamedTuple):
@@ -156,10 +167,11 @@ def between(names: Names, before: Reading, after: Reading) -> Happened:
     return Happened(after.at_s, after.wall_s, after.at_s - before.at_s, values, took)
 
 
-def first(at_s: float, wall_s: float, seen: Reading, boards: Reading) -> Reading:
-    """What the first one is compared with, where `boards` is what boards alone say: they began with
-    this server and are counted from nothing. What others say of the time before is not its own."""
-    values = seen.values - boards.values
+def first(at_s: float, wall_s: float, seen: Reading, own: Reading) -> Reading:
+    """What the first one is compared with, where `own` is what boards and those in OWN say: they
+    began with this server and are counted from nothing. What others say of the time before is not
+    its own."""
+    values = seen.values - own.values
     return Reading(at_s, wall_s, values, np.zeros(len(values)), {})
 
 

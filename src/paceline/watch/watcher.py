@@ -170,12 +170,13 @@ class _Looking:
         self._reader = Reader(boards, self._names)
 
     def see_first(self, at_s: float, wall_s: float, others: Sequence[Measurement]) -> None:
-        """What boards have counted by now is this server's own; what others have is not all."""
-        from paceline.watch.sampling import first
+        """What boards have counted by now is this server's own; what others have mostly is not."""
+        from paceline.watch.sampling import OWN, first
 
         seen = self._reader.read(at_s, wall_s, others)
-        boards = self._reader.read(at_s, wall_s, ())
-        self._before = first(self._at_s, self._wall_s, seen, boards)
+        counted = [each for each in others if each.metric.name in OWN]
+        own = self._reader.read(at_s, wall_s, counted)
+        self._before = first(self._at_s, self._wall_s, seen, own)
 
     def look(self, at_s: float, wall_s: float, others: Sequence[Measurement]) -> "History":
         from paceline.watch.sampling import between

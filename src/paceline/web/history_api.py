@@ -1,4 +1,4 @@
-"""The control API of the past: series of any metric, and the report of a model.
+"""The control API of the past: series of any metric, the report of a model, and its baseline.
 
 What lies between `watch/` and HTTP. The owner adds these operations to its own. Longer stretches
 than memory has whole are read from the file, in a thread. numpy comes with the past, so it is
@@ -17,16 +17,19 @@ from msgspec import Meta
 
 import paceline
 from paceline.observe.board import QUANTILES
+from paceline.terms.alert import NO_ALERTS, AlertBook
 from paceline.terms.amounts import span
-from paceline.terms.errors import BadInput, BadRequest, Unavailable
+from paceline.terms.errors import BadInput, BadRequest, NotMeasured, Unavailable
 from paceline.terms.limits import HISTORY_ASKED, HISTORY_SECONDS, HISTORY_STEPS
 from paceline.terms.metric import METRICS, MODEL_SECONDS, Metric
+from paceline.watch.analysis.finding import Baseline
 from paceline.watch.past import Past, Step
-from paceline.watch.report import Finding, Report, report
+from paceline.watch.report import OpenAlert, Report, open_alerts, report
 from paceline.watch.watcher import Watcher
 from paceline.web.operations import AnyDeclaration, Declaration, Operation
 
 if TYPE_CHECKING:
+    from paceline.serve.knobs import Rules
     from paceline.watch.history import History
 
 BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
@@ -110,6 +113,17 @@ HISTORY_CSV: Declaration[HistoryQuery, None, HistoryAnswer] = Declaration(
     errors=(BadInput, Unavailable),
     media_type=CSV,
 )
+
+
+class BaselineQuery(msgspec.Struct, frozen=True):
+    model: Annotated[str, Meta(max_length=100, description="The model's name.")]
+    since: Span = "1h"
+    step: Annotated[
+        str,
+        Meta(max_length=20, description="As the one to compare with; the shortest without it."),
+    ] = ""
+
+
 REPORT: Declaration[ReportQuery, None, Report] = Declaration(
     "GET",
     "/api/report",
@@ -118,17 +132,25 @@ REPORT: Declaration[ReportQuery, None, Report] = Declaration(
     query=ReportQuery,
     errors=(BadInput, Unavailable),
 )
-DECLARED: tuple[AnyDeclaration, ...] = (HISTORY, HISTORY_CSV, REPORT)
+BASELINE: Declaration[BaselineQuery, None, Baseline] = Declaration(
+    "GET",
+    "/api/baseline",
+    "How a model did, step by step, to be kept and compared with later.",
+    Baseline,
+    query=BaselineQuery,
+    errors=(BadInput, NotMeasured, Unavailable),
+)
+DECLARED: tuple[AnyDeclaration, ...] = (HISTORY, HISTORY_CSV, REPORT, BASELINE)
 
-
-Findings = Callable[[Past, str, float], Sequence[Finding]]
-"""What there is to say of a model in the last seconds, by whoever analyses and alerts."""
+RulesOf = Callable[[str], "Rules | None"]
+"""The settings of a model that are in force; None where it is served no more."""
 
 
 def operations(
     watcher: Watcher,
     wall: Callable[[], float],
-    findings: Findings = lambda past, model, last_s: (),
+    rules: RulesOf = lambda model: None,
+    book: Callable[[], AlertBook] = lambda: NO_ALERTS,
 ) -> Sequence[Operation]:
     async def answer_history(query: HistoryQuery, body: None, who: str) -> HistoryAnswer:
         since_s, step_s = span(query.since, "since"), span(query.step, "step")
@@ -141,13 +163,20 @@ def operations(
     async def answer_report(query: ReportQuery, body: None, who: str) -> Report:
         last_s, step_s = span(query.since, "since"), span(query.granularity, "granularity")
         past = await _past(watcher, wall, last_s, step_s)
-        found = findings(past, query.model, last_s)
-        return of_model(past, query.model, last_s, step_s, wall(), found)
+        in_force, alerts = rules(query.model), open_alerts(book(), query.model)
+        return of_model(past, query.model, last_s, step_s, wall(), in_force, alerts)
+
+    async def answer_baseline(query: BaselineQuery, body: None, who: str) -> Baseline:
+        last_s = span(query.since, "since")
+        step_s = span(query.step, "step") if query.step else 0.0
+        past = await _past(watcher, wall, last_s, step_s)
+        return baseline_of(past, query.model, last_s, step_s)
 
     return (
         HISTORY.answered_by(answer_history),
         Operation(HISTORY_CSV, answer_csv),
         REPORT.answered_by(answer_report),
+        BASELINE.answered_by(answer_baseline),
     )
 
 
@@ -157,9 +186,34 @@ def of_model(
     last_s: float,
     step_s: float,
     now_unix_s: float,
-    findings: Sequence[Finding] = (),
+    rules: "Rules | None" = None,
+    alerts: Sequence[OpenAlert] = (),
 ) -> Report:
     """Refused where the past knows no such model."""
+    from paceline.watch.analysis.findings import findings
+
+    _check_known(past, model)
+    return report(
+        past,
+        model,
+        last_s,
+        max(step_s, last_s / HISTORY_STEPS),
+        now_unix_s=now_unix_s,
+        version=paceline.__version__,
+        findings=findings(past, model, last_s, rules),
+        alerts=alerts,
+    )
+
+
+def baseline_of(past: Past, model: str, last_s: float, step_s: float) -> Baseline:
+    """Refused where the past knows no such model, or too little of it."""
+    from paceline.watch.analysis.baseline import baseline
+
+    _check_known(past, model)
+    return baseline(past, model, last_s, step_s)
+
+
+def _check_known(past: Past, model: str) -> None:
     known = sorted({each["model"] for each in past.series(MODEL_SECONDS)})
     if model not in known:
         raise BadInput(
@@ -167,16 +221,6 @@ def of_model(
             value=model,
             remedy=f"Name one of these: {', '.join(known)}." if known else "Nothing is known yet.",
         )
-    step_s = max(step_s, last_s / HISTORY_STEPS)
-    return report(
-        past,
-        model,
-        last_s,
-        step_s,
-        now_unix_s=now_unix_s,
-        version=paceline.__version__,
-        findings=findings,
-    )
 
 
 async def _past(

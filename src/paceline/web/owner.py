@@ -24,6 +24,7 @@ from paceline.observe import log
 from paceline.observe.board import Board, merged, read
 from paceline.processes.state_dir import StateDir
 from paceline.processes.terminal import Sender, Terminal
+from paceline.serve.knobs import Rules, rules
 from paceline.serve.model_source import ModelSource
 from paceline.terms.errors import PacelineError
 from paceline.terms.limits import ALERTS_ON_PAGE
@@ -158,7 +159,9 @@ class Owner:
                 *plan_api.operations(self._desk, how=lambda: self._fronts.how),
                 *self._settings.operations(),
                 *calls_api.operations(self._fronts.calls),
-                *history_api.operations(self._watcher, clock.wall),
+                *history_api.operations(
+                    self._watcher, clock.wall, self._rules_of, lambda: alerts.book
+                ),
                 *alerts_api.operations(alerts),
             ),
             Repository(self._desk, self._measure, lambda: self._keys).routes(),
@@ -275,6 +278,11 @@ class Owner:
         requests, failed = answered(workload, read(self._boards))
         durations_s = merged(self._boards, REQUEST_SECONDS, (workload,))
         return Totals(self._clock.now(), requests, failed, durations_s)
+
+    def _rules_of(self, model: str) -> Rules | None:
+        if all(each.name != model for each in self._models):
+            return None
+        return rules(model, self._journal.state.in_force)
 
     def _look_for_alerts(self, past: Past) -> None:
         """Not while it stops: fronts that end then are no news."""

@@ -1,15 +1,21 @@
-"""What analysis says: one value for all of it, which reports draw and people act on.
+"""What analysis says: one value for all of it, which reports draw and people act on; and what it
+may be said against, a baseline.
 
 A finding stands on numbers that are told with it, says since when, how sure it is, and what to do.
 Nothing is done here: a command is text, and whoever runs it makes a Change like any other, with its
 prediction, which is scored afterwards.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 Kind = Literal["bottleneck", "change", "trend", "anomaly", "regression", "improvement"]
+
+
+def _said(text: str) -> Meta:
+    return Meta(description=text)
 
 
 class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -17,7 +23,7 @@ class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
 
     name: str
     value: float
-    unit: str
+    unit: Annotated[str, _said("Empty of a share.")]
     low: float | None = None
     high: float | None = None
 
@@ -34,27 +40,40 @@ class Impact(msgspec.Struct, frozen=True):
 
 
 class Advice(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`command` is empty where no Change does it. `sure` is that it helps, from 0 to 1."""
+    """What may be done, and what that would bring."""
 
     what: str
-    sure: float
-    command: str = ""
+    sure: Annotated[float, _said("That it helps, from 0 to 1.")]
+    command: Annotated[str, _said("Empty where no Change does it.")] = ""
     impact: Impact | None = None
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`name` says in one word which: the part that is the bottleneck, the metric that changed.
-
-    `ago_s` is in the server's own seconds, None where it was so all the while; `wall_s` is for
-    labels. `sure` is from 0 to 1.
-    """
+    """Something that somebody should know, with what shows it and what to do."""
 
     kind: Kind
     model: str
-    name: str
+    name: Annotated[str, _said("The part that is the bottleneck, or the metric that changed.")]
     what: str
-    sure: float
+    sure: Annotated[float, _said("From 0 to 1.")]
     evidence: tuple[Evidence, ...] = ()
-    advice: tuple[Advice, ...] = ()
-    ago_s: float | None = None
-    wall_s: float | None = None
+    advice: Annotated[tuple[Advice, ...], _said("The best first.")] = ()
+    ago_s: Annotated[
+        float | None, _said("In the server's own seconds; null where it was so all the while.")
+    ] = None
+    wall_s: Annotated[float | None, _said("The same as unix seconds, for labels.")] = None
+
+
+class Baseline(msgspec.Struct, frozen=True):
+    """How a model did in a stretch of time, to be compared with later."""
+
+    model: str
+    wall_s: Annotated[float, _said("When the last step of it began.")]
+    span_s: Annotated[float, _said("How long it is.")]
+    step_s: Annotated[float, _said("How long a step is.")]
+    requests: float
+    refused_share: Annotated[float, _said("Of the requests, those turned away.")]
+    series: Annotated[
+        dict[str, tuple[float, ...]],
+        _said("By step: how many ms answers took, by the quantile; how many came a second."),
+    ]

@@ -39,7 +39,9 @@ TOGETHER = 3
 """steps within which two series changed at the same time"""
 
 NAMES = {"p50_ms": "The median", "p99_ms": "p99", "throughput_rps": "The rate of requests"}
+UNITS = {"p50_ms": "ms", "p99_ms": "ms", "throughput_rps": "requests/s"}
 
+HOUR_S = 3600.0
 DAY_S = 86400.0
 """and a week of them: the seasons that are looked for"""
 
@@ -51,9 +53,32 @@ class Series(NamedTuple):
     walls: Sequence[float]
 
 
-def step_for(last_s: float) -> float:
-    """Whole seconds, so that there are STEPS of them or fewer."""
-    return float(max(1, math.ceil(last_s / STEPS)))
+LENGTHS_S = ((1.0, HOUR_S), (10.0, HOUR_S), (60.0, DAY_S), (HOUR_S, math.inf))
+"""of steps that the past is known by, and how far back it is known by them; multiples of the second
+and of those after it are known too"""
+
+
+def step_for(last_s: float, most: int = STEPS) -> float:
+    """One that the past has, so that there are `most` or fewer of them in so long a stretch."""
+    if last_s <= most:
+        return 1.0
+    for length_s, reach_s in LENGTHS_S[1:]:
+        step_s = math.ceil(last_s / most / length_s) * length_s
+        if last_s <= reach_s:
+            return step_s
+    raise AssertionError("the last one reaches as far as anybody asks")
+
+
+def reach_s(step_s: float) -> float:
+    """How far back the past is known by such steps."""
+    return next(reach for length, reach in reversed(LENGTHS_S) if step_s >= length)
+
+
+def length_s(past: Past, model: str, last_s: float, step_s: float) -> float:
+    """Of the steps that such a question is answered in: a file has none of seconds."""
+    steps = past.steps(REQUEST_SECONDS, {"model": model}, last_s, step_s)
+    seen = sorted(each.known_s for each in steps)
+    return float(round(seen[len(seen) // 2])) if seen else step_s
 
 
 def series(past: Past, model: str, last_s: float, step_s: float) -> Sequence[Series]:
@@ -61,14 +86,14 @@ def series(past: Past, model: str, last_s: float, step_s: float) -> Sequence[Ser
     by the begin of what is known and by now; they say nothing of a rate."""
     steps = past.steps(REQUEST_SECONDS, {"model": model}, last_s, step_s)
     told = [each for each in steps if each.value >= LEAST_IN_STEP and each.quantiles]
-    rates = steps[1:-1]
+    rates = [each for each in steps[1:-1] if each.known_s]
     return (
-        Series("p50_ms", "ms", _quantile(told, 0.5), [each.wall_s for each in told]),
-        Series("p99_ms", "ms", _quantile(told, 0.99), [each.wall_s for each in told]),
+        Series("p50_ms", UNITS["p50_ms"], _quantile(told, 0.5), [each.wall_s for each in told]),
+        Series("p99_ms", UNITS["p99_ms"], _quantile(told, 0.99), [each.wall_s for each in told]),
         Series(
             "throughput_rps",
-            "requests/s",
-            np.array([each.value / step_s for each in rates], dtype=np.float64),
+            UNITS["throughput_rps"],
+            np.array([each.value / each.known_s for each in rates], dtype=np.float64),
             [each.wall_s for each in rates],
         ),
     )

@@ -162,7 +162,7 @@ def steps(past: Past, model: str, last_s: float, step_s: float) -> Sequence[tupl
         def summed(metric: Metric, at: int = at) -> tuple[float, float]:
             return read(metric, {"model": model}).get(at, (0.0, 0.0))
 
-        found.append((each.wall_s, _made(step_s, model, grew, summed, past)))
+        found.append((each.wall_s, _made(each.known_s or step_s, model, grew, summed, past)))
     return found
 
 
