@@ -28,13 +28,13 @@ from paceline.terms.metric import (
     RUN,
     Metric,
 )
-from paceline.testing.made_past import MadePast, read_past
 from paceline.watch.analysis.baseline import Baseline, against, baseline
 from paceline.watch.analysis.bottleneck import shares_of
 from paceline.watch.analysis.finding import Finding
 from paceline.watch.analysis.findings import findings
 from paceline.watch.analysis.parts import parts
 from paceline.watch.past import Step
+from pasts import ListedPast
 
 MODEL = "m"
 CORES = 4.0
@@ -47,7 +47,7 @@ def second(**given: float) -> dict[str, float]:
     return {"rps": 100.0, "run": 2.0, "front": 0.3, "members": 1.0, "cpu": 0.3, **given}
 
 
-def past(at: Callable[[int], Second], seconds: int, seed: int = 0) -> MadePast:
+def past(at: Callable[[int], Second], seconds: int, seed: int = 0) -> ListedPast:
     """Latencies scatter by 10 % from second to second."""
     die = np.random.default_rng(seed)
     made: dict[tuple[Metric, tuple[str, ...]], list[Step]] = {}
@@ -87,14 +87,14 @@ def past(at: Callable[[int], Second], seconds: int, seed: int = 0) -> MadePast:
         count(CPU_WAIT_SECONDS, is_.get("wait", 0.0), "front")
         count(CONTAINER_CPU_SECONDS, is_["cpu"] + is_.get("others", 0.0))
         count(CONTAINER_CORES, CORES)
-    return MadePast(1.0, made)
+    return ListedPast(1.0, made)
 
 
 def steady(**given: float) -> Callable[[int], Second]:
     return lambda _: second(**given)
 
 
-def bottleneck(made: MadePast) -> Finding:
+def bottleneck(made: ListedPast) -> Finding:
     (found,) = [each for each in findings(made, MODEL, 600, DEFAULTS) if each.kind == "bottleneck"]
     return found
 
@@ -138,7 +138,7 @@ def test_nothing_is_named_where_little_was_asked_or_all_is_quick() -> None:
         for each in findings(made, MODEL, 600)
         if each.kind == "bottleneck"
     ]
-    assert findings(MadePast(1.0, {}), MODEL, 600) == []
+    assert findings(ListedPast(1.0, {}), MODEL, 600) == []
     assert findings(past(steady(), 60), "another", 600) == []
 
 
@@ -304,27 +304,3 @@ def test_too_little_makes_no_baseline() -> None:
     kept = baseline(past(steady(), 100), MODEL, 600)
     with pytest.raises(NotMeasured, match="too little"):
         against(kept, past(steady(), 5), MODEL)
-
-
-# --- Readings -------------------------------------------------------------------------------------
-
-
-def test_readings_of_metrics_are_a_past() -> None:
-    def reading(count: int, total: float) -> str:
-        return (
-            "# TYPE paceline_request_duration_seconds summary\n"
-            'paceline_request_duration_seconds{model="m",quantile="0.5"} 0.1\n'
-            f'paceline_request_duration_seconds_sum{{model="m"}} {total}\n'
-            f'paceline_request_duration_seconds_count{{model="m"}} {count}\n'
-            f'paceline_requests_total{{model="m",priority="normal",status="200"}} {count}\n'
-            "paceline_container_cpu_cores 2.0\n"
-        )
-
-    made = read_past(0.5, [reading(10, 1.0), reading(30, 3.5), reading(35, 4.0)])
-    assert made.known_s() == 1.0
-    assert made.spread(REQUEST_SECONDS, {"model": "m"}, 60).count == 25
-    assert made.spread(REQUEST_SECONDS, {}, 60).sum == pytest.approx(3.0)
-    assert made.grew(REQUESTS, {"status": "200"}, 0.5) == 5
-    assert made.latest(CONTAINER_CORES, {}) == 2.0
-    assert [each.value for each in made.steps(REQUESTS, {}, 60, 0.5)] == [20, 5]
-    assert made.series(REQUESTS) == [{"model": "m", "priority": "normal", "status": "200"}]

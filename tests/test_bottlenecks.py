@@ -1,4 +1,4 @@
-"""Six bottlenecks planted into a real server, each named from what its /metrics say."""
+"""Six bottlenecks planted into a real server, each named in its report."""
 
 import http.client
 import json
@@ -11,19 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
+import msgspec
 import pytest
 
 from paceline.observe import probes
-from paceline.serve.knobs import DEFAULTS
-from paceline.terms.metric import CPU_WAIT_SECONDS
-from paceline.testing.made_past import MadePast, read_past
 from paceline.watch.analysis.finding import Finding
-from paceline.watch.analysis.findings import findings
-from paceline.watch.analysis.parts import parts
+from paceline.watch.report import Report
 from servers import Server
 
-STEP_S = 0.5
-STEPS = 6
+WARM_S = 1
+SEEN_S = 4
 ATTEMPTS = 2
 
 MODELS = """\
@@ -128,34 +125,35 @@ def neighbours() -> Iterator[None]:
             each.wait()
 
 
-def watched(server: Server, call: Call, callers: int) -> MadePast:
-    """What its metrics say while so many ask."""
+def told(server: Server, model: str, call: Call, callers: int) -> Finding:
+    """The bottleneck in the report of the last seconds, in which so many ask."""
     stop = threading.Event()
     pace = threading.Event()
     asking = [threading.Thread(target=call, args=(server.port, stop)) for _ in range(callers)]
     for each in asking:
         each.start()
-    pace.wait(STEP_S)
-    readings = []
-    for _ in range(STEPS + 1):
-        readings.append(server.ask("GET", "/metrics").body.decode())
-        pace.wait(STEP_S)
-    stop.set()
-    for each in asking:
-        each.join()
-    return read_past(STEP_S, readings)
+    try:
+        pace.wait(WARM_S + SEEN_S)
+        path = f"/api/report?model={model}&since={SEEN_S}s&granularity=1s"
+        answer = server.ask("GET", path)
+    finally:
+        stop.set()
+        for each in asking:
+            each.join()
+    assert answer.status == 200, answer.body
+    report = msgspec.json.decode(answer.body, type=Report)
+    found = [each for each in report.findings if each.kind == "bottleneck"]
+    assert len(found) == 1, (report.findings, report.totals)
+    return found[0]
 
 
-def named(past: MadePast, model: str) -> Finding:
-    told = [each for each in findings(past, model, 60.0, DEFAULTS) if each.kind == "bottleneck"]
-    assert len(told) == 1, (told, parts(past, model, 60.0))
-    return told[0]
+def of(found: Finding, name: str) -> float:
+    return next(each.value for each in found.evidence if each.name == name)
 
 
-def is_busy(past: MadePast, model: str) -> bool:
+def is_busy(found: Finding) -> bool:
     """Whether others had the cores meanwhile: a bottleneck that nobody planted."""
-    found = parts(past, model, 60.0)
-    return found.others_share > 0.3 and found.starved > 0.2
+    return of(found, "cores used by others") > 0.3 and of(found, "without a core") > 0.2
 
 
 @pytest.fixture(scope="module")
@@ -182,24 +180,22 @@ PLANTED: dict[str, tuple[str, Call, int]] = {
 def test_a_planted_bottleneck_is_named(server: Server, part: str) -> None:
     model, call, callers = PLANTED[part]
     for _ in range(ATTEMPTS):
-        past = watched(server, call, callers)
-        if not is_busy(past, model):
+        found = told(server, model, call, callers)
+        if not is_busy(found):
             break
-    found = named(past, model)
     assert found.advice
-    if not is_busy(past, model):
-        assert found.name == part, (found, parts(past, model, 60.0))
-        assert found.sure >= 0.5, found
+    if is_busy(found):
+        assert found.name in (part, "saturation"), found
     else:
-        assert found.name in (part, "saturation"), (found, parts(past, model, 60.0))
+        assert found.name == part, found
+        assert found.sure >= 0.5, found
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not probes.waits_s(os.getpid()), reason="the kernel does not tell who waits")
 def test_too_few_cores_are_named_and_who_has_them(server: Server) -> None:
     with neighbours():
-        past = watched(server, partial(keep_asking, "busy", SMALL), 2)
-    found = named(past, "busy")
+        found = told(server, "busy", partial(keep_asking, "busy", SMALL), 2)
     assert found.name == "saturation", found
     assert "others use" in found.what
-    assert past.grew(CPU_WAIT_SECONDS, {}, 60.0) > 0
+    assert of(found, "without a core") > 0

@@ -498,3 +498,25 @@ def test_a_file_that_grows_too_large_loses_its_oldest_minutes(tmp_path: Path) ->
     assert 50 < len(kept) < 200
     assert kept[-1] == WALL_S + 249 * 60  # the newest are there
     assert (tmp_path / FILE).stat().st_size < 2_000_000
+
+
+@pytest.mark.parametrize("before_s", [0, 75])
+def test_a_window_longer_than_a_server_lives_is_all_of_its_life(
+    tmp_path: Path, before_s: int
+) -> None:
+    """It began in the middle of an hour, and of a minute; an earlier one just before it, too."""
+    wall_s = WALL_S + 1087
+    if before_s:
+        earlier = Life(tmp_path, wall_s - before_s)
+        for _ in range(70):
+            earlier.answer(2)
+            earlier.pass_s()
+        earlier.end()
+    life = Life(tmp_path, wall_s)
+    counted = 140 if before_s else 0
+    for second in range(150):
+        life.answer(3)
+        life.pass_s()
+        counted += 3
+        for last_s in (300, 3600, 3 * 86400):
+            assert life.past.grew(REQUESTS, {}, last_s) == pytest.approx(counted), (second, last_s)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paceline.observe.probes import Container, container, host, process
+from paceline.observe.probes import Container, container, cpu_used, host, process
 
 GIB = 1 << 30
 MEMINFO = "MemTotal:       16777216 kB\nMemFree: 1 kB\nMemAvailable:   12582912 kB\n"
@@ -60,7 +60,10 @@ class Tree:
         self.put(f"{mem}/memory.stat", f"inactive_file 5\ntotal_inactive_file {GIB}\n")
 
     def read(self, affinity: int = 8) -> Container:
-        return container(self.root, affinity)
+        """The time used is the same when it is read alone."""
+        seen = container(self.root, affinity)
+        assert cpu_used(self.root)() == seen.cpu_used_s
+        return seen
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ Formats: proc(5), and cgroup-v1 and cgroup-v2 in the kernel's admin guide.
 """
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -100,6 +102,17 @@ def container(root: Path = ROOT, affinity: int | None = None) -> Container:
         cpu_used_s=_machine_cpu_s(root) if used_s is None else used_s,
         cgroup=version,
     )
+
+
+def cpu_used(root: Path = ROOT) -> Callable[[], float | None]:
+    """What reads again how much CPU time the container has used, as `container` tells it: one file,
+    found once."""
+    version, levels = _levels(root)
+    read = _v2_cpu_s if version == "v2" else _v1_cpu_s
+    for level in levels["cpuacct"]:
+        if read(level) is not None:
+            return partial(read, level)
+    return partial(_machine_cpu_s, root)
 
 
 def host(root: Path = ROOT) -> Host:

@@ -374,7 +374,8 @@ class History:
     def _cover(self, begin: float) -> Iterator[Part]:
         """The window from `begin` on, each second of it once, as finely as it is known."""
         firsts = [NONE if tier.first == NONE else tier.began(self._end) for tier in self._tiers]
-        return covered(begin, self._end, firsts, [tier.size_s for tier in self._tiers])
+        wholes = [tier.first == first for tier, first in zip(self._tiers, firsts, strict=True)]
+        return covered(begin, self._end, firsts, [tier.size_s for tier in self._tiers], wholes)
 
     def _merged(self, numbers: Sequence[int], begin: float, end: int) -> Cells:
         """Every distribution that has a share in these seconds."""

@@ -123,25 +123,33 @@ class Part(NamedTuple):
     high: int
 
 
-def covered(begin: float, end: int, firsts: Sequence[int], sizes: Sequence[int]) -> Iterator[Part]:
+def covered(
+    begin: float,
+    end: int,
+    firsts: Sequence[int],
+    sizes: Sequence[int],
+    wholes: Sequence[bool] = (False, False, False),
+) -> Iterator[Part]:
     """`firsts` are from where on each length of steps is known; the finest come first. Where a
-    coarser one goes on, the finer one begins where one of its steps does."""
+    coarser one knows more, the finer one begins where one of its steps does. `wholes` says of which
+    nothing was dropped yet: there the step in which it began knows no more."""
     high = end
     low = int(begin // 1)
     for index, first in enumerate(firsts):
         if first == NONE or first >= high:
             continue
         begins = max(low, first)
-        further = [
-            sizes[other]
-            for other in range(index + 1, len(firsts))
-            if firsts[other] != NONE and firsts[other] < begins
-        ]
+        further = []
+        for other in range(index + 1, len(firsts)):
+            size_s = sizes[other]
+            known = begins // size_s * size_s if wholes[index] else begins
+            if firsts[other] != NONE and firsts[other] < known:
+                further.append(size_s)
         if begins > low and further:
             begins = -(-begins // further[0]) * further[0]
             if begins >= high:
                 continue
         yield Part(index, begins, high)
         high = begins
-        if high <= low:
+        if high <= low or (wholes[index] and not further):
             return
