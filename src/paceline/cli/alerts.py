@@ -95,12 +95,15 @@ def silence(
     """
     _bounded(because, REASON_CHARS)
     given = {"matches": matches, "for_s": _lasting(lasts), "reason": because}
-    told = ask(place(state, config), "POST", "/api/silences", given)
+    there = place(state, config)
+    told = ask(there, "POST", "/api/silences", given)
     if as_json:
         print(told.body.decode())
         return
     made = _silence(told)
     print(item(f"Silence {made.id}: nobody is told of {made.matches} until {_at(made)}.", ""))
+    if not told.live:
+        print(f"No server runs on {there.state}; it holds for the next one.")
 
 
 @app.command()
