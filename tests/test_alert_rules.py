@@ -29,10 +29,11 @@ from paceline.terms.metric import (
 from paceline.watch.alerts import burn
 from paceline.watch.alerts.burn import PAIRS, Events, Pair, burn_rate, burns, left, pairs
 from paceline.watch.alerts.latch import Bounds, Latch, Watched
-from paceline.watch.alerts.objectives import objectives
+from paceline.watch.alerts.objectives import objectives, whole
 from paceline.watch.alerts.rules import BURN, RULES
 from paceline.watch.alerts.watchdog import Goals, Watchdog
 from pasts import MadePast, constant, steady
+from test_history import Life
 
 MONTH_S = 30 * 86400.0
 RATE = 10.0
@@ -390,3 +391,17 @@ def test_three_requests_of_which_one_fails_wake_nobody() -> None:
     watchdog = Watchdog({BURN: None}, ["m0"], NO_ALERTS)
     for past.now_s in range(0, 3 * 86400, 600):
         assert watchdog.look(past, goals, past.now_s).findings == {}
+
+
+def test_what_was_too_slow_in_a_month_is_known_beyond_the_days_of_whole_distributions() -> None:
+    life = Life()
+    for hour in range(200):
+        slow = 8 if hour < 100 else 0
+        life.answer(100 - slow, 0.010)
+        if slow:
+            life.answer(slow, 0.2)
+        life.pass_s(3600.0)
+    (objective,) = objectives({"m": ("p95_ms <= 30",)})
+    found = whole(life.past, {}, objective)
+    assert found.total == 20_000
+    assert found.bad == pytest.approx(800, rel=0.25)

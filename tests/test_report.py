@@ -149,7 +149,7 @@ def test_a_report_tells_alerts_and_findings_with_what_to_do(
         "  errors:m, silenced since 2027-01-15 08:00:00 UTC: 9 % of 200\n",
         "  budget left: none; 1.5 times a month's is used\n",
         "change: It was slow <b>once</b>.\n",
-        "  all the while, 99 % sure\n",
+        "  99 % sure\n",
         "  p99 100 ms; change 900 % (from 850 % to 950 %)\n",
         "  what to do (80 % sure): Let batches be larger: to 8.\n",
         "    mean_ms: 7 ms (from 5 ms to 12 ms) in place of 19 ms\n",

@@ -93,8 +93,9 @@ def _alert(alert: OpenAlert) -> Iterator[str]:
 
 
 def _lines(finding: Finding) -> Iterator[str]:
-    since = "all the while" if finding.wall_s is None else f"since {moment(finding.wall_s)} UTC"
-    yield f"{since}, {_sure(finding.sure)}"
+    since = "" if finding.wall_s is None else f"since {moment(finding.wall_s)} UTC, "
+    since = "all the while, " if finding.kind == "bottleneck" and not since else since
+    yield f"{since}{_sure(finding.sure)}"
     shown = [each for each in finding.evidence if each.value]
     yield "; ".join(f"{each.name} {evidence(each)}" for each in shown)
     for advice in finding.advice:

@@ -169,6 +169,8 @@ def operations(
     async def answer_baseline(query: BaselineQuery, body: None, who: str) -> Baseline:
         last_s = span(query.since, "since")
         step_s = span(query.step, "step") if query.step else 0.0
+        if 0 < step_s < 60:  # that is known of the last hour alone
+            last_s = min(last_s, HISTORY_SECONDS)
         past = await _past(watcher, wall, last_s, step_s)
         return baseline_of(past, query.model, last_s, step_s)
 

@@ -7,13 +7,19 @@ requests fail. Means, rates and costs have no such budget. Called by `watchdog.p
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from paceline.observe.board import QUANTILES as BOARD_QUANTILES
 from paceline.terms.errors import BadGoal
 from paceline.terms.goal import Limit, parse
+from paceline.terms.limits import HISTORY_SKETCH_HOURS
 from paceline.terms.metric import REQUEST_SECONDS, REQUESTS
-from paceline.watch.alerts.burn import Events
-from paceline.watch.past import Past
+from paceline.watch.alerts.burn import PERIOD_S, Events
+from paceline.watch.past import Past, Step
 
 QUANTILES = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99}
+
+HOUR_S = 3600.0
+REMEMBERED_S = HISTORY_SKETCH_HOURS * HOUR_S
+"""how far back distributions are whole"""
 
 OUR_FAULT = "500"
 """A status from here on is the server's, and not its caller's."""
@@ -91,3 +97,28 @@ def answered(past: Past, failing: Failing, model: str, last_s: float) -> Events:
             for status in failing.get(model, ())
         ),
     )
+
+
+def whole(past: Past, failing: Failing, objective: Objective) -> Events:
+    """Of the period that a budget is for. How many answers took too long is counted as far back as
+    distributions are remembered; before that the quantiles of hours say it, roughly."""
+    if objective.bound_s is None or past.known_s() <= REMEMBERED_S:
+        return events(past, failing, objective, PERIOD_S)
+    of = {"model": objective.model}
+    hours = past.steps(REQUEST_SECONDS, of, PERIOD_S, HOUR_S)
+    earlier = hours[: len(hours) - len(past.steps(REQUEST_SECONDS, of, REMEMBERED_S, HOUR_S))]
+    bad = sum(each.value * _above(each, objective.bound_s) for each in earlier)
+    lately = events(past, failing, objective, REMEMBERED_S)
+    return Events(past.grew(REQUEST_SECONDS, of, PERIOD_S), lately.bad + bad)
+
+
+def _above(hour: Step, bound_s: float) -> float:
+    """The share that took longer, on a line between the quantiles beside it."""
+    if hour.quantiles is None:
+        return 0.0
+    at, reached_s = 0.0, 0.0
+    for share, value_s in zip((*BOARD_QUANTILES, 1.0), (*hour.quantiles, hour.largest), strict=True):
+        if value_s > bound_s:
+            return 1.0 - at - (share - at) * (bound_s - reached_s) / (value_s - reached_s)
+        at, reached_s = share, value_s
+    return 0.0

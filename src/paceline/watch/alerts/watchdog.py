@@ -15,7 +15,15 @@ from paceline.terms.limits import ALERT_TEXT_CHARS, START_S
 from paceline.watch.alerts import burn
 from paceline.watch.alerts.burn import Events, Left, Pair
 from paceline.watch.alerts.latch import Bounds, Watched
-from paceline.watch.alerts.objectives import Failing, Objective, events, failing, limits, objectives
+from paceline.watch.alerts.objectives import (
+    Failing,
+    Objective,
+    events,
+    failing,
+    limits,
+    objectives,
+    whole,
+)
 from paceline.watch.alerts.readings import Reading, Sight
 from paceline.watch.alerts.rules import BURN, RULES
 from paceline.watch.past import Past
@@ -203,9 +211,9 @@ class Watchdog:
             objective, (-LEFT_EVERY_S, Left(1.0, None), Events(0, 0))
         )
         if now - at_s >= LEFT_EVERY_S or objective not in self._left:
-            whole = events(past, failing, objective, burn.PERIOD_S)
+            month = whole(past, failing, objective)
             lately = events(past, failing, objective, pair.short_s)
-            left = burn.left(whole, lately, objective.budget, pair.short_s, past.known_s())
+            left = burn.left(month, lately, objective.budget, pair.short_s, past.known_s())
             self._left[objective] = now, left, lately
         return left, lately
 

@@ -16,7 +16,7 @@ from paceline.watch.analysis.bottleneck import (
     evidence,
 )
 from paceline.watch.analysis.finding import Finding
-from paceline.watch.analysis.moved import moved, series, step_for
+from paceline.watch.analysis.moved import length_s, moved, series, step_for
 from paceline.watch.analysis.parts import Parts, parts, steps
 from paceline.watch.past import Past
 
@@ -28,7 +28,8 @@ def findings(
     last_s = min(last_s, past.known_s())
     if last_s <= 0.0:
         return []
-    step_s = step_for(last_s)
+    asked_s = step_for(last_s)
+    step_s = max(asked_s, length_s(past, model, last_s, asked_s))
     by_step = steps(past, model, last_s, step_s)
     if not by_step:
         return []
