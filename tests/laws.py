@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from hypothesis import settings
 
 FEW = 30
+ALL = 100
 SHARE = 5
 """of what a law asks for one in so many, but no fewer than FEW"""
 
@@ -23,9 +24,9 @@ def examples(most: int, **more: Any) -> "settings":
 
 
 def use() -> None:
-    """For those that ask for no number, once the tests are read."""
+    """For those that ask for no number; to be called before the tests are read. None has to be
+    done within a time, which a busy machine may take."""
     from hypothesis import settings
 
-    if not all_of_them:
-        settings.register_profile("few", max_examples=FEW, deadline=None)
-        settings.load_profile("few")
+    settings.register_profile("tests", max_examples=ALL if all_of_them else FEW, deadline=None)
+    settings.load_profile("tests")

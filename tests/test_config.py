@@ -367,10 +367,11 @@ def test_a_file_of_the_longest_length_is_read(tmp_path: Path) -> None:
 def filled(*parts: str) -> str:
     """With as many of the second part as there may be, each with its number in place of @."""
     first, again, last = parts
-    text, number = first, 0
-    while len(text) + len(again) + 6 + len(last) < SETTINGS_BYTES:
-        text, number = text + again.replace("@", str(number)), number + 1
-    return text + last
+    pieces, size = [first], len(first)
+    while size + len(again) + 6 + len(last) < SETTINGS_BYTES:
+        pieces.append(again.replace("@", str(len(pieces) - 1)))
+        size += len(pieces[-1])
+    return "".join([*pieces, last])
 
 
 LONG = {

@@ -222,6 +222,7 @@ class Tell:
     def __call__(self, *arguments: str) -> Told:
         gc.freeze()  # the command has the garbage collected, and the tests' is none of its business
         status = run(["load", *arguments])
+        gc.freeze()
         return Told(status, *self._capsys.readouterr())
 
 

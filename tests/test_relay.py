@@ -847,7 +847,6 @@ def test_what_is_over_is_freed_without_the_collector(body: bytes) -> None:
             alive = [each for each in gc.get_objects() if isinstance(each, Run | Attempt)]
             assert not alive
         finally:
-            gc.unfreeze()
             gc.enable()
 
     relayed(ONE, scenario)
@@ -944,8 +943,8 @@ def test_a_404_without_words_is_an_answer() -> None:
 
 def test_what_is_refused_is_freed_without_the_collector() -> None:
     def scenario(it: Place) -> None:
-        gc.collect()
         gc.disable()
+        gc.freeze()
         try:
             run = it.call(NOT_SAID)
             assert it.caller.said == ["refuse"]

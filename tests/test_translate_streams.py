@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
-import anthropic
-import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +29,7 @@ from paceline.gateway.sse import Event, Parser, write
 from paceline.gateway.translate import answers
 from paceline.gateway.translate.streams import CHAT_PING, ToChat, ToMessages
 from paceline.terms.limits import TRANSLATED_CALLS
+from sdks import anthropic, openai
 from translated_answers import Body, chat_answers, compact, messages_answers
 
 FEW = settings(max_examples=20, deadline=None)
