@@ -71,6 +71,7 @@ class Connection(asyncio.Protocol):
     """From accept to close."""
 
     __slots__ = (
+        "__weakref__",
         "_advancing",
         "_broken",
         "_closing",
