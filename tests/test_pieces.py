@@ -9,7 +9,7 @@ import ssl
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import h11
 import pytest
@@ -19,13 +19,12 @@ from hypothesis import strategies as st
 
 from paceline.net.exchange import Exchange
 from paceline.net.server import Connections
-from paceline.terms.limits import KEEP_ALIVE_S, REST_BYTES, SEND_S, SENT_LEAST_BYTES
+from paceline.terms.limits import CORK_BYTES, KEEP_ALIVE_S, REST_BYTES, SEND_S, SENT_LEAST_BYTES
 from test_connections import get, post
 from test_known_heads import nobody
 from wired import HIGH_BYTES, Wire
 
 ASK = get(b"/")
-MUCH = 64 * 1024
 
 
 class Streaming(Wire):
@@ -76,7 +75,7 @@ def body_of(said: bytes, method: str = "GET") -> tuple[bytes, bool]:
         return body, False
 
 
-Step = st.one_of(st.binary(max_size=50), st.just("turn"), st.just(MUCH))
+Step = st.one_of(st.binary(max_size=50), st.just("turn"), st.just(CORK_BYTES))
 
 
 @given(st.lists(Step, max_size=20), st.booleans(), st.sampled_from([b"1.0", b"1.1"]))
@@ -105,18 +104,38 @@ def test_the_caller_reads_what_was_written_and_whether_it_is_whole(
     assert wire.left == 0
 
 
-def test_each_piece_is_on_its_way_as_it_is_written() -> None:
+def test_what_is_written_in_one_turn_goes_out_in_one_write_at_its_end() -> None:
     wire = Streaming()
     exchange = wire.begin()
-    assert len(wire.writes) == 1  # the head does not wait for the body
-    exchange.write(b"data: a\n\n")
+    wire.turn()
+    assert len(wire.writes) == 1  # the head did not wait for the body
+    for _ in range(3):
+        exchange.write(b"data: a\n\n")
+        exchange.write(b"data: b\n\n")
+        wire.turn()
     exchange.write(b"data: [DONE]\n\n")
     exchange.finish_answer()
-    assert wire.writes[1:] == [
-        b"9\r\ndata: a\n\n\r\n",
-        b"e\r\ndata: [DONE]\n\n\r\n",
-        b"0\r\n\r\n",
-    ]
+    assert wire.writes[1] == b"12\r\ndata: a\n\ndata: b\n\n\r\n"
+    assert wire.writes[4] == b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
+    wire.turn()
+    assert len(wire.writes) == 5
+
+
+def test_head_and_a_short_answer_are_one_write() -> None:
+    wire = Streaming()
+    exchange = wire.begin()
+    exchange.write(b"a")
+    exchange.finish_answer()
+    wire.turn()
+    assert len(wire.writes) == 1
+    assert body_of(wire.said) == (b"a", True)
+
+
+def test_much_in_one_turn_does_not_wait_for_its_end() -> None:
+    wire = Streaming()
+    exchange = wire.begin()
+    exchange.write(b"x" * (CORK_BYTES + 1))
+    assert len(wire.writes) == 1
 
 
 def test_the_connection_goes_on_behind_an_answer_in_pieces() -> None:
@@ -208,7 +227,7 @@ def test_who_does_not_read_a_stream_is_cut_off_and_heard_to_have_left() -> None:
     wire = Streaming()
     exchange = wire.begin()
     wire.transport.reads = False
-    exchange.write(b"x" * 2 * MUCH)
+    exchange.write(b"x" * 2 * CORK_BYTES)
     wire.loop.pass_s(SEND_S - 1)
     assert wire.left == 0
     wire.loop.pass_s(1.1)
@@ -239,13 +258,13 @@ def test_whoever_writes_on_though_nothing_is_taken_does_not_fill_the_memory() ->
     wire = Streaming()
     exchange = wire.begin()
     wire.transport.reads = False
-    exchange.write(b"x" * 2 * MUCH)
+    exchange.write(b"x" * 2 * CORK_BYTES)
     for _ in range(100):
-        exchange.write(b"y" * MUCH)
+        exchange.write(b"y" * CORK_BYTES)
         wire.turn()
     assert wire.transport.aborted
     assert wire.left == 1
-    assert wire.transport.buffered < REST_BYTES + 5 * MUCH
+    assert wire.transport.buffered < REST_BYTES + 5 * CORK_BYTES
 
 
 def test_who_takes_what_is_there_now_and_then_may_have_as_much_again() -> None:
@@ -253,8 +272,8 @@ def test_who_takes_what_is_there_now_and_then_may_have_as_much_again() -> None:
     exchange = wire.begin()
     wire.transport.reads = False
     for _ in range(10):
-        for _ in range(REST_BYTES // MUCH):
-            exchange.write(b"x" * MUCH)
+        for _ in range(REST_BYTES // CORK_BYTES):
+            exchange.write(b"x" * CORK_BYTES)
             wire.turn()
         wire.transport.read()
     assert not wire.transport.aborted
@@ -265,13 +284,13 @@ def test_what_was_written_before_a_cut_has_its_time_to_be_read() -> None:
     wire = Streaming()
     exchange = wire.begin()
     wire.transport.reads = False
-    exchange.write(b"x" * 2 * MUCH)
+    exchange.write(b"x" * 2 * CORK_BYTES)
     exchange.cut_answer()
     wire.loop.pass_s(SEND_S - 1)
     lost_before = wire.transport.lost
     wire.transport.read()
     assert (lost_before, wire.transport.lost, wire.transport.aborted) == (False, True, False)
-    assert body_of(wire.said) == (b"x" * 2 * MUCH, False)
+    assert body_of(wire.said) == (b"x" * 2 * CORK_BYTES, False)
     assert wire.heard == ["full"]
 
 
@@ -378,30 +397,6 @@ def test_over_a_socket_a_stream_is_held_back_goes_on_and_is_left(
         writer.transport.abort()
         assert await hearing.said.get() == "gone"
         exchange.write(b"nobody")
-        connections.stop_listening()
-        await connections.closed(5)
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(asyncio.wait_for(main(), 20))
-
-
-def test_over_a_socket_what_is_written_in_one_turn_of_the_loop_is_one_write_at_its_end() -> None:
-    """Nothing here gathers it: the loop does, or each small piece would be a call of the system."""
-
-    async def main() -> None:
-        hearing, connections, port = await served(None)
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(ASK)
-        exchange = await hearing.exchanges.get()
-        transport = cast(Any, exchange.connection).transport
-        exchange.begin_answer(200, b"")
-        head = transport.get_write_buffer_size()
-        exchange.write(b"data: a\n\n")
-        exchange.write(b"data: b\n\n")
-        assert 0 < head < transport.get_write_buffer_size()
-        await asyncio.sleep(0)
-        assert transport.get_write_buffer_size() == 0
-        writer.transport.abort()
         connections.stop_listening()
         await connections.closed(5)
 

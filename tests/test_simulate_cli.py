@@ -545,9 +545,9 @@ def read_until(terminal: int, words: str) -> str:
 
 def test_ctrl_c_ends_a_long_run_cleanly(tmp_path: Path) -> None:
     """And on a terminal it says how far it is, which is wiped away."""
-    asked = ("simulate", "--trace", "poisson:1000", "--seconds", "600", "--slo", "30ms")
+    asked = ("simulate", "--trace", "poisson:1000", "--seconds", "150", "--slo", "30ms")
     process, terminal = in_terminal(*asked, "--html", "page.html", where=tmp_path)
-    assert "Simulated" in read_until(terminal, "% of 600")
+    assert "Simulated" in read_until(terminal, "% of 150")
     process.send_signal(signal.SIGINT)
     told = read_until(terminal, "interrupted")
     out, _ = process.communicate(timeout=30)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from paceline.net.connection import Connection
 from paceline.net.exchange import Exchange
+from paceline.net.pieces import Corks
 from paceline.terms.limits import INFER_BODY_BYTES
 
 HIGH_BYTES, LOW_BYTES = 64 * 1024, 16 * 1024
@@ -163,6 +164,7 @@ class Wire:
         self.waits = False
         self.left = 0
         """callers who went before their answer"""
+        self.corks = Corks(self.loop.call_soon)
         self.connection = Connection(self)
         self.transport = FakeTransport(self.connection)
         self.connection.connection_made(self.transport)

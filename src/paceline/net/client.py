@@ -64,6 +64,7 @@ class ClientConnection(asyncio.Protocol):
     """From connect to close; `on_closed` hears the close once, after a receiver that waited."""
 
     __slots__ = (
+        "__weakref__",
         "_begun",
         "_complete",
         "_head_bytes",

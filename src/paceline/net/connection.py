@@ -71,6 +71,7 @@ class Connection(asyncio.Protocol):
     """From accept to close."""
 
     __slots__ = (
+        "__weakref__",
         "_advancing",
         "_broken",
         "_closing",
@@ -629,7 +630,8 @@ class Connection(asyncio.Protocol):
         exchange.answered = True
         exchange.fail = exchange.listener = None
         exchange.body = b""
-        exchange.out = Pieces(self, exchange, status, self._server.stamp() + headers)
+        server = self._server
+        exchange.out = Pieces(self, exchange, server.corks, status, server.stamp() + headers)
 
     def unread(self, size: int) -> None:
         """So much is written though the caller takes no more: that is not what it left unread."""

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from paceline.net.connection import Connection
 from paceline.net.exchange import Hot
+from paceline.net.pieces import Corks
 from paceline.terms.limits import ARRIVING, ARRIVING_BYTES, CONNECTION_BACKLOG, HEAD_S, LINGER_S
 
 Now = Callable[[], float]
@@ -33,6 +34,7 @@ class Connections:
         self.app = app
         self.hot = hot
         self.loop = asyncio.get_running_loop()
+        self.corks = Corks(self.loop.call_soon)
         self.scheme = "http" if tls is None else "https"
         self._tls = tls
         self._handshake_s = None if tls is None else HEAD_S

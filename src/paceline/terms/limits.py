@@ -99,6 +99,9 @@ SEND_S = 10.0
 SENT_LEAST_BYTES = 64 * 1024
 """of a long answer, read in that time, show that its caller reads on"""
 
+CORK_BYTES = 64 * 1024
+"""of an answer in pieces that wait for the end of the loop's turn; more goes out at once"""
+
 REST_BYTES = 1024 * 1024
 """of such an answer that may still come after its caller stopped reading; then it is cut off"""
 
