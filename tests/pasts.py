@@ -1,7 +1,7 @@
 """Pasts that are made up, for tests of whoever asks of the past: of functions of time, or of steps.
 
-Alerts are tried over days with what a function says at any moment; analysis is tried with steps that
-have quantiles. Both answer as `watch/past.py` asks.
+Alerts are tried over days with what a function says at any moment; analysis is tried with steps
+that have quantiles. Both answer as `watch/past.py` asks.
 """
 
 from collections.abc import Callable, Mapping, Sequence

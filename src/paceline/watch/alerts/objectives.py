@@ -117,7 +117,9 @@ def _above(hour: Step, bound_s: float) -> float:
     if hour.quantiles is None:
         return 0.0
     at, reached_s = 0.0, 0.0
-    for share, value_s in zip((*BOARD_QUANTILES, 1.0), (*hour.quantiles, hour.largest), strict=True):
+    for share, value_s in zip(
+        (*BOARD_QUANTILES, 1.0), (*hour.quantiles, hour.largest), strict=True
+    ):
         if value_s > bound_s:
             return 1.0 - at - (share - at) * (bound_s - reached_s) / (value_s - reached_s)
         at, reached_s = share, value_s
