@@ -28,9 +28,9 @@ from paceline.terms.metric import (
     RUN,
     Metric,
 )
-from paceline.watch.analysis.baseline import Baseline, against, baseline
+from paceline.watch.analysis.baseline import against, baseline
 from paceline.watch.analysis.bottleneck import shares_of
-from paceline.watch.analysis.finding import Finding
+from paceline.watch.analysis.finding import Baseline, Finding
 from paceline.watch.analysis.findings import findings
 from paceline.watch.analysis.parts import parts
 from paceline.watch.past import Step

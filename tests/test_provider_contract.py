@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from paceline.clock import Chance, Clock, RealClock, SimulatedClock, run_simulated
@@ -102,11 +103,11 @@ class FaultyProvider:
 
     def complete(self, ask: Ask, heard: Heard) -> Running:
         if self._fault == "hears the deadline too early":
-            ask = ask._replace(deadline_s=ask.deadline_s - 0.1)
+            ask = msgspec.structs.replace(ask, deadline_s=ask.deadline_s - 0.1)
         if self._fault == "never hears the deadline":
-            ask = ask._replace(deadline_s=ask.deadline_s + 1000)
+            ask = msgspec.structs.replace(ask, deadline_s=ask.deadline_s + 1000)
         if self._fault == "breaks after a failure" and self._first is not None:
-            ask = ask._replace(body=b"{}")
+            ask = msgspec.structs.replace(ask, body=b"{}")
         if self._fault == "answers at once, late ones alone" and ask.deadline_s < self._clock.now():
             heard.lost("late", "too late")
         between = _Between(heard, self._fault, self)
