@@ -8,13 +8,14 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
-
-import openai
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks._streams import raw
 from benchmarks._upstream import MODEL, Manner
 from benchmarks.peers.gateways.relaying import Relaying, body
+
+if TYPE_CHECKING:
+    import openai  # where it is needed: that takes seconds
 
 TOGETHER = 100
 SLOW = Manner(delay_ms=300.0)
@@ -41,8 +42,10 @@ class Came(NamedTuple):
 # --- The official SDK -----------------------------------------------------------------------------
 
 
-def client(up: Relaying, key: str | None = None) -> openai.OpenAI:
+def client(up: Relaying, key: str | None = None) -> "openai.OpenAI":
     """Without retries: what is answered the first time is what is wanted to be known."""
+    import openai
+
     headers = dict(up.headers)
     sent = headers.pop("authorization").removeprefix("Bearer ")
     return openai.OpenAI(
@@ -56,6 +59,8 @@ def client(up: Relaying, key: str | None = None) -> openai.OpenAI:
 
 def called(up: Relaying, call: Callable[[], object]) -> Came:
     """Status and class of an error, or that there was none; and whether the upstream was asked."""
+    import openai
+
     before = up.upstream.seen().calls
     try:
         call()
@@ -118,6 +123,8 @@ def _with_status(up: Relaying, status: int) -> Came:
 
 def cut_stream(up: Relaying) -> Came:
     """`clean` is 1 where the SDK ends as after a whole answer: the caller cannot know."""
+    import openai
+
     up.upstream.be(CUT)
     pieces = 0
     with client(up) as sdk:

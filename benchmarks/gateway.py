@@ -24,7 +24,6 @@ behaviour, flat); of each kind that is named, only those.
 
 import argparse
 import http.client
-import shutil
 import sys
 import tempfile
 import time
@@ -34,6 +33,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from benchmarks import record
+from benchmarks._cell_bench import add_install, kept, measured, options, parsed, results
 from benchmarks._cells import Cell, Cells, Key
 from benchmarks._gateway_behaviour import BEHAVIOURS, came
 from benchmarks._gateway_cells import (
@@ -58,7 +58,7 @@ from benchmarks._quiet import Disturbance, Quietest, quietest, watched
 from benchmarks._streams import Streamed, streams
 from benchmarks._upstream import Manner
 from benchmarks._wrk import load
-from benchmarks.peers.environment import Unavailable, cache_folder
+from benchmarks.peers.environment import Unavailable
 from benchmarks.peers.gateways.gateway import Gateway
 from benchmarks.peers.gateways.known import DIRECT, GATEWAYS
 from benchmarks.peers.gateways.relaying import Relaying, body, relaying, upstream
@@ -351,11 +351,16 @@ class Bench:
 
 
 def settle(up: Relaying) -> None:
-    """Until it asks the upstream no more for those who have gone: that is not the next one's."""
+    """Until it asks the upstream nothing for those who have gone: that is not the next one's. What
+    it still holds for them nobody can see, so it is over when nothing is under way and nothing new
+    has come for a while."""
     until_s = time.perf_counter() + SETTLE_S
-    calls = -1
-    while (now := up.upstream.seen().calls) != calls and time.perf_counter() < until_s:
-        calls = now
+    before = -1
+    while time.perf_counter() < until_s:
+        seen = up.upstream.seen()
+        if seen.calls == before and not seen.open:
+            return
+        before = seen.calls
         time.sleep(SETTLED_S)
 
 
@@ -397,7 +402,7 @@ def report(cells: Cells, asked: argparse.Namespace) -> None:
         figures=figures(cells),
         verdicts=verdicts(cells),
         packages=("uvloop", "httptools", "orjson", "msgspec", "openai"),
-        folder=asked.peers.parent / "quick" if asked.quick else record.RESULTS,
+        folder=results(asked),
     )
 
 
@@ -409,35 +414,17 @@ def _version(gateway: Gateway, peers: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="./bench gateway",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    cache = cache_folder()
-    parser.add_argument("--resume", action="store_true", help="keep the cells that are there")
-    parser.add_argument("--only", default="", help="gateways and measurements, by commas")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each cell")
-    parser.add_argument("--quick", action="store_true", help="one run, 2 s a cell, kept apart")
-    parser.add_argument("--install", action="store_true", help="make the environments and stop")
-    parser.add_argument("--report", action="store_true", help="of the cells that are there")
-    parser.add_argument("--peers", type=Path, default=cache / "peers", help="their environments")
-    asked = parser.parse_args()
-    if asked.quick:
-        asked.runs, asked.seconds = 1, QUICK_S
+    only_of = "gateways and measurements"
+    parser = options("gateway", __doc__, only=only_of, runs=3, seconds=8.0, quick_s=QUICK_S)
+    add_install(parser)
+    asked = parsed(parser)
     wanted = only(asked.only)
     end_on_sigterm()
     if asked.install:
         install(asked.peers)
         return
-    cells = Cells(asked.peers.parent / "quick" / "cells" / CELLS.name if asked.quick else CELLS)
-    if not asked.report:
-        if not shutil.which("wrk"):
-            raise SystemExit("wrk is missing; install the Debian package wrk")
-        if not asked.resume:
-            cells.discard(wanted.wants)
-        Bench(cells, asked, wanted).run()
+    cells = kept(asked, CELLS)
+    measured(asked, cells, wanted.wants, Bench(cells, asked, wanted).run)
     report(cells, asked)
 
 

@@ -15,7 +15,6 @@ answers them.
 """
 
 import argparse
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,13 +23,14 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import record
+from benchmarks._cell_bench import add_models, kept, measured, options, parsed, results
 from benchmarks._cells import Cell, Cells, Key, median
 from benchmarks._lines import lines
 from benchmarks._open_loop import is_told, open_loop
 from benchmarks._quiet import Quietest, quietest, watched
 from benchmarks._wrk import load
 from benchmarks.peers.contender import WAIT_MS, Contender
-from benchmarks.peers.environment import Unavailable, cache_folder
+from benchmarks.peers.environment import Unavailable
 from benchmarks.peers.litserve import LITSERVE
 from benchmarks.peers.paceline import paceline
 from benchmarks.peers.running import Running, running
@@ -258,41 +258,23 @@ def report(cells: Cells, asked: argparse.Namespace) -> None:
         figures=figures(cells),
         verdicts=verdicts(cells),
         packages=("onnxruntime", "numpy"),
-        folder=asked.peers.parent / "quick" if asked.quick else record.RESULTS,
+        folder=results(asked),
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="./bench goodput",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    cache = cache_folder()
-    parser.add_argument("--resume", action="store_true", help="keep the cells that are there")
-    parser.add_argument("--only", default="", help="models and contenders, by commas")
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each cell")
-    parser.add_argument("--quick", action="store_true", help="one run, 3 s a cell, kept apart")
-    parser.add_argument("--report", action="store_true", help="of the cells that are there")
-    parser.add_argument("--peers", type=Path, default=cache / "peers", help="their environments")
-    parser.add_argument("--models", type=Path, default=cache / "models", help="the model files")
-    asked = parser.parse_args()
-    if asked.quick:
-        asked.runs, asked.seconds = 1, QUICK_S
+    only = "models and contenders"
+    parser = options("goodput", __doc__, only=only, runs=5, seconds=15.0, quick_s=QUICK_S)
+    add_models(parser)
+    asked = parsed(parser)
     named = [each for each in asked.only.split(",") if each]
     if unknown := [each for each in named if each not in (*LOADS, *NAMES)]:
         known = ", ".join((*LOADS, *NAMES))
         raise SystemExit(f"--only knows no {', '.join(unknown)}; it knows {known}")
-    cells = Cells(asked.peers.parent / "quick" / "cells" / CELLS.name if asked.quick else CELLS)
-    if not asked.report:
-        if not shutil.which("wrk"):
-            raise SystemExit("wrk is missing; install the Debian package wrk")
-        end_on_sigterm()
-        bench = Bench(cells, asked, named)
-        if not asked.resume:
-            cells.discard(bench.wants)
-        bench.run()
+    end_on_sigterm()
+    cells = kept(asked, CELLS)
+    bench = Bench(cells, asked, named)
+    measured(asked, cells, bench.wants, bench.run)
     report(cells, asked)
 
 

@@ -24,7 +24,6 @@ open loop); of each kind that is named, only those.
 """
 
 import argparse
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -36,6 +35,7 @@ from typing import NamedTuple
 from benchmarks import record, serving_models
 from benchmarks._answers import compared
 from benchmarks._bars import bars
+from benchmarks._cell_bench import add_install, add_models, kept, measured, options, parsed, results
 from benchmarks._cells import Cell, Cells, Key, median, ratios
 from benchmarks._in_process import rows_a_second, ways
 from benchmarks._open_loop import Seen as AtRate
@@ -43,7 +43,7 @@ from benchmarks._open_loop import is_told, open_loop
 from benchmarks._quiet import Disturbance, Quietest, quietest, watched
 from benchmarks._wrk import Seen, load
 from benchmarks.peers.contender import Contender
-from benchmarks.peers.environment import Unavailable, cache_folder, python_of, version_in
+from benchmarks.peers.environment import Unavailable, python_of, version_in
 from benchmarks.peers.forms import Answer
 from benchmarks.peers.known import CONTENDERS, PYTHON_SERVERS
 from benchmarks.peers.running import Running, running
@@ -546,7 +546,7 @@ def report(cells: Cells, asked: argparse.Namespace) -> None:
         figures=figures(cells),
         verdicts=verdicts(cells),
         packages=("onnxruntime", "numpy", "uvloop", "msgspec", "httptools"),
-        folder=asked.peers.parent / "quick" if asked.quick else record.RESULTS,
+        folder=results(asked),
     )
 
 
@@ -567,36 +567,18 @@ def install(peers: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="./bench serving",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    cache = cache_folder()
-    parser.add_argument("--resume", action="store_true", help="keep the cells that are there")
-    parser.add_argument("--only", default="", help="models, contenders, measurements, by commas")
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each cell")
-    parser.add_argument("--quick", action="store_true", help="one run, 2 s a cell, kept apart")
-    parser.add_argument("--install", action="store_true", help="make the environments and stop")
-    parser.add_argument("--report", action="store_true", help="of the cells that are there")
-    parser.add_argument("--peers", type=Path, default=cache / "peers", help="their environments")
-    parser.add_argument("--models", type=Path, default=cache / "models", help="the model files")
-    asked = parser.parse_args()
-    if asked.quick:
-        asked.runs, asked.seconds = 1, QUICK_S
+    only_of = "models, contenders, measurements"
+    parser = options("serving", __doc__, only=only_of, runs=5, seconds=10.0, quick_s=QUICK_S)
+    add_install(parser)
+    add_models(parser)
+    asked = parsed(parser)
     if asked.install:
         install(asked.peers)
         return
     wanted = only(asked.only)
-    cells = Cells(asked.peers.parent / "quick" / "cells" / CELLS.name if asked.quick else CELLS)
-    if not asked.report:
-        if not shutil.which("wrk"):
-            raise SystemExit("wrk is missing; install the Debian package wrk")
-        end_on_sigterm()
-        if not asked.resume:
-            cells.discard(wanted.wants)
-        Bench(cells, asked, wanted).run()
+    end_on_sigterm()
+    cells = kept(asked, CELLS)
+    measured(asked, cells, wanted.wants, Bench(cells, asked, wanted).run)
     report(cells, asked)
 
 

@@ -1,14 +1,30 @@
 """Which tests run, and what a skipped one must say. Fixtures live beside the tests they serve."""
 
+import gc
 import os
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import laws
 from capabilities import CAPABILITIES
 
 HERE = Path(__file__).parent
+
+OF_THE_SDKS = [
+    "gateway_bench",
+    "http_provider",
+    "llm_sdks",
+    "llm_upstream",
+    "simulated_shapes",
+    "translate_answers",
+    "translate_errors",
+    "translate_requests",
+    "translate_streams",
+]
+"""Files whose tests import the official SDKs: one process runs them all."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -17,6 +33,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    laws.all_of_them = config.getoption("--slow") or config.getoption("--only-slow")
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        laws.use()  # not in a process that reads no tests
+    gc.disable()  # to find out that modules and tests are no garbage took a quarter of reading them
     config.addinivalue_line(
         "markers", "needs(name, ...): what the machine must have, by its name in capabilities.py"
     )
@@ -29,6 +49,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if bool(item.get_closest_marker("slow")) != only_slow]
     items[:] = [item for item in items if bool(item.get_closest_marker("slow")) == only_slow]
     config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file is run by one process, and so are those of the SDKs together."""
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+
+    class Files(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            name = Path(file).stem.removeprefix("test_")
+            return "sdks" if name in OF_THE_SDKS else file
+
+    return Files(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_collection_finish() -> None:
+    """What is here now stays to the end: the garbage collector need not walk over it."""
+    gc.freeze()
+    gc.enable()
 
 
 @cache

@@ -9,25 +9,20 @@ import json
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, TypeVar, Union
+from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 import httpx2
 import typing_extensions as te
-from anthropic import Anthropic
-from anthropic.types import Message, MessageParam, RawMessageStreamEvent
-from anthropic.types.message_create_params import (
-    MessageCreateParamsNonStreaming,
-    MessageCreateParamsStreaming,
-)
-from openai import OpenAI
-from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionUserMessageParam
-from openai.types.chat.completion_create_params import (
-    CompletionCreateParamsNonStreaming,
-    CompletionCreateParamsStreaming,
-)
 from pydantic import BaseModel, TypeAdapter
 
 from paceline.gateway.sse import Parser
+from sdks import anthropic, openai
+
+if TYPE_CHECKING:
+    from anthropic import Anthropic
+    from anthropic.types import Message, MessageParam
+    from openai import OpenAI
+    from openai.types.chat import ChatCompletion, ChatCompletionUserMessageParam
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -107,15 +102,20 @@ def wrong_in_messages(body: dict[str, Any]) -> str | None:
     older = _first(wrong_in(body[name], kind, name) for name, kind in OLDER.items() if name in body)
     rest = {name: value for name, value in body.items() if name not in OLDER}
     streams = rest.get("stream") is True
-    wanted = MessageCreateParamsStreaming if streams else MessageCreateParamsNonStreaming
+    params = anthropic.types.message_create_params
+    wanted: Any = (
+        params.MessageCreateParamsStreaming if streams else params.MessageCreateParamsNonStreaming
+    )
     return older or wrong_in(rest, wanted)
 
 
 def wrong_in_chat(body: dict[str, Any]) -> str | None:
     """Against openai.types.chat.completion_create_params."""
     streams = body.get("stream") is True
-    wanted = CompletionCreateParamsStreaming if streams else CompletionCreateParamsNonStreaming
-    return wrong_in(body, wanted)
+    params = openai.types.chat.completion_create_params
+    if streams:
+        return wrong_in(body, params.CompletionCreateParamsStreaming)
+    return wrong_in(body, params.CompletionCreateParamsNonStreaming)
 
 
 def strictly(model: type[M], body: bytes, *, besides: Iterable[str] = ()) -> M:
@@ -139,17 +139,20 @@ def _unknown(read: object) -> Iterator[str]:
 THOUGHT = ("reasoning_content",)
 """What OpenAI's own answers do not have; see `answers.py`."""
 
-STREAM_EVENT: TypeAdapter[BaseModel] = TypeAdapter(RawMessageStreamEvent)
+
+@cache
+def _stream_event() -> TypeAdapter[BaseModel]:
+    return TypeAdapter(anthropic.types.RawMessageStreamEvent)
 
 
-def read_message(body: bytes) -> Message:
+def read_message(body: bytes) -> "Message":
     """Against anthropic.types.Message."""
-    return strictly(Message, body)
+    return strictly(anthropic.types.Message, body)
 
 
-def read_completion(body: bytes) -> ChatCompletion:
+def read_completion(body: bytes) -> "ChatCompletion":
     """Against openai.types.chat.ChatCompletion."""
-    return strictly(ChatCompletion, body, besides=THOUGHT)
+    return strictly(openai.types.chat.ChatCompletion, body, besides=THOUGHT)
 
 
 def check_chunks(stream: bytes) -> None:
@@ -157,7 +160,7 @@ def check_chunks(stream: bytes) -> None:
     for event in Parser().feed(stream):
         if event.data and event.data != b"[DONE]":
             assert event.name is None
-            strictly(ChatCompletionChunk, event.data, besides=THOUGHT)
+            strictly(openai.types.chat.ChatCompletionChunk, event.data, besides=THOUGHT)
 
 
 def check_events(stream: bytes) -> None:
@@ -166,7 +169,7 @@ def check_events(stream: bytes) -> None:
         told = json.loads(event.data)
         assert event.name == told["type"].encode()
         if event.name != b"ping":
-            read = STREAM_EVENT.validate_json(event.data, strict=True)
+            read = _stream_event().validate_json(event.data, strict=True)
             assert not set(_unknown(read)), event.data
 
 
@@ -190,13 +193,17 @@ def _http() -> httpx2.Client:
 
 
 @cache
-def _anthropic() -> Anthropic:
-    return Anthropic(api_key="none", base_url="http://sdk.test", max_retries=0, http_client=_http())
+def _anthropic() -> "Anthropic":
+    return anthropic.Anthropic(
+        api_key="none", base_url="http://sdk.test", max_retries=0, http_client=_http()
+    )
 
 
 @cache
-def _openai() -> OpenAI:
-    return OpenAI(api_key="none", base_url="http://sdk.test", max_retries=0, http_client=_http())
+def _openai() -> "OpenAI":
+    return openai.OpenAI(
+        api_key="none", base_url="http://sdk.test", max_retries=0, http_client=_http()
+    )
 
 
 def _send(body: bytes, status: int, kind: str) -> None:
@@ -220,14 +227,14 @@ def completion_of(stream: bytes) -> dict[str, Any]:
         return plain(chunks.until_done().current_completion_snapshot)
 
 
-def ask_anthropic(body: bytes, status: int) -> Message:
+def ask_anthropic(body: bytes, status: int) -> "Message":
     """What `client.messages.create` makes of an answer."""
     _send(body, status, "application/json")
     user: MessageParam = {"role": "user", "content": "?"}
     return _anthropic().messages.create(model="any", max_tokens=1, messages=[user])
 
 
-def ask_openai(body: bytes, status: int) -> ChatCompletion:
+def ask_openai(body: bytes, status: int) -> "ChatCompletion":
     """What `client.chat.completions.create` makes of an answer."""
     _send(body, status, "application/json")
     user: ChatCompletionUserMessageParam = {"role": "user", "content": "?"}

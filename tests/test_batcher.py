@@ -1,9 +1,10 @@
 """What each policy decides: how much to run, when, and for which of the named reasons."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import examples
 from paceline.flow.queue import NEVER, Bucket, Queue, Waiting
 from paceline.serve.batcher import (
     REASONS,
@@ -161,7 +162,7 @@ arrivals = st.lists(
     st.integers(1, 16),
     st.floats(0, 2),
 )
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_whatever_waits_a_decision_can_be_carried_out(
     waiting: list[tuple[int, int, int, float]], make: type[Policy], cap: int, now: float
 ) -> None:

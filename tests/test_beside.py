@@ -15,7 +15,14 @@ from paceline.gateway import anthropic, openai
 from paceline.gateway.asking import written
 from paceline.gateway.beside import ARGUMENTS, Beside
 from paceline.gateway.call import Asked, Call, Dialect, Endpoint
-from paceline.terms.errors import BadField, Overloaded, PacelineError, Unavailable
+from paceline.gateway.translate.answers import to_messages
+from paceline.terms.errors import (
+    BadField,
+    Overloaded,
+    PacelineError,
+    ProviderFailed,
+    Unavailable,
+)
 from paceline.terms.limits import LLM_BESIDE
 
 WAIT_S = 20.0
@@ -92,6 +99,25 @@ def test_what_is_read_and_written_is_what_would_be_in_place() -> None:
     beside(scenario)
 
 
+def test_a_long_answer_is_said_as_it_would_be_in_place() -> None:
+    async def scenario(it: Place) -> None:
+        choice = {"index": 0, "message": {"content": LONG}, "finish_reason": "stop"}
+        answer = json.dumps({"id": "c1", "choices": [choice]}).encode()
+        asked = Asked("asked-for")
+        call = Call("i", "anthropic", "messages", "POST", "/x", [], b"", asked, "normal", 0.0, 0.0)
+        loop = asyncio.get_running_loop()
+        for body in (answer, answer[:-1]):
+            told: asyncio.Future[bytes | PacelineError] = loop.create_future()
+            it.beside.say(body, call, "openai", 7, told.set_result)
+            said = await told
+            if body is answer:
+                assert said == to_messages(body, "asked-for")
+            else:
+                assert isinstance(said, ProviderFailed)
+
+    beside(scenario)
+
+
 def test_what_is_wrong_is_told_with_its_place() -> None:
     async def scenario(it: Place) -> None:
         wrong = await it.read(chat(max_tokens="many"))
@@ -114,7 +140,7 @@ def test_a_process_that_dies_is_told_once_and_comes_back() -> None:
         assert first is not None
         os.kill(first, signal.SIGSTOP)
         lost, next_one = it.read(chat()), it.read(chat())
-        await until(lambda: it.beside._current)
+        await until(lambda: it.beside._worker._current)
         os.kill(first, signal.SIGKILL)
         assert isinstance(await lost, Unavailable)
         assert isinstance(await next_one, Asked)

@@ -72,6 +72,7 @@ def test_a_group_without_a_command_shows_its_commands(group: str) -> None:
         ["up"],
         ["doctor"],
         ["version"],
+        ["calls"],
         ["key", "create"],
         ["key", "list"],
         ["key", "revoke"],

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from laws import examples
 from paceline.config import (
     AT_RELOAD,
     ModelSettings,
@@ -366,10 +367,11 @@ def test_a_file_of_the_longest_length_is_read(tmp_path: Path) -> None:
 def filled(*parts: str) -> str:
     """With as many of the second part as there may be, each with its number in place of @."""
     first, again, last = parts
-    text, number = first, 0
-    while len(text) + len(again) + 6 + len(last) < SETTINGS_BYTES:
-        text, number = text + again.replace("@", str(number)), number + 1
-    return text + last
+    pieces, size = [first], len(first)
+    while size + len(again) + 6 + len(last) < SETTINGS_BYTES:
+        pieces.append(again.replace("@", str(len(pieces) - 1)))
+        size += len(pieces[-1])
+    return "".join([*pieces, last])
 
 
 LONG = {
@@ -655,7 +657,7 @@ def test_settings_written_down_are_read_back(tmp_path: Path, those: Settings) ->
     length=st.integers(0, 12),
     new=st.text(st.sampled_from("\"'[]{}=#.,\n\r\t ax9-+_\0\ufeff"), max_size=6),
 )
-@settings(suppress_health_check=SLOW_TO_MAKE, deadline=None, max_examples=150)
+@examples(150, suppress_health_check=SLOW_TO_MAKE)
 def test_a_damaged_file_loads_or_is_refused_with_its_line(
     tmp_path: Path, where: int, length: int, new: str
 ) -> None:
@@ -766,7 +768,7 @@ def paths(content: Mapping[str, Any]) -> Iterator[Names]:
 
 
 @given(texts())
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_lines_are_found_as_written_and_as_every_prefix_tells(made: Written) -> None:
     text = str(made)
     assert lines.broken(text) is None
@@ -774,7 +776,7 @@ def test_lines_are_found_as_written_and_as_every_prefix_tells(made: Written) -> 
 
 
 @given(texts(), st.data())
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_statement_that_is_broken_is_found(made: Written, data: st.DataObject) -> None:
     """A line that can stand nowhere is put before a statement, or at the end."""
     line = data.draw(st.sampled_from([*made.place.values(), len(made.lines) + 1]))
@@ -806,7 +808,7 @@ def first_broken(text: str) -> int | None:
     st.text(st.sampled_from("\"'\\[]{}=#.,\n\r\t ax9"), max_size=6),
 )
 @example(made=Written("\n"), where=0.0, length=0, new='"\\\n[k0] # ]')
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_damage_is_found_where_every_prefix_tells(
     made: Written, where: float, length: int, new: str
 ) -> None:

@@ -10,7 +10,7 @@ from paceline.gateway.providers.simulated import MODELS
 from paceline.gateway.routes import Hedge, Route, Tier
 from paceline.gateway.upstream import KNOWN, SIMULATED, Target, costs, is_private
 from paceline.terms.errors import BadSetting, LimitReached
-from paceline.terms.limits import PROVIDERS, ROUTES
+from paceline.terms.limits import LLM_BEGINS_S, PROVIDERS, ROUTES
 from test_config import refused, source, written
 
 LOCAL = '[providers.local]\nurl = "http://127.0.0.1:1/v1"\n'
@@ -52,6 +52,21 @@ def test_a_file_that_names_providers_has_all_of_them(tmp_path: Path) -> None:
 def test_a_known_provider_needs_no_more_than_its_name(tmp_path: Path) -> None:
     found = loaded(tmp_path, "[providers.openai]\n", no_budget=True)
     assert found.providers == (KNOWN["openai"],)
+
+
+def test_a_provider_may_know_the_older_name_for_the_most_tokens_alone(tmp_path: Path) -> None:
+    found = loaded(
+        tmp_path, LOCAL + 'tokens_field = "max_tokens"\n[providers.mistral]\n', no_budget=True
+    )
+    assert [each.tokens_field for each in found.providers] == ["max_tokens", "max_tokens"]
+    assert "tokens_field" in refused(tmp_path, LOCAL + 'tokens_field = "tokens"\n')
+
+
+def test_how_long_a_stream_waits_for_content_is_said_by_its_route(tmp_path: Path) -> None:
+    text = LOCAL + '[routes.a]\ntargets = ["local/m"]\nbegin_ms = 20000\n'
+    text += '[routes.b]\ntargets = ["local/m"]\n'
+    found = {each.name: each.begins_s for each in loaded(tmp_path, text).routes}
+    assert (found["a"], found["b"]) == (20.0, LLM_BEGINS_S)
 
 
 def test_what_may_cost_needs_consent_to_start(tmp_path: Path) -> None:

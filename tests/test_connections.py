@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from laws import examples
 from paceline.serve import digits
 from paceline.terms.limits import BODY_BYTES, INFER_BODY_BYTES, LOGINS
 from servers import Server
@@ -282,9 +283,7 @@ def test_login_cannot_be_used_to_keep_others_out(server: Server) -> None:
         raw.socket.close()
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     pieces=st.lists(
         st.one_of(

@@ -525,6 +525,22 @@ def test_a_recent_count_forgets_nothing_of_its_window_and_little_later(
         assert sure <= count.total(now) <= perhaps
 
 
+@given(
+    st.sampled_from([0.1, 1.0, 3.0, 10.0]),
+    st.lists(st.one_of(st.integers(0, 30).map(lambda tenths: tenths / 10), st.floats(0, 5))),
+)
+def test_in_which_slice_a_moment_lies_follows_from_the_moment_alone(
+    window_s: float, pauses_in_slices: list[float]
+) -> None:
+    """Also at the very ends of slices, where floats are not what they seem."""
+    count, slice_s, now, slices = RecentCount(window_s), window_s / SLICES, 0.0, []
+    for pause in pauses_in_slices:
+        now += pause * slice_s
+        count.add(now)
+        slices.append(int(now // slice_s))
+        assert count.total(now) == sum(each >= slices[-1] - SLICES for each in slices)
+
+
 def test_a_cleared_count_begins_anew() -> None:
     count = RecentCount(10.0)
     for moment in range(5):

@@ -8,8 +8,9 @@ from paceline.clock import SimulatedClock
 from paceline.config import Server
 from paceline.terms.limits import MISSED_PINGS_HUNG, MISSED_PINGS_NOT_READY, START_S
 from paceline.terms.plan import InForce
+from paceline.web.calls_api import CallView, chosen
 from paceline.web.fronts import Fronts, Slot
-from paceline.web.messages import Pong, Ready, Start
+from paceline.web.messages import Calls, Pong, Ready, Start, TargetNews, TellCalls
 
 PLAN = InForce(1, "", {})
 
@@ -36,11 +37,11 @@ class FakeLink:
 class Watched:
     """One front of which everything but the watching is fake."""
 
-    def __init__(self) -> None:
+    def __init__(self, fronts: int = 1) -> None:
         self.clock = SimulatedClock()
         self.changes = 0
         self.fronts = Fronts(
-            1,
+            fronts,
             self._orders,
             (0, 0),
             PLAN,
@@ -133,3 +134,43 @@ def test_a_front_that_never_becomes_ready_is_killed() -> None:
         assert it.child.killed
 
     watched(scenario)
+
+
+def call(name: str, received: float, took_ms: float) -> CallView:
+    return CallView(name, received, "chat", "m", "m", None, 200, "done", took_ms, 1.0, 1, 1, ())
+
+
+def test_the_last_calls_of_all_fronts_are_told_together_and_a_dead_one_is_not_waited_for() -> None:
+    async def main() -> None:
+        it = Watched(3)
+        slots = it.fronts.slots
+        for slot in slots:
+            slot.child, slot.link = cast(Any, FakeChild()), cast(Any, FakeLink())
+            it.fronts._on_message(slot, Ready())
+        asked = asyncio.ensure_future(it.fronts.calls("newest", 2))
+        await asyncio.sleep(0)
+        for slot in slots:
+            assert cast(Any, slot.link).sent[-1] == TellCalls("newest", 2)
+        it.fronts._on_message(slots[0], Calls((call("a", 1.0, 9.0), call("b", 3.0, 1.0))))
+        it.fronts._on_message(slots[1], Calls((call("c", 2.0, 5.0),)))
+        it.fronts._on_link_end(slots[2], cast(Any, slots[2].child))
+        told = await asked
+        assert [each.id for each in chosen(told, "newest", 2)] == ["b", "c"]
+        assert [each.id for each in chosen(told, "slowest", 2)] == ["a", "c"]
+
+    asyncio.run(main())
+
+
+def test_what_one_front_tells_of_a_target_goes_to_all_others() -> None:
+    async def main() -> None:
+        it = Watched(3)
+        slots = it.fronts.slots
+        for slot in slots:
+            slot.child, slot.link = cast(Any, FakeChild()), cast(Any, FakeLink())
+        for slot in slots[:2]:
+            it.fronts._on_message(slot, Ready())
+        news = TargetNews("far", "m", 7.0, "")
+        it.fronts._on_message(slots[0], news)
+        assert [cast(Any, slot.link).sent for slot in slots] == [[], [news], []]
+
+    asyncio.run(main())

@@ -23,7 +23,7 @@ from benchmarks._cells import Cell, Cells, Key
 from benchmarks._gateway_behaviour import BEHAVIOURS, Came, came
 from benchmarks._gateway_cells import LONG, WHATS
 from benchmarks._quiet import Disturbance
-from benchmarks._upstream import CONTENT, EXTRA_EVENTS, Manner
+from benchmarks._upstream import CONTENT, EXTRA_EVENTS, Manner, Seen
 from benchmarks.peers import environment
 from benchmarks.peers.contender import Command
 from benchmarks.peers.environment import Unavailable
@@ -336,7 +336,7 @@ class Fake(SimpleNamespace):
         self.manners.append(manner)
 
     def seen(self) -> SimpleNamespace:
-        return SimpleNamespace(calls=self.calls)
+        return SimpleNamespace(calls=self.calls, open=0)
 
     def asked(self, sent: bytes) -> Any:
         return SimpleNamespace(body=sent)
@@ -393,10 +393,10 @@ def test_the_next_measurement_waits_for_calls_that_are_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(gateway, "SETTLED_S", 0.0)
-    left = [1, 2, 3, 3, 4]
-    busy = SimpleNamespace(seen=lambda: SimpleNamespace(calls=left.pop(0)))
+    left = [(1, 0), (2, 1), (3, 1), (3, 1), (3, 0), (4, 0)]
+    busy = SimpleNamespace(seen=lambda: Seen(*left.pop(0), []))
     gateway.settle(SimpleNamespace(upstream=busy))  # type: ignore[arg-type]
-    assert left == [4]
+    assert left == [(4, 0)]
 
 
 def test_latencies_that_are_not_told_add_nothing(

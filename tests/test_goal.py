@@ -7,9 +7,10 @@ from itertools import pairwise
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import examples
 from paceline.stats.sketch import RANGE_HIGH, RANGE_LOW
 from paceline.terms.errors import BadGoal
 from paceline.terms.goal import (
@@ -394,7 +395,7 @@ def _smallest_world(limits: Sequence[Limit]) -> World:
     return lower
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(_limits())
 def test_limits_are_refused_exactly_when_no_world_satisfies_them(limits: list[Limit]) -> None:
     world = _smallest_world(limits)

@@ -7,9 +7,10 @@ from itertools import combinations, cycle
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import examples
 from paceline.clock import Chance
 from paceline.serve.isolation import (
     Bisection,
@@ -129,7 +130,7 @@ def test_any_culprits_of_a_small_batch_are_found() -> None:
 
 
 @given(st.integers(2, 4096), st.integers(1, 40), st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_any_culprits_of_a_large_batch_are_found(members: int, count: int, seed: int) -> None:
     chance = Chance(seed)
     check(members, {chance.integer(0, members - 1) for _ in range(count)})
@@ -155,7 +156,7 @@ def test_one_part_at_a_time() -> None:
 
 
 @given(st.integers(2, 200), st.lists(st.booleans(), min_size=1, max_size=50))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_model_that_is_not_pure_after_all_ends_too(members: int, outcomes: list[bool]) -> None:
     bisection = Bisection(range(members))
     settled: list[int] = []
@@ -169,7 +170,7 @@ def test_a_model_that_is_not_pure_after_all_ends_too(members: int, outcomes: lis
 
 
 @given(st.integers(2, 60), st.integers(0, 2**32), st.floats(0, 1), st.floats(0, 1))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_who_has_left_is_not_run_again_and_harms_nobody(
     members: int, seed: int, poison: float, leaving: float
 ) -> None:

@@ -114,6 +114,15 @@ def test_requests_with_one_head_are_understood_as_if_each_were_the_first(
     assert len(understood(pieces, anew=False)) == len(asked)
 
 
+@pytest.mark.parametrize("about", [10, 100, 1000])
+def test_a_body_may_have_any_length(about: int) -> None:
+    pieces = [
+        request(b"/a", [], b"x" * size, 0) for size in (5, *range(about - 5, about + 5)) if size
+    ]
+    assert understood(pieces, anew=False) == understood(pieces, anew=True)
+    assert len(understood(pieces, anew=False)) == len(pieces)
+
+
 ONE = request(b"/a", [], b"hello", 0)
 
 
@@ -136,6 +145,13 @@ def test_what_is_nearly_the_same_is_parsed(piece: bytes) -> None:
         *understood([ONE, ONE], anew=False),
         *understood([piece], anew=True),
     ]
+
+
+def test_bodies_of_any_number_of_lengths_are_told_apart() -> None:
+    sizes = [*range(1, 120), 7, 5, 7]
+    pieces = [request(b"/a", [], b"x" * size, 0) for size in sizes]
+    assert [len(each[4]) for each in understood(pieces, anew=False)] == sizes
+    assert understood(pieces, anew=False) == understood(pieces, anew=True)
 
 
 def test_a_head_that_comes_again_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:

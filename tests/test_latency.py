@@ -4,9 +4,10 @@ sizes fit into a time, and which pay."""
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import examples
 from paceline.clock import Chance
 from paceline.serve.latency import EFFICIENT, TRIED_AGAIN, LatencyModel
 
@@ -134,7 +135,7 @@ observed = st.lists(st.tuples(st.integers(1, 40), st.floats(1e-6, 10.0)), min_si
 
 
 @given(observed, st.floats(1e-7, 100.0), st.integers(1, 60))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_whatever_was_seen_more_rows_never_take_less_and_the_largest_that_fits_is_found(
     batches: list[tuple[int, float]], seconds: float, most: int
 ) -> None:
@@ -153,7 +154,7 @@ def test_whatever_was_seen_more_rows_never_take_less_and_the_largest_that_fits_i
 
 
 @given(observed, st.integers(1, 60))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_whatever_was_seen_an_efficient_size_is_the_smallest_with_nearly_the_best_throughput(
     batches: list[tuple[int, float]], most: int
 ) -> None:

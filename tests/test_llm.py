@@ -7,6 +7,8 @@ over HTTP and the vendors' own SDKs it goes on in test_llm_live.py.
 import json
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,6 +130,40 @@ def test_calls_tokens_and_times_are_counted(server: Server) -> None:
     assert (provider["name"], provider["state"]) == ("simulated", "simulated")
     assert provider["calls"] >= 1
     assert provider["output_tokens"] >= 3
+
+
+def test_the_last_calls_are_told_and_nothing_of_what_was_said(server: Server) -> None:
+    server.ask("POST", CHAT, chat(stream=True))
+    server.ask("POST", CHAT, chat("sim-small:400"))
+    told = server.ask("GET", "/api/calls?limit=2")
+    assert b"Hello" not in told.body
+    refused, streamed = told.json["calls"]
+    assert (refused["status"], refused["outcome"]) == (400, "answered")
+    assert refused["attempts"][0]["status"] == 400
+    assert (streamed["outcome"], streamed["output_tokens"]) == ("done", 3)
+    (attempt,) = streamed["attempts"]
+    moments = [attempt["sent_ms"], streamed["first_ms"], streamed["took_ms"]]
+    assert moments == sorted(moments)
+    assert attempt["content_ms"] == streamed["first_ms"]
+    everything = server.ask("GET", "/api/calls?order=slowest&limit=100").json["calls"]
+    took = [each["took_ms"] for each in everything]
+    assert took == sorted(took, reverse=True)
+    assert streamed in everything
+    assert server.ask("GET", "/api/calls?limit=1000").status == 400
+
+
+def test_the_command_line_tells_of_the_last_calls(server: Server, tmp_path: Path) -> None:
+    def told(state: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "paceline", "calls", "-n", "1", "--state", str(state)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    server.ask("POST", CHAT, chat("sim-small:tokens=4:latency_ms=0"))
+    line = told(server.state).stdout
+    pattern = r"\d\d:\d\d:\d\d  (\S+) to simulated/\1: done 200, \d+ ms, .*, 4 tokens\n"
+    assert re.fullmatch(pattern, line)
+    nobody = told(tmp_path)
+    assert nobody.returncode != 0
+    assert "paceline up" in nobody.stderr
 
 
 # --- What is wrong --------------------------------------------------------------------------------
@@ -316,6 +352,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             f'[providers.far]\nurl = "http://127.0.0.1:{far.port}/v1"\nmodels = ["m"]\n'
             'key_env = "FAR_API_KEY"\n[providers.simulated]\n[providers.openai]\n'
             '[routes.files]\ntargets = ["far"]\nraw = ["/files", "/images"]\n'
+            '[providers.vendor]\nkind = "anthropic"\n'
+            f'url = "http://127.0.0.1:{far.port}"\n'
+            '[routes.batches]\ntargets = ["vendor"]\nraw = ["/messages/batches"]\n'
             '[routes.m-draws]\ntargets = ["far"]\nraw = ["/images", "/files", "/batches"]\n'
             "[server]\nlog_level = 'debug'\n"
         )
@@ -341,6 +380,8 @@ def test_a_key_calls_its_own_models_alone(place: Place) -> None:
     assert listed == {"m", "m-draws"}
     assert ask("/v1/models/sim-large", key=bound).status == 403
     assert ask("/v1/files", {}, bound).status == 403
+    assert ask("/api/calls", key=bound).status == 403
+    assert ask("/api/calls").json["calls"]
     assert place.server.ask("POST", CHAT, chat()).status == 401
     headers = {"x-api-key": "sk-ant-anything", **VERSION}
     answer = place.server.ask("POST", MESSAGES, chat(max_tokens=9), headers=headers)
@@ -403,6 +444,16 @@ def test_raw_addresses_go_where_a_route_allows_it(place: Place) -> None:
     assert place.ask("/v1/files/../models").status == 404
 
 
+def test_what_lies_below_messages_is_anthropic_s_whoever_asks(place: Place) -> None:
+    """Without an `anthropic-version` too, as programs without the SDK call it."""
+    far = place.far.next(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+    assert place.ask("/v1/messages/batches", {"requests": []}).status == 200
+    assert far.heard.lower().startswith(b"post /v1/messages/batches ")
+    assert b"anthropic-version: " in far.heard.lower()
+    refused = place.ask("/v1/messages/batches/b?a=%00", {}, place.bound)
+    assert error(refused, "anthropic")["type"] == "permission_error"
+
+
 def test_a_bound_key_has_what_is_relayed_of_its_own_models_alone(place: Place) -> None:
     ask, bound, free = place.ask, place.bound, place.free
     draws, other = {"model": "m-draws", "prompt": "x"}, {"model": "files", "prompt": "x"}
@@ -445,8 +496,8 @@ def test_a_provider_that_costs_is_off_until_somebody_says_otherwise(
     assert server.about["providers"] == ["simulated"]
     assert "openai" in server.log.read_text()
     assert states(server.ask("GET", "/api/status")) == {"simulated": "simulated", "openai": "off"}
-    assert place.server.about["providers"] == ["far", "simulated", "openai"]
-    told = {"far": "on", "simulated": "simulated", "openai": "without budget"}
+    assert place.server.about["providers"] == ["far", "simulated", "openai", "vendor"]
+    told = {"far": "on", "simulated": "simulated", "openai": "without budget", "vendor": "on"}
     assert states(place.ask("/api/status")) == told
     assert "no budget" in place.server.log.read_text()
 

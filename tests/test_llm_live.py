@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import anthropic
-import openai
 import pytest
 from pydantic import BaseModel
 
@@ -31,6 +29,7 @@ from paceline.testing.llm_upstream import (
     refuses,
     says,
 )
+from sdks import anthropic, openai
 from servers import Server
 
 pytestmark = pytest.mark.slow

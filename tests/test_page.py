@@ -130,6 +130,26 @@ def test_numbers_go_up_when_requests_are_sent(tmp_path: Path, browser: Browser) 
         expect(page.locator("#refused-codes")).to_contain_text("bad input 1")
 
 
+def test_the_last_llm_calls_are_shown_with_where_their_time_went(
+    tmp_path: Path, browser: Browser
+) -> None:
+    with Server(tmp_path / "state") as server, looking(browser, server.address, 360) as page:
+        is_ready(page)
+        expect(page.locator("#last-calls")).to_be_hidden()
+        said = [{"role": "user", "content": "a secret"}]
+        for model in ("sim-small:tokens=3", "sim-small:400"):
+            server.ask("POST", "/v1/chat/completions", {"model": model, "messages": said})
+        rows = page.locator("#calls tr")
+        expect(rows).to_have_count(2)
+        expect(rows.nth(0)).to_contain_text("answered 400")
+        expect(rows.nth(1)).to_contain_text("simulated")
+        expect(rows.nth(1).locator(".times i")).to_have_count(3)
+        bar = rows.nth(1).get_by_role("img").get_attribute("aria-label") or ""
+        assert re.fullmatch("before .*, waited .*, told .*", bar)
+        assert "secret" not in page.content()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
 def test_drawing_predicts_by_mouse_and_by_keyboard(tmp_path: Path, browser: Browser) -> None:
     with Server(tmp_path / "state") as server, looking(browser, server.address) as page:
         is_ready(page)

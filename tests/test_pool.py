@@ -13,9 +13,10 @@ from functools import cache
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import examples
 from paceline.net.client import ClientConnection, Headers
 from paceline.net.pool import Asked, Lost, Pool
 from paceline.terms.limits import (
@@ -523,7 +524,7 @@ Steps = st.lists(
 )
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(Steps)
 def test_in_no_order_of_events_is_anybody_told_twice_or_is_anything_left(
     steps: list[tuple[str, int, int]],
@@ -593,6 +594,6 @@ def test_in_no_order_of_events_is_anybody_told_twice_or_is_anything_left(
     assert all(server.over for server in servers.servers)
     for asked, heard in everybody:
         assert heard.over or heard.deaf
-        assert cast(Any, asked)._line is None
+        assert cast(Any, asked).line is None
     sent = [each for server in servers.servers for each in server.asked]
     assert len(sent) == len(set(sent)), "a request was sent twice"

@@ -202,3 +202,32 @@ def test_any_json_is_a_request_or_a_typed_error(content: Any) -> None:
         return
     assert request.inputs["x"].shape == (request.rows, 3)
     assert np.isfinite(request.inputs["x"]).all()
+
+
+ROW = st.lists(st.one_of(st.floats(-1e40, 1e40), st.integers(), st.booleans()), max_size=4)
+
+
+@given(st.one_of(ROW, JSON), st.sampled_from(["FP32", "INT8", "BOOL", "BYTES"]))
+def test_a_row_is_read_alike_whether_or_not_rows_are_expected(content: Any, datatype: str) -> None:
+    spec = ModelSpec("m", "1", (TensorSpec("x", datatype, (-1, 3)),), SPEC.outputs)
+    text = json.dumps(content).encode()
+    assert read(text, spec, predict.Row(spec)) == read(text, spec, None)
+
+
+def read(text: bytes, spec: ModelSpec, row: predict.Row | None) -> object:
+    try:
+        request = predict.decode(text, spec, row)
+    except PacelineError as error:
+        return error.as_fields()
+    (array,) = request.inputs.values()
+    return array.tolist(), array.dtype, array.shape, request.rows, request.one_row
+
+
+def test_an_expected_row_is_read_without_a_look_at_the_model() -> None:
+    row = predict.Row(SPEC)
+    request = row.decode(b"[1, 2, 3.5]")
+    assert request is not None
+    assert request.inputs["x"].tolist() == [[1.0, 2.0, 3.5]]
+    assert row.decode(b"[[1, 2, 3.5]]") is None
+    many = ModelSpec("m", "1", (*SPEC.inputs, *SPEC.inputs), SPEC.outputs)
+    assert predict.Row(many).decode(b"[1, 2, 3.5]") is None

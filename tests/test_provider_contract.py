@@ -12,6 +12,7 @@ from paceline.clock import Chance, Clock, RealClock, SimulatedClock, run_simulat
 from paceline.gateway.call import Ask, Dialect, Headers
 from paceline.gateway.provider import Heard, Lost, Provider, Running
 from paceline.gateway.providers.simulated import SimulatedProvider, Simulation
+from paceline.gateway.upstream import TokensField
 from paceline.testing.provider_contract import Kind, ProviderContract
 
 QUICK = Simulation(latency_ms=5, token_ms=1, spread=0)
@@ -88,6 +89,7 @@ class FaultyProvider:
     name = "faulty"
     simulated = True
     dialect: Dialect = "openai"
+    tokens_field: TokensField = "max_completion_tokens"
 
     def __init__(self, clock: Clock, fault: str) -> None:
         self._inner = SimulatedProvider("openai", QUICK, clock, Chance(1))

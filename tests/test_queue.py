@@ -4,9 +4,10 @@ import itertools
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import examples
 from paceline.flow.queue import NEVER, RANKS, Queue, Waiting
 from paceline.terms.errors import Overloaded
 
@@ -64,7 +65,7 @@ class Plain:
 
 
 @given(steps)
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_it_does_what_a_plain_queue_does(script: list[Step]) -> None:
     queue, plain, now = Queue(MOST, MOST_BYTES), Plain(), 0.0
     for what, rank, bucket, rows, number in script:

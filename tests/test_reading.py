@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from paceline.clock import RealClock
-from paceline.processes.child import LINK_FD
-from paceline.serve import reader, reading
+from paceline.serve import reading
 from paceline.serve.model import ModelSpec, TensorSpec
 from paceline.serve.predict import PredictRequest
 from paceline.serve.reader import Kind
@@ -94,21 +93,41 @@ class Reading:
         return told
 
 
-def run(
-    scenario: Callable[[Reading], Awaitable[None]],
-    arguments: tuple[str, ...] = reading.READER_ARGUMENTS,
-) -> None:
+Scenario = Callable[[Reading], Awaitable[None]]
+
+
+async def until_over(scenario: Scenario, each: Reading) -> None:
+    async with asyncio.timeout(WAIT_S):
+        await scenario(each)
+
+
+async def closed(each: Reading) -> None:
+    each.reader.close()
+    await until(lambda: each.reader.pid is None)
+
+
+def run(scenario: Scenario, arguments: tuple[str, ...] = reading.READER_ARGUMENTS) -> None:
     async def main() -> None:
-        async with asyncio.timeout(WAIT_S):
-            each = Reading(arguments)
-            try:
-                await scenario(each)
-            finally:
-                child = each.reader._child
-                each.reader.close()
-                await until(lambda: child is None or not child.alive)
+        each = Reading(arguments)
+        try:
+            await until_over(scenario, each)
+        finally:
+            await closed(each)
 
     asyncio.run(main())
+
+
+@pytest.fixture(scope="module")
+def in_one_process() -> Iterator[Callable[[Scenario], None]]:
+    """`run`, by one reader for all who ask no more than that something is read."""
+    with asyncio.Runner() as runner:
+
+        async def made() -> Reading:
+            return Reading()
+
+        each = runner.run(made())
+        yield lambda scenario: runner.run(until_over(scenario, each))
+        runner.run(closed(each))
 
 
 def same(left: InferRequest | PredictRequest, right: InferRequest | PredictRequest) -> None:
@@ -133,11 +152,14 @@ def same(left: InferRequest | PredictRequest, right: InferRequest | PredictReque
     ],
 )
 def test_a_large_body_is_read_as_in_place(
-    kind: Kind, content: bytes, spec: ModelSpec, header: int | None
+    kind: Kind,
+    content: bytes,
+    spec: ModelSpec,
+    header: int | None,
+    in_one_process: Callable[[Scenario], None],
 ) -> None:
     async def scenario(each: Reading) -> None:
         assert is_large(len(content), spec, header)
-        assert each.reader.pid is None
         answer = each.ask(content, spec, kind, header)
         assert not answer.done()
         told = await answer
@@ -146,7 +168,7 @@ def test_a_large_body_is_read_as_in_place(
         assert all(array.flags.aligned for array in told.request.inputs.values())
         told.release()
 
-    run(scenario)
+    in_one_process(scenario)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +184,9 @@ def test_a_large_body_is_read_as_in_place(
         body(id="z" * 2 * PARSE_IN_PLACE_BYTES),
     ],
 )
-def test_a_large_body_is_refused_as_in_place(content: bytes) -> None:
+def test_a_large_body_is_refused_as_in_place(
+    content: bytes, in_one_process: Callable[[Scenario], None]
+) -> None:
     with pytest.raises(PacelineError) as caught:
         decode_here("v2", content, SPEC, None)
     expected = caught.value
@@ -174,29 +198,19 @@ def test_a_large_body_is_refused_as_in_place(content: bytes) -> None:
         assert told.as_fields().get("value") == expected.as_fields().get("value")
         assert told.remedy == expected.remedy[:4096]
 
-    run(scenario)
+    in_one_process(scenario)
 
 
-def test_more_text_than_a_loop_can_take_in_one_go_is_refused() -> None:
+def test_more_text_than_a_loop_can_take_in_one_go_is_refused(
+    in_one_process: Callable[[Scenario], None],
+) -> None:
     async def scenario(each: Reading) -> None:
         assert isinstance(await each.refused(texts(4, TEXT_BYTES // 8), TEXT), TooLarge)
         await each.read(texts(4, TEXT_BYTES // 16), TEXT)
 
-    run(scenario)
+    in_one_process(scenario)
     with pytest.raises(TooLarge):
         decode_here("v2", bytes(TEXT_BYTES), TEXT, 0)
-
-
-def test_the_process_gives_way_to_its_front() -> None:
-    async def scenario(each: Reading) -> None:
-        await each.read(body())
-        assert each.reader.pid is not None
-        own = os.getpriority(os.PRIO_PROCESS, 0)
-        nicest = 19
-        its = os.getpriority(os.PRIO_PROCESS, each.reader.pid)
-        assert its == min(nicest, own + reader.GIVES_WAY)
-
-    run(scenario)
 
 
 def test_a_small_body_is_read_at_once_and_starts_no_process() -> None:
@@ -229,60 +243,17 @@ def test_raw_numbers_are_never_large() -> None:
     assert is_large(raw.nbytes, TEXT, 0)
 
 
-def test_memory_is_used_again_once_it_is_released() -> None:
-    async def scenario(each: Reading) -> None:
-        first = await each.ask(body())
-        second = await each.ask(body([7.0] * MANY))
-        assert isinstance(first, Read)
-        assert isinstance(second, Read)
-        assert first.request.inputs["x"][0, -1] == MANY - 1  # another body did not touch it
-        first.release()
-        (memory,) = each.reader._free
-        third = await each.ask(body())
-        assert not each.reader._free
-        assert isinstance(third, Read)
-        for read in (second, third):
-            read.release()
-        assert memory in each.reader._free
-        assert each.reader._held == each.reader._held_bytes == 0
-
-    run(scenario)
-
-
-def test_memory_beyond_its_bound_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "READ_SLOTS_BYTES", 1000)
-
-    async def scenario(each: Reading) -> None:
-        await each.read(body())
-        assert not each.reader._free
-
-    run(scenario)
-
-
-def test_more_bodies_than_may_be_are_refused_and_the_others_read() -> None:
+def test_more_bodies_than_may_be_are_refused_with_what_helps() -> None:
     async def scenario(each: Reading) -> None:
         answers = [each.ask(body()) for _ in range(READING_BODIES)]
-        assert isinstance(each.ask(body()).result(), Overloaded)
+        error = each.ask(body()).result()
+        assert isinstance(error, Overloaded)
+        assert "binary_data" in error.remedy
+        each.reader.close()
         for told in await asyncio.gather(*answers):
-            assert isinstance(told, Read)
-            told.release()
-        await each.read(body())
+            assert isinstance(told, Unavailable)
 
-    run(scenario)
-
-
-def test_more_bytes_than_may_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "READING_BYTES", 8 * len(body()))
-
-    async def scenario(each: Reading) -> None:
-        first = each.ask(body())
-        assert isinstance(each.ask(body()).result(), Overloaded)
-        told = await first
-        assert isinstance(told, Read)
-        told.release()
-        await each.read(body())
-
-    run(scenario)
+    run(scenario, ("-c", "import signal; signal.pause()"))
 
 
 def test_one_that_dies_costs_what_it_held_and_nothing_else() -> None:
@@ -292,7 +263,7 @@ def test_one_that_dies_costs_what_it_held_and_nothing_else() -> None:
         assert died is not None
         os.kill(died, signal.SIGSTOP)
         held, waits = each.ask(body()), each.ask(body())
-        await until(lambda: each.reader._current is not None)
+        await until(lambda: each.reader._worker._current is not None)
         os.kill(died, signal.SIGKILL)
         error = await held
         assert isinstance(error, Unavailable)
@@ -301,80 +272,7 @@ def test_one_that_dies_costs_what_it_held_and_nothing_else() -> None:
         assert isinstance(told, Read)
         told.release()
         assert each.reader.pid not in (None, died)
-        assert each.reader._held == 0
-
-    run(scenario)
-
-
-def test_one_that_takes_too_long_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario(each: Reading) -> None:
-        each.reader.start()
-        hung = each.reader.pid
-        assert hung is not None
-        os.kill(hung, signal.SIGSTOP)
-        monkeypatch.setattr(reading, "READ_S", 0.0)
-        assert isinstance(await each.refused(body()), Unavailable)
-        monkeypatch.undo()
-        await each.read(body())
-
-    run(scenario)
-
-
-def test_one_that_cannot_be_started_is_an_error_of_those_who_need_it() -> None:
-    async def scenario(each: Reading) -> None:
-        error = await each.refused(body())
-        assert isinstance(error, Unavailable)
-        assert "exit status 3" in str(error)
-        assert isinstance(each.ask(body([1.0])).result(), Read)
-
-    run(scenario, ("-c", "raise SystemExit(3)"))
-
-
-def test_one_that_the_system_refuses_is_an_error_and_tried_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def refused(*_: Any) -> None:
-        raise OSError(11, "Resource temporarily unavailable")
-
-    async def scenario(each: Reading) -> None:
-        with monkeypatch.context() as patched:
-            patched.setattr(reading, "Child", refused)
-            assert "cannot be started" in str(await each.refused(body()))
-        await each.read(body())
-
-    run(scenario)
-
-
-def test_closing_tells_all_who_wait_and_takes_no_more() -> None:
-    async def scenario(each: Reading) -> None:
-        each.reader.start()
-        assert each.reader.pid is not None
-        os.kill(each.reader.pid, signal.SIGSTOP)
-        answers = [each.ask(body()) for _ in range(3)]
-        await until(lambda: each.reader._current is not None)
-        each.reader.close()
-        for told in await asyncio.gather(*answers):
-            assert isinstance(told, Unavailable)
-        assert isinstance(each.ask(body()).result(), Unavailable)
-        assert each.reader._held == 0
-
-    run(scenario)
-
-
-def test_no_memory_is_an_error_and_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    async def scenario(each: Reading) -> None:
-        with monkeypatch.context() as patched:
-            patched.setattr(reading, "_write", none)
-            assert isinstance(await each.refused(body()), Unavailable)
-        with monkeypatch.context() as patched:
-            patched.setattr(os, "memfd_create", none)
-            each.reader._free.clear()
-            assert isinstance(await each.refused(body()), Unavailable)
-        assert each.reader._held == 0
-        await each.read(body())
+        assert each.reader._worker.held == 0
 
     run(scenario)
 
@@ -420,7 +318,3 @@ def test_the_process_imports_neither_a_runtime_nor_a_loop() -> None:
     ).stdout.split()
     assert not {"onnxruntime", "asyncio", "uvloop", "starlette"} & {*said}
     assert "paceline.serve.v2" in said
-
-
-def test_the_link_is_where_the_parent_puts_it() -> None:
-    assert reader.LINK_FD == LINK_FD

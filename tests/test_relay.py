@@ -25,7 +25,8 @@ from paceline.gateway.relay import Relay, Run
 from paceline.gateway.routes import Hedge, Route, Tier
 from paceline.gateway.routing import Router
 from paceline.gateway.tally import Tally
-from paceline.gateway.upstream import Target
+from paceline.gateway.translate.answers import answered
+from paceline.gateway.upstream import Target, TokensField
 from paceline.gateway.usage import Usage
 from paceline.observe.board import Board, read
 from paceline.terms.errors import PacelineError
@@ -145,6 +146,7 @@ class Exchange:
 
 class FakeProvider:
     simulated = False
+    tokens_field: TokensField = "max_completion_tokens"
 
     def __init__(self, name: str, dialect: Dialect) -> None:
         self.name = name
@@ -220,10 +222,28 @@ class Near:
         to: Dialect,
         model: str,
         told: Callable[[bytes | PacelineError], None],
+        tokens_field: TokensField = "max_completion_tokens",
     ) -> None:
         def done() -> None:
             try:
-                told(written(call.body, call.endpoint, call.asked, call.dialect, to, model))
+                body, asked = call.body, call.asked
+                told(written(body, call.endpoint, asked, call.dialect, to, model, tokens_field))
+            except PacelineError as error:
+                told(error)
+
+        self.writing.append(done)
+
+    def say(
+        self,
+        body: bytes,
+        call: Call,
+        dialect: Dialect,
+        created_s: int,
+        told: Callable[[bytes | PacelineError], None],
+    ) -> None:
+        def done() -> None:
+            try:
+                told(answered(body, call.dialect, call.asked.model, created_s))
             except PacelineError as error:
                 told(error)
 
@@ -399,6 +419,51 @@ def test_a_long_answer_is_passed_on_before_it_is_whole_and_its_usage_is_read() -
         assert (it.caller.said, it.caller.body) == (["begin", "finish"], begin + rest)
         run.ended(200)
         assert it.measured()[LLM_TOKENS.name, "m", "first", "input"] == 7
+
+    relayed(ONE, scenario)
+
+
+@pytest.mark.parametrize(
+    ("body", "sent"),
+    [
+        (
+            b'{"max_completion_tokens": 9, "model":"m","messages":[]}',
+            b'{"max_tokens": 9, "model":"m","messages":[]}',
+        ),
+        (b'{"model":"m","messages":[],"max_completion_tokens":9}', None),
+        (b'{"model":"m","messages":[],"max_tokens":9}', b""),
+        (b'{"model":"m","messages":[],"max_tokens":8,"max_completion_tokens":9}', b""),
+        (b'{"model":"m","user":"max_completion_tokens","messages":[]}', b""),
+        (
+            b'{"model":"m","messages":[],"user":"\\"max_completion_tokens\\"", '
+            b'"max_completion_tokens" : 9 }',
+            b'{"model":"m","messages":[],"user":"\\"max_completion_tokens\\"", "max_tokens" : 9 }',
+        ),
+    ],
+)
+def test_a_provider_that_knows_the_older_name_alone_is_sent_that(
+    body: bytes, sent: bytes | None
+) -> None:
+    def scenario(it: Place) -> None:
+        it.first.tokens_field = "max_tokens"
+        it.call(body)
+        expected = body.replace(b"max_completion_tokens", b"max_tokens") if sent is None else sent
+        assert it.first.last.ask.body == (expected or body)
+
+    relayed(ONE, scenario)
+
+
+def test_what_is_translated_for_it_has_the_older_name_too() -> None:
+    long = MESSAGES.replace(b"Hi", b"x" * 200_000)
+
+    def scenario(it: Place) -> None:
+        it.first.tokens_field = "max_tokens"
+        it.messages()
+        it.messages(long)
+        (write,) = it.beside.writing
+        write()
+        for each in it.first.asked:
+            assert json.loads(each.ask.body)["max_tokens"] == 9
 
     relayed(ONE, scenario)
 
@@ -757,7 +822,7 @@ def test_nothing_of_what_was_said_is_remembered() -> None:
         run.ended(200)
         (line,) = it.relay.timelines
         assert (line.route, line.model, line.status) == ("m", "m", 200)
-        assert [str(each.target) for each in line.tried] == ["first"]
+        assert [str(each.target) for each in line.tried] == ["first/m"]
         assert "secret" not in repr(line)
         assert "Hello" not in repr(line)
 
@@ -782,7 +847,6 @@ def test_what_is_over_is_freed_without_the_collector(body: bytes) -> None:
             alive = [each for each in gc.get_objects() if isinstance(each, Run | Attempt)]
             assert not alive
         finally:
-            gc.unfreeze()
             gc.enable()
 
     relayed(ONE, scenario)
@@ -879,8 +943,8 @@ def test_a_404_without_words_is_an_answer() -> None:
 
 def test_what_is_refused_is_freed_without_the_collector() -> None:
     def scenario(it: Place) -> None:
-        gc.collect()
         gc.disable()
+        gc.freeze()
         try:
             run = it.call(NOT_SAID)
             assert it.caller.said == ["refuse"]

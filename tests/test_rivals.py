@@ -4,9 +4,10 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import examples
 from paceline.evidence.rivals import GRIDS, KEPT, BentoML, LitServe, MLServer, Triton
 from paceline.flow.queue import NEVER, Bucket, Queue, Waiting
 from paceline.serve.batcher import REASONS, Dispatch, Drop, Hold, Policy
@@ -337,7 +338,7 @@ requests = st.lists(
 
 
 @given(requests, st.sampled_from(MAKERS), st.integers(1, 3), st.integers(3, 10))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_whatever_comes_each_is_run_or_dropped_in_order_of_arrival(
     script: Sequence[tuple[int, int, int, int]], make: Maker, executors: int, cap: int
 ) -> None:

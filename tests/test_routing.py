@@ -4,7 +4,7 @@ test_routing_simulation.py."""
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -34,6 +34,7 @@ from paceline.terms.limits import (
     BREAKER_OPEN_FIRST_S,
     BREAKER_PROBES,
     HEDGE_LEARN_FIRST,
+    LLM_MODELS_APART,
     RETRY_AFTER_MOST_S,
     RETRY_LEAST_PER_S,
     RETRY_WINDOW_S,
@@ -60,7 +61,7 @@ def answer(status: int, **headers: str) -> Answer:
     return Answer(status, named, b"%d" % status)
 
 
-def call(router: Router, now: float, within_s: float = 60.0, **options: bool) -> Attempts:
+def call(router: Router, now: float, within_s: float = 60.0, **options: Any) -> Attempts:
     return router.begin(router.resolve("m"), now, now + within_s, **options)
 
 
@@ -1132,3 +1133,115 @@ def _one_call(
 
 def _end(data: st.DataObject) -> Lost | Answer | PacelineError:
     return data.draw(st.sampled_from([each for each in ENDS if each != "late"]))
+
+
+# --- Targets that many models share ---------------------------------------------------------------
+
+
+def overloads(router: Router, model: str, now: float, how: Answer | Lost) -> None:
+    """So many calls of this model fail."""
+    for _ in range(BREAKER_LEAST_CALLS):
+        attempts = router.begin(router.resolve(model), now, now + 60, model=model)
+        decision = attempts.start(now)
+        if isinstance(decision, Go):
+            attempts.failed(decision.number, now, how)
+
+
+@pytest.mark.parametrize("target", [Target("alpha", "*"), Target("alpha")])
+@pytest.mark.parametrize("how", ["unreachable", answer(429, retry_after="60")])
+def test_one_model_of_many_that_fails_does_not_close_the_others(
+    target: Target, how: Answer | Lost
+) -> None:
+    router = routed(route([target], name="alpha/*", retries=0), route([A], name="m", retries=0))
+    bad, good = ("m", "n") if target.model else ("alpha/m", "alpha/n")
+    overloads(router, "alpha/m", 1.0, how)
+    closed = router.begin(router.resolve("alpha/m"), 1.0, 60.0, model="alpha/m").start(1.0)
+    assert isinstance(closed, GiveUp)
+    other = go(router.begin(router.resolve("alpha/n"), 1.0, 60.0, model="alpha/n").start(1.0))
+    assert other.target == Target("alpha", good)
+    states = {each.target: each.state for each in router.look(1.0)}
+    assert states[Target("alpha", bad)] in ("open", "aside")
+    if target.model:  # the same one, by whichever route
+        assert isinstance(call(router, 1.0).start(1.0), GiveUp)
+
+
+def test_what_is_relayed_as_it_is_has_the_target_of_the_settings() -> None:
+    router = routed(route([Target("alpha", "*")], name="alpha/*"))
+    way = router.resolve("alpha/m")
+    assert go(router.begin(way, 1.0, 60.0).start(1.0)).target == Target("alpha", "*")
+
+
+def test_only_so_many_models_are_known_and_the_one_used_last_is_kept() -> None:
+    router = routed(route([Target("alpha", "*")], name="alpha/*", retries=0))
+    overloads(router, "alpha/bad", 1.0, "unreachable")
+
+    def is_open(model: str) -> bool:
+        attempts = router.begin(router.resolve(model), 1.0, 60.0, model=model)
+        return isinstance(attempts.start(1.0), GiveUp)
+
+    for number in range(2 * LLM_MODELS_APART):
+        assert not is_open(f"alpha/{number}")
+        if number % 100 == 0:
+            assert is_open("alpha/bad")
+    assert len(router.look(1.0)) <= LLM_MODELS_APART + 1
+    for number in range(LLM_MODELS_APART):
+        is_open(f"alpha/{number}")
+    assert not is_open("alpha/bad"), "nobody had asked for it for long"
+    router.serve([route([B], name="alpha/*", retries=0)], 1.0)
+    assert len(router.look(1.0)) == 1
+
+
+# --- Several fronts -------------------------------------------------------------------------------
+
+
+class Fronts:
+    """Two of one server: what one tells, the other hears at once."""
+
+    def __init__(self, *routes: Route) -> None:
+        self.told: list[tuple[Target, float, str]] = []
+        self.one = Router(routes, Chance(1), 0.0, self._tell)
+        self.two = Router(routes, Chance(2), 0.0, self._tell)
+        self.now = 0.0
+
+    def _tell(self, target: Target, until_s: float, why: str) -> None:
+        self.told.append((target, until_s, why))
+        self.two.hear(target, until_s, why, self.now)
+
+
+def test_a_pause_that_one_front_is_asked_for_holds_for_the_others() -> None:
+    it = Fronts(route([A], [B], retries_per_target=0))
+    under_way = [call(it.one, 0.0) for _ in range(3)]
+    for each in under_way:
+        each.start(0.0)
+    for each in under_way:
+        each.failed(0, 0.0, answer(429, retry_after="20"))
+    assert it.told == [(A, 20.0, "")]
+    assert go(call(it.two, 17.9).start(17.9)).target == B
+    assert go(call(it.two, 20.1).start(20.1)).target == A
+    attempts = call(it.one, 21.0)
+    attempts.start(21.0)
+    attempts.failed(0, 21.0, answer(429))
+    assert len(it.told) == 1, "so short a pause is not worth the news"
+
+
+def test_a_breaker_that_opens_on_one_front_keeps_the_others_away() -> None:
+    it = Fronts(route([A], retries=0))
+    now = it.now = broken(it.one, 1.0, A)
+    ((target, until_s, why),) = it.told
+    assert (target, until_s) == (A, now + BREAKER_OPEN_FIRST_S)
+    end = given_up(call(it.two, now).start(now))
+    assert isinstance(end.error, Unavailable)
+    assert why in str(end.error.value)
+    assert end.retry_after_s == pytest.approx(BREAKER_OPEN_FIRST_S)
+    assert status(it.two, A, now).state == "open"
+    assert served(it.two, until_s) == A
+    assert status(it.two, A, until_s + 1).state == "closed"
+
+
+def test_what_another_front_says_holds_no_longer_than_a_provider_is_believed() -> None:
+    it = Fronts(route([A], [B]))
+    it.two.hear(A, math.inf, "", 1.0)
+    it.two.hear(C, 9.0, "", 1.0)
+    assert go(call(it.two, 2.0).start(2.0)).target == B
+    after_s = 1.0 + RETRY_AFTER_MOST_S
+    assert go(call(it.two, after_s).start(after_s)).target == A

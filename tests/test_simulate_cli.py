@@ -18,10 +18,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from laws import examples
 from paceline.cli.main import run
 from paceline.evidence import drawing, report, traces
 from paceline.evidence.latencies import line
@@ -739,7 +740,7 @@ def test_what_is_not_all_within_the_objective_is_told_as_in_time() -> None:
 
 
 @given(st.floats(1e-6, 1e9), st.floats(1.0001, 1e6))
-@settings(max_examples=60)
+@examples(60)
 def test_axes_hold_what_they_are_made_for_and_have_few_ticks(low: float, times: float) -> None:
     high = low * times
     for axis in (

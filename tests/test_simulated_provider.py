@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import examples
 from paceline.clock import Chance, SimulatedClock, run_simulated
 from paceline.gateway.call import Ask, Dialect, Headers
 from paceline.gateway.provider import Lost, Running
@@ -305,7 +306,7 @@ def test_closing_ends_what_is_open() -> None:
     run_simulated(main)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.integers(0, 2**32))
 def test_whatever_its_hearer_does_each_call_ends_once_and_in_time(seed: int) -> None:
     """Calls of all kinds at the same time, whose hearers pause, resume and stop as they like."""

@@ -32,6 +32,7 @@ def suite(tmp_path: Path) -> Path:
     shutil.copy(HERE / "conftest.py", tests)
     shutil.copy(HERE.parent / "pyproject.toml", tmp_path)
     (tests / "capabilities.py").write_text('CAPABILITIES = {"impossible": lambda: "no luck"}\n')
+    (tests / "laws.py").write_text("def use() -> None: ...\n")
     (tests / "test_it.py").write_text(SUITE)
     (tests / "skips_allowed.txt").write_text("# nothing\n")
     return tmp_path

@@ -20,9 +20,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import examples
 from paceline.net.exchange import Exchange
 from paceline.serve import digits
 from paceline.terms.limits import (
@@ -325,7 +326,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     doings=st.lists(steps, max_size=25),
     waits=st.booleans(),

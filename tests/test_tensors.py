@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from paceline.serve import tensors
 from paceline.serve.model import TensorSpec
-from paceline.serve.tensors import DTYPES, array_of, depth_of, read_array, values_of
+from paceline.serve.tensors import DTYPES, Short, array_of, depth_of, read_array, values_of
 from paceline.terms.errors import PacelineError
 
 NUMBER = st.one_of(
@@ -125,3 +125,38 @@ def test_what_is_wrong_is_told_with_its_place(datatype: str, data: Any, says: st
 def test_what_json_has_no_number_for_is_refused(word: bytes) -> None:
     with pytest.raises(PacelineError):
         read_array(b"[1," + word + b"]", TensorSpec("x", "FP64", (2,)), [2], 1)
+
+
+@given(
+    data=st.one_of(st.lists(LEAF, max_size=5), NEST),
+    shape=st.lists(st.integers(1, 3), min_size=1, max_size=2),
+    datatype=st.sampled_from(sorted(set(DTYPES) - {"BOOL"})),
+)
+@example(data=[True, 1], shape=[2], datatype="FP32")
+@example(data=[False, 1], shape=[2], datatype="INT8")
+@example(data={"1": 2}, shape=[1], datatype="FP32")
+@example(data="1", shape=[1], datatype="FP32")
+@example(data=[1.0], shape=[1], datatype="INT64")
+@example(data=[2**63], shape=[1], datatype="UINT64")
+@example(data=[3.4028235677973366e38], shape=[1], datatype="FP32")
+def test_short_lists_are_read_as_the_slow_way_does_or_not_at_all(
+    data: Any, shape: list[int], datatype: str
+) -> None:
+    text = json.dumps(data).encode()
+    array = Short(datatype, shape).array(text)
+    if array is not None:
+        tensor = TensorSpec("x", datatype, tuple(shape))
+        assert outcome(lambda: array) == outcome(slowly, text, tensor, shape, 1)
+
+
+@pytest.mark.parametrize("datatype", sorted(set(DTYPES) - {"BOOL"}))
+def test_short_lists_of_good_numbers_are_read_the_short_way(datatype: str) -> None:
+    array = Short(datatype, (2, 2)).array(b" [1, 2,3 ,\n4]")
+    assert array is not None
+    assert array.dtype == DTYPES[datatype]
+    assert array.tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("text", [b"[1e400,1]", b"[NaN,1]", b"[1,2]]", b"[[1,2]", b"[01,1]", b""])
+def test_what_is_no_json_is_not_read_the_short_way(text: bytes) -> None:
+    assert Short("FP64", (2,)).array(text) is None

@@ -7,17 +7,14 @@ Held against `anthropic._exceptions` and `anthropic.types.ErrorResponse` of anth
 import json
 from typing import Any
 
-import anthropic
-import openai
 import pytest
-from anthropic.types import ErrorResponse
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openai.types.shared import ErrorObject
 
 from dialects import ask_anthropic, ask_openai, strictly
 from paceline.gateway.translate import errors
 from paceline.terms.limits import ERROR_MESSAGE_CHARS
+from sdks import anthropic, openai
 
 CLASSES: list[tuple[int, str, str, str]] = [
     (400, "invalid_request_error", "BadRequestError", "BadRequestError"),
@@ -51,7 +48,7 @@ def test_anthropics_sdk_raises_its_class(status: int, type: str, theirs: str, _:
         "request_id": "req_1",
     }
     if type != "request_too_large":  # in Anthropic's documents, and not in its SDK's types
-        strictly(ErrorResponse, body)
+        strictly(anthropic.types.ErrorResponse, body)
 
 
 @pytest.mark.parametrize(("status", "type", "_", "theirs"), CLASSES)
@@ -62,7 +59,7 @@ def test_openais_sdk_raises_its_class(status: int, type: str, _: str, theirs: st
         ask_openai(body, status)
     assert raised.type.__name__ == theirs
     assert "No." in raised.value.message
-    strictly(ErrorObject, json.dumps(json.loads(body)["error"]).encode())
+    strictly(openai.types.shared.ErrorObject, json.dumps(json.loads(body)["error"]).encode())
 
 
 @pytest.mark.parametrize(
@@ -130,6 +127,6 @@ anything: st.SearchStrategy[Any] = st.recursive(
 def test_whatever_it_says_there_is_an_error(told: object, status: int) -> None:
     body = json.dumps(told).encode()
     error = json.loads(errors.to_chat(status, body))["error"]
-    strictly(ErrorObject, json.dumps(error).encode())
+    strictly(openai.types.shared.ErrorObject, json.dumps(error).encode())
     other = json.loads(errors.to_messages(status, body))["error"]
     assert other["message"] == error["message"] != ""

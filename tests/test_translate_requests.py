@@ -11,16 +11,15 @@ from typing import Any
 
 import pytest
 import typing_extensions as te
-from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 
 from dialects import wrong_in_chat, wrong_in_messages
 from paceline.gateway.translate import chat, messages, requests
 from paceline.gateway.translate.arguments import WRITTEN
 from paceline.terms.errors import BadField, BadJson, NotTranslatable
 from paceline.terms.limits import MESSAGES_ANSWER_TOKENS
+from sdks import anthropic, openai
 
 Body = dict[str, Any]
 
@@ -530,10 +529,16 @@ def test_nor_does_what_is_dropped_further_in() -> None:
 
 def test_every_field_of_the_sdks_is_known() -> None:
     """A new one in a new SDK fails here, and is then decided on."""
-    of_chat = set(te.get_type_hints(CompletionCreateParamsNonStreaming))
+    of_chat = set(
+        te.get_type_hints(
+            openai.types.chat.completion_create_params.CompletionCreateParamsNonStreaming
+        )
+    )
     assert of_chat <= set(chat.Request.__struct_fields__)
     assert set(CHAT_SAMPLES) >= set(requests.CHAT)
-    of_messages = set(te.get_type_hints(MessageCreateParamsNonStreaming))
+    of_messages = set(
+        te.get_type_hints(anthropic.types.message_create_params.MessageCreateParamsNonStreaming)
+    )
     assert of_messages - ELSEWHERE <= set(messages.Request.__struct_fields__)
     assert set(MESSAGES_SAMPLES) >= set(requests.MESSAGES)
 

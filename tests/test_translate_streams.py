@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
-import anthropic
-import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,10 +24,12 @@ from dialects import (
     read_completion,
     read_message,
 )
+from laws import examples
 from paceline.gateway.sse import Event, Parser, write
 from paceline.gateway.translate import answers
 from paceline.gateway.translate.streams import CHAT_PING, ToChat, ToMessages
 from paceline.terms.limits import TRANSLATED_CALLS
+from sdks import anthropic, openai
 from translated_answers import Body, chat_answers, compact, messages_answers
 
 FEW = settings(max_examples=20, deadline=None)
@@ -624,7 +624,7 @@ event_kinds = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.tuples(event_kinds, shapes), max_size=4))
 def test_whatever_comes_an_event_is_translated_or_ends_the_stream(
     events: list[tuple[str, Any]],

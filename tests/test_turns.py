@@ -273,6 +273,18 @@ class Front:
             wire.connection._hot = self.door.hot
             self.wires.append(wire)
 
+    async def knows(self, count: int) -> None:
+        """Opens connections that ask once, so that their heads are known; that does not count."""
+        self.opens(count)
+        for wire in self.wires:
+            self.ask(wire)
+            await self.later()
+        self.model.rows = 0
+
+    def ask_all(self, costs_s: float = 0.001) -> None:
+        for wire in self.wires:
+            self.ask(wire, costs_s=costs_s)
+
     def ask(self, wire: Wire, request: bytes = REQUEST, costs_s: float = 0.001) -> None:
         wire.transport.said.clear()
         wire.connection.data_received(request)
@@ -302,14 +314,9 @@ def told(story: Callable[[Front], Awaitable[None]], slo_ms: float | None) -> Non
 
 
 async def burst(front: Front) -> list[bytes]:
-    """Each connection has asked before, so its head is known; then all ask again in one turn."""
-    front.opens(4 * BEGUN)
-    for wire in front.wires:
-        front.ask(wire)
-        await front.later()
-    front.model.rows = 0
-    for wire in front.wires:
-        front.ask(wire)
+    """Of all in one turn."""
+    await front.knows(4 * BEGUN)
+    front.ask_all()
     await front.later(1.0)
     return [bytes(wire.transport.said) for wire in front.wires]
 
@@ -330,7 +337,8 @@ def test_with_an_objective_who_would_be_too_late_is_turned_away_unread() -> None
         assert b'"code":"overloaded"' in refusal
         assert b"twice would answer this request in about" in refusal
         assert refusal.count(b"x-request-id: ") == 1
-        assert front.counted("paceline_not_run_total")["twice", "late"] == refused
+        not_run = front.counted("paceline_not_run_total")
+        assert not_run["twice", "late"] == refused + late
         assert front.counted("paceline_requests_total")["twice", "normal", "503"] == refused
         assert front.counted("paceline_refused_total")["overloaded",] == refused
 
@@ -350,17 +358,13 @@ def test_a_stall_is_forgotten_when_the_loop_has_rested() -> None:
     """A burst after it is served, though a turn once took longer than an answer may."""
 
     async def story(front: Front) -> None:
-        front.opens(3 * BEGUN)
-        for wire in front.wires:
-            front.ask(wire)
-            await front.later()
+        await front.knows(3 * BEGUN)
         for wire in front.wires[: 2 * BEGUN]:
             front.ask(wire, costs_s=0.0)
         asyncio.get_running_loop().call_soon(front.clock.advance, 1.0)
         await front.later(1.0)
         front.model.rows = 0
-        for wire in front.wires:
-            front.ask(wire, costs_s=0.0)
+        front.ask_all(costs_s=0.0)
         await front.later(1.0)
         assert front.model.rows == 3 * BEGUN
 
@@ -394,13 +398,10 @@ def test_a_long_body_is_read_although_the_turn_is_full() -> None:
             self.read.append(len(body))
 
     async def story(front: Front) -> None:
-        front.opens(BEGUN + 1)
         elsewhere = Elsewhere()
-        front.inference.reader = elsewhere  # type: ignore[assignment]
+        front.inference.place("twice", None).reader = elsewhere  # type: ignore[assignment]
         body = b"[" + b",".join([BODY] * 20_000) + b"]"
-        for wire in front.wires:
-            front.ask(wire)
-            await front.later()
+        await front.knows(BEGUN + 1)
         for wire in front.wires[:-1]:
             front.ask(wire)
         front.ask(front.wires[-1], asking(body))
@@ -413,12 +414,8 @@ def test_a_long_body_is_read_although_the_turn_is_full() -> None:
 
 def test_who_stands_in_line_is_in_hand_and_is_answered_when_the_front_stops() -> None:
     async def story(front: Front) -> None:
-        front.opens(3 * BEGUN)
-        for wire in front.wires:
-            front.ask(wire)
-            await front.later()
-        for wire in front.wires:
-            front.ask(wire)
+        await front.knows(3 * BEGUN)
+        front.ask_all()
         assert front.counted("paceline_in_flight_requests") == {(): 3 * BEGUN}
         await front.door.finish(0.0)
         statuses = {wire.said[9:12] for wire in front.wires}
@@ -431,12 +428,8 @@ def test_who_stands_in_line_is_in_hand_and_is_answered_when_the_front_stops() ->
 
 def test_a_bug_that_one_request_finds_is_its_own() -> None:
     async def story(front: Front) -> None:
-        front.opens(3 * BEGUN)
-        for wire in front.wires:
-            front.ask(wire)
-            await front.later()
-        for wire in front.wires:
-            front.ask(wire)
+        await front.knows(3 * BEGUN)
+        front.ask_all()
         call, calls = front.inference.call, []
 
         def once(*given: Any) -> Any:
@@ -456,17 +449,76 @@ def test_a_bug_that_one_request_finds_is_its_own() -> None:
 
 def test_who_leaves_the_line_is_not_run() -> None:
     async def story(front: Front) -> None:
-        front.opens(2 * BEGUN)
-        for wire in front.wires:
-            front.ask(wire)
-            await front.later()
-        front.model.rows = 0
-        for wire in front.wires:
-            front.ask(wire)
+        await front.knows(2 * BEGUN)
+        front.ask_all()
         for wire in front.wires[BEGUN:]:
             wire.transport.abort()
         await front.later()
         assert front.model.rows == BEGUN
         assert not front.counted("paceline_in_flight_requests")
+
+    told(story, slo_ms=None)
+
+
+# --- A turn's requests go from stage to stage together --------------------------------------------
+
+
+def test_a_body_that_cannot_be_read_harms_none_of_its_turn() -> None:
+    async def story(front: Front) -> None:
+        front.opens(5)
+        for wire in front.wires:
+            front.ask(wire)
+            await front.later()
+        front.model.batches.clear()
+        for place, wire in enumerate(front.wires):
+            front.ask(wire, asking(b"[null]") if place == 1 else REQUEST)
+        await front.later()
+        statuses = [bytes(wire.transport.said[9:12]) for wire in front.wires]
+        assert statuses == [b"200", b"400", b"200", b"200", b"200"]
+        assert front.model.batches == [4], "all good ones run together"
+
+    told(story, slo_ms=None)
+
+
+def test_who_leaves_in_the_turn_in_which_it_asked_is_not_run() -> None:
+    async def story(front: Front) -> None:
+        front.opens(3)
+        for wire in front.wires:
+            front.ask(wire)
+            await front.later()
+        front.model.batches.clear()
+        for wire in front.wires:
+            front.ask(wire)
+        front.wires[1].connection.connection_lost(None)
+        await front.later()
+        assert front.model.batches == [2]
+        assert not front.wires[1].transport.said
+        assert not front.counted("paceline_in_flight_requests")
+
+    told(story, slo_ms=None)
+
+
+def test_a_bug_in_reading_one_body_is_answered_to_that_one_alone() -> None:
+    async def story(front: Front) -> None:
+        front.opens(3)
+        for wire in front.wires:
+            front.ask(wire)
+            await front.later()
+
+        class Faulty:
+            def __init__(self) -> None:
+                self.calls = 0
+
+            def decode(self, body: bytes) -> None:
+                self.calls += 1
+                if self.calls == 2:
+                    raise RuntimeError("a bug")
+
+        front.inference.place("twice", None).row = Faulty()  # type: ignore[assignment]
+        for wire in front.wires:
+            front.ask(wire)
+        await front.later()
+        statuses = [bytes(wire.transport.said[9:12]) for wire in front.wires]
+        assert statuses == [b"200", b"500", b"200"]
 
     told(story, slo_ms=None)

@@ -676,3 +676,59 @@ def test_numbers_that_come_again_in_the_same_form_are_all_that_is_read() -> None
     assert known.inputs["x"].tolist() == [[3.0, 4.5]]
     assert memo.decode(body % b"3") is None
     assert memo.decode(body[:-1] % b"3,4") is None
+
+
+OUTPUTS = {"y": "FP32", "label": "INT64", "word": "BYTES", "sure": "BOOL"}
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.sampled_from(sorted(OUTPUTS)), max_size=4, unique=True),
+            st.sampled_from(["", "a"]),
+            st.integers(1, 3),
+            st.sampled_from([0.1, 1e-9, math.nan]),
+            st.booleans(),
+        ),
+        min_size=2,
+        max_size=8,
+    )
+)
+def test_answers_whose_words_were_said_before_are_the_same_to_the_byte(
+    asked: list[tuple[list[str], str, int, float, bool]],
+) -> None:
+    outs = tuple(TensorSpec(name, datatype, (-1, 2)) for name, datatype in OUTPUTS.items())
+    spec = ModelSpec("null", "3", SPEC.inputs, outs)
+    memo = v2.Memo()
+    for names, name, rows, number, binary in asked:
+        outputs = {
+            "y": np.full((rows, 2), number, np.float32),
+            "label": np.arange(2 * rows).reshape(rows, 2),
+            "word": np.full((rows, 2), "null", object),
+            "sure": np.ones((rows, 2), bool),
+        }
+        wanted: list[dict[str, Any]] = [{"name": each} for each in names]
+        if binary and names:
+            wanted[0]["parameters"] = {"binary_data": True}
+        content = body(id=name, outputs=wanted)
+        request = v2.decode(content, spec)
+        assert answer(spec, request, outputs, memo) == answer(spec, request, outputs, None)
+
+
+def answer(
+    spec: ModelSpec, request: v2.InferRequest, outputs: Any, memo: v2.Memo | None
+) -> bytes | str:
+    try:
+        return v2.encode(spec, request, outputs, memo).whole()
+    except PacelineError as error:
+        return str(error)
+
+
+def test_long_answers_are_written_in_pieces_whatever_was_said_before() -> None:
+    memo = v2.Memo()
+    request = v2.decode(body(), SPEC)
+    for size in (2, ENCODE_IN_PLACE_NUMBERS + 1):
+        outputs = {"y": np.ones(size, np.float32), "label": np.ones(1, int)}
+        for each in (memo, memo, None):
+            reply = v2.encode(SPEC, request, outputs, each)
+            assert (reply.rest is not None) == (size > 2)

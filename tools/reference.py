@@ -23,7 +23,7 @@ from paceline.serve.knobs import catalogue
 from paceline.terms import limits as bounds
 from paceline.terms.errors import EXIT_CODES, TABLE
 from paceline.terms.metric import METRICS
-from paceline.web import control, plan_api, settings_api
+from paceline.web import calls_api, control, plan_api, settings_api
 from paceline.web.openapi import ACCESS, Document, document
 from paceline.web.operations import JSON, AnyDeclaration
 
@@ -163,14 +163,19 @@ def section(path: str, command: Any) -> Iterator[str]:
 
 
 def api() -> str:
-    declared = (*control.DECLARED, *plan_api.DECLARED, *settings_api.DECLARED)
+    declared = (
+        *control.DECLARED,
+        *plan_api.DECLARED,
+        *settings_api.DECLARED,
+        *calls_api.DECLARED,
+    )
     described = document(declared, version="")
     calls = {f"`{each.method} {each.path}`": each for each in declared}
     parts = [part for call, each in calls.items() for part in operation(call, each, described)]
     schemas = described.components["schemas"].items()
     return page(
         "Control API",
-        "`DECLARED` in src/paceline/web/control.py, plan_api.py and settings_api.py",
+        "`DECLARED` in src/paceline/web/control.py, plan_api.py, settings_api.py and calls_api.py",
         "A running server describes the same as an OpenAPI document, at `/api/openapi.json`.",
         ACCESS,
         table(

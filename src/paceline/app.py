@@ -28,7 +28,7 @@ from paceline.clock import Chance, RealClock
 from paceline.config import Server
 from paceline.config.source import Loaded
 from paceline.gateway.routes import Route
-from paceline.gateway.upstream import SIMULATED, Upstream, costs
+from paceline.gateway.upstream import SIMULATED, Target, Upstream, costs
 from paceline.journal.fold import State
 from paceline.journal.journal import Journal
 from paceline.journal.pending import Pending
@@ -42,12 +42,14 @@ from paceline.processes.state_dir import Holder, StateDir
 from paceline.serve import digits
 from paceline.serve.knobs import catalogue, executors
 from paceline.terms.errors import CannotStart, NoKey, NotAllowed, PortTaken
-from paceline.terms.limits import CONNECTION_BACKLOG, KEPT_BYTES, SWITCH_S
+from paceline.terms.limits import CONNECTION_BACKLOG, KEPT_BYTES, LLM_NEWS_PER_S, SWITCH_S
 from paceline.terms.plan import Address, Catalogue, Knob, changed
 
 if TYPE_CHECKING:
+    from paceline.gateway.standing import News
     from paceline.web.fronts import Takes
     from paceline.web.llm import Llm
+    from paceline.web.messages import TargetNews
 
 KEY_FILE = "keys.json"
 SHIPPED = {digits.NAME: digits.MODEL_PATH}
@@ -185,7 +187,9 @@ def run_front() -> None:
             not_ready,
             clock,
         )
-        llm = _llm(start.providers, start.routes, board, clock)
+        llm = _llm(
+            start.providers, start.routes, board, clock, wish if settings.fronts > 1 else None
+        )
         door = Door(routes, gate, board, clock, Chance(), llm.begin, inference.begin)
         return Parts(door, gate, inference, clock, llm, tls_of(settings))
 
@@ -196,7 +200,11 @@ def run_front() -> None:
 
 
 def _llm(
-    upstreams: Sequence[Upstream], routes: Sequence[Route], board: Board, clock: RealClock
+    upstreams: Sequence[Upstream],
+    routes: Sequence[Route],
+    board: Board,
+    clock: RealClock,
+    tell: "Callable[[TargetNews], None] | None",
 ) -> "Llm":
     """Providers with their keys, which no message between processes has, and the ways to them."""
     from paceline.gateway.beside import Beside
@@ -227,9 +235,24 @@ def _llm(
         for target in tier.targets
         if target.provider not in providers
     }
-    router = Router(routes, chance.fork("routes"), clock.now())
+    news = None if tell is None else _news(tell, clock)
+    router = Router(routes, chance.fork("routes"), clock.now(), news)
     relay = Relay(providers, router, Tally(board), clock, Beside(clock))
     return Llm(relay, board, withheld)
+
+
+def _news(tell: "Callable[[TargetNews], None]", clock: RealClock) -> "News":
+    """Tells the other fronts, by way of the owner, which targets are to be left alone."""
+    from paceline.flow.limiter import TokenBucket
+    from paceline.web.messages import TargetNews
+
+    bucket = TokenBucket(1, 1 / LLM_NEWS_PER_S, LLM_NEWS_PER_S, clock.now())
+
+    def news(target: Target, until_s: float, why: str) -> None:
+        if bucket.try_take(clock.now()):
+            tell(TargetNews(target.provider, target.model, until_s, why))
+
+    return news
 
 
 def _withheld(provider: str) -> NotAllowed:

@@ -88,7 +88,7 @@ def _judge(module: Module) -> Iterator[Finding]:
     yields = {
         id(node.func)
         for node in ast.walk(module.tree)
-        if isinstance(node, ast.Call) and [ast.unparse(given) for given in node.args] == ["0"]
+        if isinstance(node, ast.Call) and [getattr(it, "value", None) for it in node.args] == [0]
     }
     # `time` in `time.sleep` is a name of its own to ast.walk; only the whole chain is judged.
     inner = {id(node.value) for node in ast.walk(module.tree) if isinstance(node, ast.Attribute)}

@@ -2,6 +2,7 @@
 
 import ast
 import fnmatch
+import functools
 import os
 import shlex
 import subprocess
@@ -59,10 +60,18 @@ def modules(root: Path, top: str = "src") -> Iterator[Module]:
     """Every module under `top`. One that does not parse is left out: lint and types report it."""
     for path in files(root):
         if path.startswith(f"{top}/") and path.endswith(".py"):
-            try:
-                yield Module(path, ast.parse((root / path).read_text()))
-            except SyntaxError:
-                continue
+            tree = _parsed((root / path).read_text())
+            if tree is not None:
+                yield Module(path, tree)
+
+
+@functools.cache
+def _parsed(text: str) -> ast.Module | None:
+    """Once for all steps; none of them changes a tree."""
+    try:
+        return ast.parse(text)
+    except SyntaxError:
+        return None
 
 
 def python_paths(root: Path) -> list[str]:

@@ -11,6 +11,7 @@ import typer
 import typer.main
 
 from paceline.cli import config, demo, journal, key, plan
+from paceline.cli.calls import calls
 from paceline.cli.doctor import doctor
 from paceline.cli.load import load
 from paceline.cli.serve import serve
@@ -42,6 +43,7 @@ Paceline serves models, and holds them to what you say they must achieve.
   paceline journal   look at the memory of it all, check it, copy and move it
   paceline plan      see how models are served, change it, take it back
   paceline why       why a knob is as it is: its story
+  paceline calls     the last LLM calls, and where their time went
   paceline simulate  see how requests would be served, before there are any
   paceline load      send requests to a server at a rate, and time its answers
 
@@ -71,6 +73,7 @@ def command_line() -> typer.Typer:
     app.add_typer(journal.app, name="journal")
     app.add_typer(plan.app, name="plan")
     app.command()(why)
+    app.command()(calls)
     app.command()(simulate)
     app.command()(load)
     app.add_typer(demo.app, name="demo")

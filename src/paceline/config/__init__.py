@@ -11,10 +11,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from paceline.gateway.upstream import Kind
+from paceline.gateway.upstream import Kind, TokensField
 from paceline.observe import log
 from paceline.terms.errors import BadSetting
-from paceline.terms.limits import DRAIN_LEAST_S, FRONTS, LLM_DEADLINE_S, LLM_RETRIES
+from paceline.terms.limits import DRAIN_LEAST_S, FRONTS, LLM_BEGINS_S, LLM_DEADLINE_S, LLM_RETRIES
 from paceline.terms.plan import Value
 
 DEFAULT_FILE = "paceline.toml"
@@ -134,6 +134,10 @@ class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             description='Models that are its own, such as "gpt-4o"; "gpt-*" is all that begin so.'
         ),
     ] = ()
+    tokens_field: Annotated[
+        TokensField,
+        Meta(description="What it calls the most tokens of a chat's answer; old ones: max_tokens."),
+    ] = "max_completion_tokens"
 
 
 class RouteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -172,6 +176,14 @@ class RouteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             le=int(LLM_DEADLINE_S * 1e3),
         ),
     ] = 0
+    begin_ms: Annotated[
+        int,
+        Meta(
+            description="After so long a stream begins without content, and goes nowhere else.",
+            ge=0,
+            le=int(LLM_DEADLINE_S * 1e3),
+        ),
+    ] = int(LLM_BEGINS_S * 1e3)
     timeout_s: Annotated[
         float,
         Meta(description="How long a call may take, all of it.", ge=0.001, le=LLM_DEADLINE_S),

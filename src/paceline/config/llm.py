@@ -84,7 +84,11 @@ def defaults(name: str) -> ProviderSettings:
     known = KNOWN.get(name)
     if known is not None:
         return ProviderSettings(
-            kind=known.kind, url=known.url, key_env=known.key_env, models=known.models
+            kind=known.kind,
+            url=known.url,
+            key_env=known.key_env,
+            models=known.models,
+            tokens_field=known.tokens_field,
         )
     return ProviderSettings()
 
@@ -105,6 +109,7 @@ def upstream_of(
         str(folder.absolute() / said.ca_file) if said.ca_file else "",
         said.private or is_private(said.url),
         said.models,
+        tokens_field=said.tokens_field,
     )
     if costs(upstream) and not may_cost:
         upstream = Upstream(**{**_fields(upstream), "withheld": True})
@@ -205,6 +210,7 @@ def route_of(
             patience_s=said.patience_ms / 1e3 or None,
             timeout_s=said.timeout_s,
             raw_paths=said.raw,
+            begins_s=said.begin_ms / 1e3,
         )
 
 

@@ -33,7 +33,7 @@ DOUBLINGS = 64
 class RetryBudget:
     """One for each thing that is called, not for each caller."""
 
-    __slots__ = ("_requests", "_reserve", "_retries", "_share")
+    __slots__ = ("_requests", "_reserve", "_retries", "_share", "requested")
 
     def __init__(
         self,
@@ -47,10 +47,8 @@ class RetryBudget:
         self._reserve = least_per_s * window_s
         self._requests = RecentCount(window_s)
         self._retries = RecentCount(window_s)
-
-    def requested(self, now: float) -> None:
-        """A first try; retries are counted by themselves."""
-        self._requests.add(now)
+        self.requested = self._requests.add
+        """to be told the moment of each first try; retries are counted by themselves"""
 
     def try_retry(self, now: float) -> bool:
         allowed = self._share * self._requests.total(now) + self._reserve

@@ -3,7 +3,8 @@
 A small machine that is told what happens and answers with what is to be done: `Go` to a target,
 `Wait` until a moment unless something happens before, or `GiveUp`. Whoever drives it (`relay.py`)
 calls `start` once; `failed` for an attempt that ended without a whole answer; `content` at the
-first content, from which on that attempt is the only one; `done` or `left` at the end; and `due` at
+first content, from which on that attempt is the only one, or `bound` before it, where the caller
+can wait for that no longer; `done` or `left` at the end; and `due` at
 the `wake_s` of the last decision, if nothing came sooner. After `done`, `left` or a `GiveUp` it is
 told nothing more, and what still runs is to be stopped; so are the others after `content`.
 
@@ -109,21 +110,9 @@ LOST: Mapping[Ended, str] = {
 }
 
 
-class Tried(msgspec.Struct, frozen=True):
-    """One attempt, for timelines."""
-
-    target: Target
-    why: Why
-    began_s: float
-    content_s: float | None
-    ended_s: float | None
-    ended: Ended
-    status: int | None
-    tokens: int
-
-
-class _Try(msgspec.Struct, gc=False):
-    """An attempt, while its call lasts. Nothing it holds leads back to it."""
+class Tried(msgspec.Struct, gc=False):
+    """One attempt: what its call goes by while it lasts, and timelines remember. Nothing it holds
+    leads back to it."""
 
     standing: Standing
     pace: Pace
@@ -138,6 +127,10 @@ class _Try(msgspec.Struct, gc=False):
     verdict: Verdict = FINAL
     not_before_s: float = -NEVER
     paid: bool = False
+
+    @property
+    def target(self) -> Target:
+        return self.standing.target
 
 
 class Ranks(msgspec.Struct, frozen=True):
@@ -154,13 +147,15 @@ class Ranks(msgspec.Struct, frozen=True):
 
 class Way(msgspec.Struct, frozen=True):
     """A route with what is known of its targets. `only` and `first`: its first tier has but one,
-    and so this is the decision with which every call begins while that is well."""
+    and so this is the decision with which every call begins while that is well. `shared`: what a
+    target is asked for depends on what the caller asks for."""
 
     route: Route
     tiers: tuple[Ranks, ...]
     hedges: RetryBudget | None
     only: Standing | None
     first: Go | None
+    shared: bool = False
 
 
 class Attempts(msgspec.Struct):
@@ -169,7 +164,7 @@ class Attempts(msgspec.Struct):
 
     _way: Way
     _uniform: Uniform
-    _deadline_s: float
+    deadline_s: float
     _stream: bool = False
     """whether a stream is expected, or a whole answer"""
     _repeatable: bool = True
@@ -177,7 +172,7 @@ class Attempts(msgspec.Struct):
     committed: int | None = None
     """the attempt that has brought content"""
     over: bool = False
-    _tries: list[_Try] = []
+    _tries: list[Tried] = []
     _running: int = 0
     _hedge_s: float = NEVER
     _patience_s: float = NEVER
@@ -199,13 +194,13 @@ class Attempts(msgspec.Struct):
     def start(self, now: float) -> Decision:
         way = self._way
         only = way.only
-        if only is not None and only.clear and now < self._deadline_s:
+        if only is not None and only.clear and now < self.deadline_s:
             only.budget.requested(now)
             if not only.waiting:
                 only.since_s = now
             only.waiting += 1
             pace = only.whole_and_stream[self._stream]
-            self._tries.append(_Try(only, pace, only.ticket, now))
+            self._tries.append(Tried(only, pace, only.ticket, now))
             self._running = 1
             return way.first  # type: ignore[return-value]  # there is one where there is `only`
         if way.hedges is not None:
@@ -214,7 +209,7 @@ class Attempts(msgspec.Struct):
         for place in tier.places:
             if not place.standing.clear:
                 return self._next(now)
-        if now >= self._deadline_s:
+        if now >= self.deadline_s:
             return self._give_up(now)
         chosen = tier.choose(tier.places, now, self._stream, self._uniform).standing
         return self._go(chosen, chosen.ticket, now, "first")
@@ -222,11 +217,20 @@ class Attempts(msgspec.Struct):
     def content(self, number: int, now: float) -> None:
         """From here on no other attempt is made; those that run are to be stopped."""
         tried = self._tries[number]
-        assert self.committed is None, "content comes once, of one attempt"
+        assert self.committed is None or self.committed == number, "of one attempt"
+        assert tried.content_s is None, "content comes once"
         assert tried.ended == "running", "it had ended already"
         self.committed = number
         tried.content_s = now
         tried.ticket = tried.standing.began(now, tried.pace, now - tried.began_s, tried.ticket)
+        if self._running > 1:
+            self._stop_others(now, "outrun")
+
+    def bound(self, number: int, now: float) -> None:
+        """The answer begins without content, which is still to come: no other attempt is made."""
+        assert self.committed is None, "an answer begins once"
+        assert self._tries[number].ended == "running", "it had ended already"
+        self.committed = number
         if self._running > 1:
             self._stop_others(now, "outrun")
 
@@ -300,23 +304,12 @@ class Attempts(msgspec.Struct):
 
     @property
     def tried(self) -> tuple[Tried, ...]:
-        return tuple(
-            Tried(
-                each.standing.target,
-                each.why,
-                each.began_s,
-                each.content_s,
-                each.ended_s,
-                each.ended,
-                each.status,
-                each.tokens,
-            )
-            for each in self._tries
-        )
+        """As it is now; whoever keeps it sees how they end."""
+        return tuple(self._tries)
 
     # --- How attempts end -------------------------------------------------------------------------
 
-    def _end(self, tried: _Try, now: float, ended: Ended, verdict: Verdict, why: str) -> None:
+    def _end(self, tried: Tried, now: float, ended: Ended, verdict: Verdict, why: str) -> None:
         standing = tried.standing
         tried.ended = ended
         tried.ended_s = now
@@ -353,7 +346,7 @@ class Attempts(msgspec.Struct):
         """To the first target that may be gone to; else a wait for one; else it is given up."""
         if self._running:
             return Wait(max(now, min(self._hedge_s, self._patience_s)))
-        if now >= self._deadline_s or not self._may_retry():
+        if now >= self.deadline_s or not self._may_retry():
             return self._give_up(now)
         waits: list[tuple[float, Standing]] = []
         for tier in self._way.tiers:
@@ -404,7 +397,7 @@ class Attempts(msgspec.Struct):
     def _may_retry(self) -> bool:
         return len(self._tries) - self._unsent <= self._way.route.retries
 
-    def _last_at(self, standing: Standing) -> tuple[_Try | None, int]:
+    def _last_at(self, standing: Standing) -> tuple[Tried | None, int]:
         last = None
         tries = 0
         for each in self._tries:
@@ -450,7 +443,7 @@ class Attempts(msgspec.Struct):
             standing.since_s = now
         standing.waiting += 1
         pace = standing.whole_and_stream[self._stream]
-        tries.append(_Try(standing, pace, ticket, now, why))
+        tries.append(Tried(standing, pace, ticket, now, why))
         self._running += 1
         route = way.route
         if way.hedges is not None and why != "hedge" and self._may_retry():
@@ -467,7 +460,7 @@ class Attempts(msgspec.Struct):
         for moment, standing in sorted(waits, key=lambda each: each[0]):
             pace = standing.whole_and_stream[self._stream]
             ends_s = moment + (pace.usual_s if pace.known else 0.0)
-            if ends_s < self._deadline_s and self._pays(standing, now, always=True):
+            if ends_s < self.deadline_s and self._pays(standing, now, always=True):
                 self._waits += 1
                 self._planned = standing
                 self._again_s = moment
@@ -475,7 +468,7 @@ class Attempts(msgspec.Struct):
         return None
 
     def _as_planned(self, standing: Standing, now: float) -> Decision:
-        if now < self._deadline_s and standing.opens_s(now) <= now:
+        if now < self.deadline_s and standing.opens_s(now) <= now:
             ticket = standing.breaker.ask(now)
             if ticket:
                 return self._go(standing, ticket, now, "again")
@@ -515,12 +508,12 @@ class Attempts(msgspec.Struct):
         self._stop_others(now, "outrun")
         if self.committed is None and self._answer is not None:
             return GiveUp(_refused(self._tries, self._answer), self._answer)
-        if not self._tries and now < self._deadline_s:
+        if not self._tries and now < self.deadline_s:
             return self._nowhere(now)
         lost = [each for each in self._tries if each.ended in LOST]
         if not lost and self._wrong is not None:
             return GiveUp(self._wrong)
-        if not lost or now >= self._deadline_s:
+        if not lost or now >= self.deadline_s:
             return GiveUp(
                 DeadlineExceeded(
                     "no answer came before the deadline",
@@ -559,11 +552,11 @@ class Attempts(msgspec.Struct):
         return GiveUp(error, None, after_s if after_s > 0 else None)
 
 
-def _names(tries: list[_Try]) -> str:
+def _names(tries: list[Tried]) -> str:
     return ", ".join(str(each.standing.target) for each in tries)
 
 
-def _refused(tries: list[_Try], answer: Answer) -> PacelineError:
+def _refused(tries: list[Tried], answer: Answer) -> PacelineError:
     return ProviderFailed(
         f"{next(each for each in reversed(tries) if each.status == answer.status).standing.target}"
         f" answered with status {answer.status}",

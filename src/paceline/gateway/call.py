@@ -4,7 +4,7 @@ A Call's body stays the bytes that came; of what is in it, only what somebody de
 Made by the dialects (`openai.py`, `anthropic.py`), which know where these things stand in a body.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 
@@ -61,7 +61,7 @@ class Call(msgspec.Struct, frozen=True):
     key_id: str | None = None
 
 
-class Ask(NamedTuple):
+class Ask(msgspec.Struct, frozen=True):
     """One attempt's request, as the provider is to get it; it adds its address and its key."""
 
     method: str

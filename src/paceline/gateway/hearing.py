@@ -2,26 +2,31 @@
 
 An Attempt is what a provider pushes to (`provider.Heard`), and tells its Run (`relay.py`): that
 content has come, pieces of it, an end, or that it failed. A whole answer is held until it is whole,
-unless it is long; a stream until its first content. What a bug of ours does in here is answered by
-the Run; else the pool would take it for a fault of the provider.
+unless it is long; a stream until its first content, or until its Run waits for that no longer. What
+a bug of ours does in here is answered by the Run; else the pool would take it for a fault of the
+provider.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from paceline.gateway import anthropic, failures, openai, sse
 from paceline.gateway.call import Call, Dialect, Headers
+from paceline.gateway.complete import Brackets
 from paceline.gateway.passing import Passing, Sign
 from paceline.gateway.provider import Lost, Provider, Running
+from paceline.gateway.room import Room
 from paceline.gateway.translate import answers, errors
 from paceline.gateway.translate.streams import ToChat, ToMessages
 from paceline.gateway.usage import Told, Usage
 from paceline.gateway.verdicts import Answer
 from paceline.observe import log
-from paceline.terms.errors import ProviderFailed
+from paceline.terms.errors import Overloaded, PacelineError, ProviderFailed
 from paceline.terms.limits import (
     LLM_ERROR_BYTES,
     LLM_HELD_BYTES,
+    LLM_SAY_IN_PLACE_BYTES,
+    LLM_SHORT_BYTES,
     LLM_TRANSLATED_BYTES,
     LLM_WHOLE_BYTES,
     PARSE_IN_PLACE_BYTES,
@@ -46,6 +51,9 @@ LAST: Mapping[Dialect, sse.Event] = {
     "anthropic": sse.Event(b"message_stop", b'{"type":"message_stop"}', b""),
 }
 """The mark of the end, where a provider leaves it out."""
+
+FRAMED = frozenset({b"content-length", b"transfer-encoding"})
+"""With one of them an answer has an end of its own, and one that is cut is told by its provider."""
 
 ENCODING = b"content-encoding"
 WRITTEN_ANEW = frozenset({b"content-type", ENCODING})
@@ -80,10 +88,29 @@ class Listener(Protocol):
 
     def begin(self, attempt: "Attempt", status: int, headers: Headers) -> None: ...
 
+    def silent(self, attempt: "Attempt") -> None: ...
+
+    def begin_silent(self, attempt: "Attempt", status: int, headers: Headers) -> None: ...
+
+    def heard(self, attempt: "Attempt") -> None: ...
+
+    def content(self, attempt: "Attempt") -> None: ...
+
     def finish(self) -> None: ...
 
     def failed(
-        self, attempt: "Attempt", ended: Lost | Answer, detail: str = "", last: bytes | None = None
+        self,
+        attempt: "Attempt",
+        ended: Lost | Answer | PacelineError,
+        detail: str = "",
+        last: bytes | None = None,
+    ) -> None: ...
+
+    @property
+    def room(self) -> Room: ...
+
+    def say(
+        self, body: bytes, dialect: Dialect, told: Callable[[bytes | PacelineError], None]
     ) -> None: ...
 
     def bug(self) -> None: ...
@@ -101,12 +128,34 @@ class _Deaf:
 
 DEAF: Running = _Deaf()
 
+
+class _Saying:
+    """In the place of an exchange, while its long answer is said in the other dialect."""
+
+    def __init__(self, attempt: "Attempt", usage: Usage | None) -> None:
+        self._attempt: Attempt | None = attempt
+        self._usage = usage
+
+    def heard(self, body: bytes | PacelineError) -> None:
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.said(body, self._usage)
+
+    def stop(self) -> None:
+        self._attempt = None
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
 Take = Callable[["Attempt", bytes], None]
 """What becomes of a piece: a function of the class, for a bound one would hold who holds it."""
 
 
 class Attempt:
     __slots__ = (
+        "_brackets",
         "_foreign",
         "_headers",
         "_machine",
@@ -124,6 +173,7 @@ class Attempt:
         "seen",
     )
 
+    _brackets: Brackets
     _machine: ToChat | ToMessages | None
     _parser: sse.Parser
     _tail: bytes
@@ -143,10 +193,30 @@ class Attempt:
         self.seen: Passing | None = None
         """of a stream"""
 
+    @property
+    def provider_name(self) -> str:
+        return self._provider.name
+
     def leave(self) -> None:
         """Nothing more is to be heard."""
+        if self.seen is not None:
+            self._run.heard(self)
+        self._give_back()
         running, self.running = self.running, DEAF
         running.stop()
+
+    def begin_silent(self) -> None:
+        """Its Run waits for content no longer: the stream begins with what there is."""
+        run = self._run
+        try:
+            self._take = Attempt._until_content
+            run.begin_silent(self, self._status, self._headers_of_stream())
+            held, self._parts = b"".join(self._parts), []
+            if held:
+                run.told.write(held)
+        except Exception:
+            logger.exception(BUG, request=run.call.id)
+            run.bug()
 
     # --- What the provider tells ------------------------------------------------------------------
 
@@ -159,10 +229,10 @@ class Attempt:
                 self._take = Attempt._refusal
             elif call.asked.stream:
                 self._head_of_stream(call, headers)
-            elif call.endpoint == "other":
-                self._pass_on(self._run)
             elif self._foreign:
                 self._take = Attempt._to_translate
+            elif call.endpoint == "other":
+                self._pass_on(self._run)
         except Exception:
             logger.exception(BUG, request=self._run.call.id)
             self._run.bug()
@@ -192,7 +262,10 @@ class Attempt:
             elif run.committed is self:
                 if run.call.endpoint != "other":
                     run.usage = self._told(self._tail).usage
-                run.finish()
+                if self._take is Attempt._pass_unframed and not self._brackets.complete:
+                    run.failed(self, "cut", "its answer ended early")
+                else:
+                    run.finish()
             else:
                 self._whole(run)
         except Exception:
@@ -203,7 +276,12 @@ class Attempt:
         self.running = DEAF
         run = self._run
         try:
-            if self.seen is not None and self._machine is not None and run.committed is self:
+            if self.seen is None:
+                self._give_back()
+                run.failed(self, why, detail)
+                return
+            run.heard(self)
+            if self._machine is not None and run.committed is self:
                 run.failed(self, why, detail, b"".join(self._machine.end()))
             else:
                 run.failed(self, why, detail)
@@ -222,12 +300,17 @@ class Attempt:
     # --- Whole answers ----------------------------------------------------------------------------
 
     def _whole(self, run: Listener) -> None:
-        parts = self._parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        told = openai.told(body) if self._provider.dialect == "openai" else anthropic.told(body)
+        body = b"".join(self._parts)
+        told = self._told(body)
         if not (told.readable or body.startswith(FIRST_OF_EVENTS) or _is_coded(self._headers)):
             self._garbled("its answer is no JSON, or not all of it")
             return
+        if self._foreign and len(body) > LLM_SAY_IN_PLACE_BYTES:
+            self.running = saying = _Saying(self, told.usage)
+            run.say(body, self._provider.dialect, saying.heard)
+            return
+        if self._foreign:
+            self._give_back()
         run.usage = told.usage
         if told.failed:  # with a status that says otherwise
             event = sse.Event(None, body, body)
@@ -250,12 +333,16 @@ class Attempt:
         """It is long, and goes on before it is whole."""
         parts, self._parts = self._parts, []
         self._pass_on(self._run)
+        assert self._take is not None
         for each in parts:
-            self._pass(each)
+            self._take(self, each)
 
     def _pass_on(self, run: Listener) -> None:
         self._tail = b""
         self._take = Attempt._pass
+        if _has_no_end(self._headers, run.call.endpoint == "other"):
+            self._brackets = Brackets()
+            self._take = Attempt._pass_unframed
         run.begin(self, self._status, failures.passed(self._headers))
 
     def _pass(self, piece: bytes) -> None:
@@ -263,17 +350,53 @@ class Attempt:
         self._tail = (self._tail + piece)[-TAIL_BYTES:]
         self._run.told.write(piece)
 
+    def _pass_unframed(self, piece: bytes) -> None:
+        """Of one that ends with its connection: where it was cut, nobody else would tell."""
+        self._brackets.feed(piece)
+        self._pass(piece)
+
     def _to_translate(self, piece: bytes) -> None:
-        self._parts.append(piece)
-        self._size += len(piece)
-        if self._size > LLM_TRANSLATED_BYTES:
+        before = self._size
+        size = before + len(piece)
+        if size > LLM_TRANSLATED_BYTES:
             self._garbled("its answer is longer than one that is translated may be")
+            return
+        if size > LLM_SHORT_BYTES and not self._run.room.take(
+            size if before <= LLM_SHORT_BYTES else len(piece)
+        ):
+            self.leave()
+            self._run.failed(self, _no_room(size))
+            return
+        self._parts.append(piece)
+        self._size = size
+
+    def _give_back(self) -> None:
+        """A long answer is held no longer."""
+        if self._take is Attempt._to_translate and self._size > LLM_SHORT_BYTES:
+            self._run.room.give_back(self._size)
+            self._parts = []
+            self._size = 0
+
+    def said(self, body: bytes | PacelineError, usage: Usage | None) -> None:
+        """A long answer is as its caller is to get it, or cannot be."""
+        self.running = DEAF
+        self._give_back()
+        run = self._run
+        try:
+            if isinstance(body, ProviderFailed):
+                self._garbled(str(body))
+            elif isinstance(body, PacelineError):
+                run.failed(self, body)
+            else:
+                run.usage = usage
+                run.whole(self, self._status, _of_json(failures.passed(self._headers)), body)
+        except Exception:
+            logger.exception(BUG, request=run.call.id)
+            run.bug()
 
     def _translated(self, body: bytes) -> bytes:
         call = self._run.call
-        if call.dialect == "anthropic":
-            return answers.to_messages(body, call.asked.model)
-        return answers.to_chat(body, call.asked.model, self._run.created_s)
+        return answers.answered(body, call.dialect, call.asked.model, self._run.created_s)
 
     def _told(self, body: bytes) -> Told:
         if self._provider.dialect == "openai":
@@ -324,22 +447,45 @@ class Attempt:
                 )
         else:
             self._withheld = not call.asked.wants_usage
+        self._run.silent(self)
+
+    def _headers_of_stream(self) -> Headers:
+        return [*EVENTS, *_without_type(failures.passed(self._headers))]
+
+    def _until_content(self, piece: bytes) -> None:
+        """Of a stream that has begun without."""
+        run, seen = self._run, self.seen
+        assert seen is not None
+        self._events(piece)
+        if seen.begun and not run.over:
+            self._take = Attempt._events
+            run.content(self)
 
     def _events(self, piece: bytes) -> None:
         run, seen = self._run, self.seen
         assert seen is not None
-        too_long: sse.EventTooLong | None = None
         try:
             events = self._parser.feed(piece)
         except sse.EventTooLong as error:
-            too_long = error
-            events = error.before
+            self._pass_events(run, seen, error.before)
+            if not run.over:
+                self._garbled(str(error))
+            return
+        if len(events) == 1 and run.committed is self and self._machine is None:
+            event = events[0]
+            sign = seen.see(event)
+            if sign == "content":  # what nearly every piece is
+                run.told.write(openai.without_usage(event) if self._withheld else event.raw)
+            else:
+                self._go_on(run, seen, [(event, sign)])
+        else:
+            self._pass_events(run, seen, events)
+
+    def _pass_events(self, run: Listener, seen: Passing, events: list[sse.Event]) -> None:
         if run.committed is not self:
             events = self._hold(run, seen, events)
         if events:
-            self._go_on(run, seen, events)
-        if too_long is not None and not run.over:
-            self._garbled(str(too_long))
+            self._go_on(run, seen, zip(events, map(seen.see, events), strict=True))
 
     def _hold(self, run: Listener, seen: Passing, events: list[sse.Event]) -> list[sse.Event]:
         """What comes before the first content, which begins the answer. Those behind that."""
@@ -360,19 +506,19 @@ class Attempt:
             self._parts.append(out)
             self._size += len(out)
             if seen.begun or self._size > LLM_HELD_BYTES:
-                headers = failures.passed(self._headers)
-                run.begin(self, self._status, [*EVENTS, *_without_type(headers)])
+                run.begin(self, self._status, self._headers_of_stream())
                 parts, self._parts = self._parts, []
                 run.told.write(b"".join(parts))
                 return [] if run.over else events[number:]
         return []
 
-    def _go_on(self, run: Listener, seen: Passing, events: list[sse.Event]) -> None:
-        """Of the one stream that is the answer."""
-        see, machine, withheld = seen.see, self._machine, self._withheld
+    def _go_on(
+        self, run: Listener, seen: Passing, events: Iterable[tuple[sse.Event, Sign]]
+    ) -> None:
+        """Of the one stream that is the answer, with what each event was seen to be."""
+        machine, withheld = self._machine, self._withheld
         parts: list[bytes] = []
-        for event in events:
-            sign = see(event)
+        for event, sign in events:
             if sign == "error":
                 self._broke(run, seen, event, parts)
                 return
@@ -410,6 +556,7 @@ class Attempt:
         run, machine = self._run, self._machine
         run.usage = seen.usage
         if run.committed is not self:
+            run.heard(self)
             run.failed(self, "cut", "its stream ended without content")
         elif seen.ended:
             run.finish()
@@ -440,3 +587,21 @@ def _without_type(headers: Headers) -> Headers:
 
 def _of_json(headers: Headers) -> Headers:
     return [*JSON, *_without_type(headers)]
+
+
+def _has_no_end(headers: Headers, is_other: bool) -> bool:
+    """Whether it is JSON that ends with its connection. What is relayed as it is may be anything,
+    and is looked at only where it says that it is JSON."""
+    types = [value for name, value in headers if name == b"content-type"]
+    said = types[0][:16].lower() if types else b"" if is_other else b"application/json"
+    if said != b"application/json" or _is_coded(headers):
+        return False
+    return all(name not in FRAMED for name, _ in headers)
+
+
+def _no_room(size: int) -> Overloaded:
+    return Overloaded(
+        "this front holds as many long bodies and answers of LLM calls as it may",
+        value=f"an answer of {size} bytes so far",
+        remedy="Ask again later, or for less in one answer.",
+    )

@@ -38,6 +38,8 @@ BEGIN = re.compile(rb"[ \t\n\r]*\{")
 KEY = re.compile(rb'[ \t\n\r]*("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\n\r]*:[ \t\n\r]*', re.DOTALL)
 NEXT = re.compile(rb"[ \t\n\r]*[,}]")
 
+LIST = ord("[")
+
 SIGNS = 4
 """beside each name and value in a body without spaces: two quotes, a colon, a comma. One is left
 over: two braces, and no comma after the last."""
@@ -72,6 +74,16 @@ def with_member(body: bytes, given: Members, name: str, value: bytes) -> bytes:
     begin = body.index(b"{") + 1
     comma = b"," if given else b""
     return b"".join((body[:begin], b'"', name.encode(), b'":', value, comma, body[begin:]))
+
+
+def renamed(body: bytes, given: Members, name: str, new: str) -> bytes:
+    """The body with another name of a member; every other byte as it was. Both are names that JSON
+    writes as they are; one that is written otherwise stays."""
+    quoted = b'"%b"' % name.encode()
+    at = body.rfind(quoted, 0, _span(body, given, name)[0])
+    if at < 0:
+        return body
+    return b"".join((body[:at], b'"%b"' % new.encode(), body[at + len(quoted) :]))
 
 
 def text(given: Mapping[str, msgspec.Raw], name: str, *, remedy: str) -> str:
@@ -115,7 +127,7 @@ def check_list(given: Mapping[str, msgspec.Raw], name: str, *, remedy: str) -> N
     raw = given.get(name)
     if raw is None:
         raise missing(name, remedy)
-    if memoryview(raw)[0] != ord("["):
+    if memoryview(raw)[0] != LIST:
         raise _wrong(name, "a list", raw, remedy)
 
 
@@ -127,7 +139,9 @@ def _spaces(body: bytes, given: Members) -> int | None:
     """How many blanks follow each colon and comma of the outer object: none, as the SDKs write, or
     one, as Python does by default. Then nothing but these members is in the body. None where it is
     otherwise, and it has to be walked through."""
-    written = sum(map(len, given)) + sum(map(len, given.values())) + SIGNS * len(given) + 1
+    written = SIGNS * len(given) + 1
+    for name, value in given.items():
+        written += len(name) + len(value)
     more = len(body) - written
     if more == 0 and given:
         return 0

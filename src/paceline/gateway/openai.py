@@ -62,7 +62,7 @@ def read(endpoint: Endpoint, body: bytes) -> Asked:
         return Asked(model)
     most = None
     for name in MOST[endpoint]:
-        if (most := members.count(given, name)) is not None:
+        if name in given and (most := members.count(given, name)) is not None:
             break
     if "stream" not in given or not members.flag(given, "stream"):
         return Asked(model, most_tokens=most)
@@ -108,16 +108,23 @@ def with_usage(body: bytes) -> bytes:
     return members.with_member(body, given, STREAM_OPTIONS, asked)
 
 
+def with_older_name(body: bytes) -> bytes:
+    """The body of a chat for a provider that knows `max_tokens` alone."""
+    new, old = MOST["chat"]
+    given = members.decoded(body)
+    return body if new not in given or old in given else members.renamed(body, given, new, old)
+
+
 # --- Usage ----------------------------------------------------------------------------------------
 
 
-class _Details(msgspec.Struct):
+class _Details(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     """As chat, completions and embeddings have it, and as responses have it."""
 
     prompt_tokens: int | None = None
@@ -133,6 +140,8 @@ class _Usage(msgspec.Struct):
 
 
 NO_DETAILS = _Details()
+NULL = msgspec.Raw(b"null")
+"""of a member that is not there"""
 
 
 def _usage(said: _Usage | None) -> Usage | None:
@@ -143,7 +152,9 @@ def _usage(said: _Usage | None) -> Usage | None:
     of_input = said.prompt_tokens_details or said.input_tokens_details or NO_DETAILS
     of_output = said.completion_tokens_details or said.output_tokens_details or NO_DETAILS
     # xAI, and Google in this dialect, count reasoning in the total alone.
-    unseen = max(0, (said.total_tokens or 0) - taken - given)
+    unseen = (said.total_tokens or 0) - taken - given
+    if unseen < 0:
+        unseen = 0
     return Usage(
         taken,
         given + unseen,
@@ -154,15 +165,15 @@ def _usage(said: _Usage | None) -> Usage | None:
     )
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
 
 
-class _Incomplete(msgspec.Struct):
+class _Incomplete(msgspec.Struct, gc=False):
     reason: str | None = None
 
 
-class _Answer(msgspec.Struct):
+class _Answer(msgspec.Struct, gc=False):
     """An answer of any endpoint; `status` and the reason are those of `/responses`."""
 
     id: str | None = None
@@ -171,7 +182,7 @@ class _Answer(msgspec.Struct):
     usage: _Usage | None = None
     status: str | None = None
     incomplete_details: _Incomplete | None = None
-    error: msgspec.Raw = msgspec.Raw(b"null")
+    error: msgspec.Raw = NULL
 
 
 _answer = msgspec.json.Decoder(_Answer).decode
@@ -209,7 +220,8 @@ def _told(said: _Answer) -> Told:
         finish = said.choices[0].finish_reason
     elif said.incomplete_details and said.incomplete_details.reason:
         finish = said.incomplete_details.reason
-    failed = bytes(said.error) not in NO_ERROR and said.status != FAILED_RESPONSE
+    error = said.error
+    failed = error is not NULL and bytes(error) not in NO_ERROR and said.status != FAILED_RESPONSE
     return Told(_usage(said.usage), finish, said.model, said.id, failed)
 
 
@@ -255,7 +267,7 @@ class _Chunk(msgspec.Struct):
     model: str | None = None
     choices: list[_Delta] | None = None
     usage: _Usage | None = None
-    error: msgspec.Raw = msgspec.Raw(b"null")
+    error: msgspec.Raw = NULL
 
 
 _chunk = msgspec.json.Decoder(_Chunk).decode
@@ -336,7 +348,7 @@ class Chunks:
         self.model = self.model or chunk.model
         usage = _usage(chunk.usage)
         self.usage = usage or self.usage
-        if bytes(chunk.error) not in NO_ERROR:
+        if chunk.error is not NULL and bytes(chunk.error) not in NO_ERROR:
             self.failed = True
             return "error"
         if not chunk.choices:

@@ -8,6 +8,7 @@ the answer was lost. Nothing waits, and nothing is called back before `complete`
 from typing import Literal, Protocol
 
 from paceline.gateway.call import Ask, Dialect, Headers
+from paceline.gateway.upstream import TokensField
 
 Lost = Literal[
     "unreachable",  # nothing was sent: no address, no connection, no TLS, refused by the guard
@@ -51,6 +52,8 @@ class Provider(Protocol):
     dialect: Dialect
     simulated: bool
     """told wherever its answers are seen"""
+    tokens_field: TokensField
+    """of a chat in OpenAI's dialect, what it is sent in the place of the newer name"""
 
     def complete(self, ask: Ask, heard: Heard) -> Running: ...
 

@@ -3,7 +3,8 @@
 A Run has no task and no future. It is pushed by its attempts (`hearing.py`), which are pushed by
 providers, and pushes on to whoever called (`Told`). Until the first content of an answer nothing is
 told, so what fails before it goes elsewhere; from then on there is one attempt, whose bytes go on
-as they come. Where nothing must change they are the provider's own.
+as they come. Where nothing must change they are the provider's own. A stream that has no content
+after its route's `begins_s` begins without, or its caller, or a proxy, would give up waiting.
 
     run = relay.begin(call, route, told)
     run.stop()                             # the caller has gone; or pause(), resume()
@@ -14,7 +15,7 @@ Called by `web/llm.py`, which knows the caller's connection; nothing of HTTP is 
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -27,11 +28,12 @@ from paceline.gateway.beside import Beside
 from paceline.gateway.call import Ask, Call, Dialect, Endpoint, Headers
 from paceline.gateway.hearing import BUG, Attempt
 from paceline.gateway.provider import Lost, Provider
+from paceline.gateway.room import Room
 from paceline.gateway.routes import Route
 from paceline.gateway.routing import Router
 from paceline.gateway.tally import Tally
-from paceline.gateway.usage import Usage
-from paceline.gateway.verdicts import Answer
+from paceline.gateway.usage import Usage, estimated_input
+from paceline.gateway.verdicts import Answer, verdict_of
 from paceline.observe import log
 from paceline.terms.errors import BadRequest, PacelineError
 from paceline.terms.limits import LLM_TIMELINES
@@ -40,6 +42,9 @@ Providers = Mapping[str, Sequence[Provider]]
 """By name; several of one name where it speaks more than one dialect."""
 
 SAFE = frozenset({"GET", "HEAD"})
+
+LOOK_LEAST_S = 0.005
+"""Between two looks at the streams without content: what came with their heads is heard before."""
 
 logger = log.get(__name__)
 
@@ -125,9 +130,16 @@ class Timeline(msgspec.Struct, frozen=True):
 
 class Relay:
     def __init__(
-        self, providers: Providers, router: Router, tally: Tally, clock: Clock, beside: Beside
+        self,
+        providers: Providers,
+        router: Router,
+        tally: Tally,
+        clock: Clock,
+        beside: Beside,
+        room: Room | None = None,
     ) -> None:
         self.beside = beside
+        self.room = Room() if room is None else room
         self.providers = providers
         self.router = router
         self.tally = tally
@@ -138,6 +150,36 @@ class Relay:
         self.timelines: deque[Timeline] = deque(maxlen=LLM_TIMELINES)
         self.known: dict[tuple[str, Dialect], Provider] = {}
         """by name and the caller's dialect"""
+        self._silent: dict[Attempt, float] = {}
+        """streams that their providers have begun, without content, and when each is to begin for
+        its caller all the same"""
+        self._look: asyncio.TimerHandle | None = None
+        self._look_s = NEVER
+
+    def silent(self, attempt: Attempt, begins_s: float) -> None:
+        """One timer serves all, and is only ever set for an earlier moment."""
+        self._silent[attempt] = begins_s
+        if begins_s < self._look_s:
+            self._look_at(begins_s)
+
+    def heard(self, attempt: Attempt) -> None:
+        """It has content, or is over."""
+        self._silent.pop(attempt, None)
+
+    def _look_at(self, moment_s: float) -> None:
+        if self._look is not None:
+            self._look.cancel()
+        self._look_s = moment_s
+        self._look = self.loop.call_later(max(LOOK_LEAST_S, moment_s - self.now()), self._looks)
+
+    def _looks(self) -> None:
+        self._look, self._look_s = None, NEVER
+        now = self.now()
+        for attempt in [each for each, begins_s in self._silent.items() if begins_s <= now]:
+            if self._silent.pop(attempt, None) is not None:  # another's beginning may have ended it
+                attempt.begin_silent()
+        if self._silent:
+            self._look_at(min(self._silent.values()))
 
     def begin(self, call: Call, route: Route, told: Told) -> "Run":
         run = Run(self, call, route, told)
@@ -153,6 +195,8 @@ class Relay:
 
     async def close(self) -> None:
         self.beside.close()
+        if self._look is not None:
+            self._look.cancel()
         for of_name in self.providers.values():
             for each in of_name:
                 await each.close()
@@ -185,8 +229,8 @@ class Run:
 
     __slots__ = (
         "_attempts",
-        "_deadline_s",
         "_done_s",
+        "_estimated",
         "_paused",
         "_relay",
         "_running",
@@ -208,7 +252,8 @@ class Run:
         self._paused = False
         self._done_s: float | None = None
         self._attempts: Attempts
-        self._deadline_s: float
+        self._estimated: int
+        """input tokens of a stream that has begun without content"""
         self.call = call
         self.route = route
         self.over = False
@@ -218,15 +263,13 @@ class Run:
         self.usage: Usage | None = None
 
     def start(self) -> None:
-        call, route = self.call, self.route
-        now = self._relay.now()
-        deadline_s = now + route.timeout_s
-        if call.deadline_s < deadline_s:
-            deadline_s = call.deadline_s
-        self._deadline_s = deadline_s
+        call, relay = self.call, self._relay
+        now = relay.now()
         repeatable = call.endpoint != "other" or call.method in SAFE
-        attempts = self._relay.router.begin(route, now, deadline_s, call.asked.stream, repeatable)
-        self._attempts = attempts
+        model = "" if call.endpoint == "other" else call.asked.model
+        self._attempts = attempts = relay.router.begin(
+            self.route, now, call.deadline_s, call.asked.stream, repeatable, model
+        )
         self._obey(attempts.start(now))
 
     # --- What the caller tells --------------------------------------------------------------------
@@ -266,6 +309,9 @@ class Run:
             committed = attempt.number
             if usage is None and attempt.seen is not None:  # it was cut, or left
                 usage = attempt.seen.usage
+                if self.first_s is None:
+                    relay.tally.lost(route.name, attempt.provider_name, usage, self._estimated)
+                    usage = None
         relay.tally.ended(call, route.name, tried, committed, status, self.first_s, now, usage)
         timeline = Timeline(
             call.id,
@@ -295,24 +341,60 @@ class Run:
     def whole(self, attempt: Attempt, status: int, headers: Headers, body: bytes) -> None:
         """It came in one piece."""
         self.first_s = self._done_s = now = self._relay.now()
-        attempts = self._attempts
+        attempts, usage = self._attempts, self.usage
         attempts.content(attempt.number, now)
         self.committed = attempt
         if self._timer is not None or len(self._running) > 1:
             self._alone(attempt)
-        attempts.done(now, 0 if self.usage is None else self.usage.output_tokens)
+        attempts.done(now, 0 if usage is None else usage.output_tokens)
         self.over = True
         self._running.clear()
         self.told.whole(status, headers, body)
 
     def begin(self, attempt: Attempt, status: int, headers: Headers) -> None:
+        self._relay.heard(attempt)
         self._content(attempt)
         if self._paused:
             attempt.running.pause()
         self.told.begin(status, headers)
 
+    @property
+    def room(self) -> Room:
+        return self._relay.room
+
+    def say(
+        self, body: bytes, dialect: Dialect, told: Callable[[bytes | PacelineError], None]
+    ) -> None:
+        """A long answer of that dialect, in the caller's; later."""
+        self._relay.beside.say(body, self.call, dialect, self.created_s, told)
+
+    def silent(self, attempt: Attempt) -> None:
+        """Its provider has begun a stream, and there is no content yet."""
+        self._relay.silent(attempt, self.call.received_s + self.route.begins_s)
+
+    def begin_silent(self, attempt: Attempt, status: int, headers: Headers) -> None:
+        """Its first content is still to come, and nobody else is asked for it any more."""
+        self._attempts.bound(attempt.number, self._relay.now())
+        self._estimated = estimated_input(self.call.body)
+        self._bind(attempt)
+        if self._paused:
+            attempt.running.pause()
+        self.told.begin(status, headers)
+
+    def heard(self, attempt: Attempt) -> None:
+        """Its stream is over."""
+        self._relay.heard(attempt)
+
+    def content(self, attempt: Attempt) -> None:
+        """The first of a stream that had begun without."""
+        self.first_s = now = self._relay.now()
+        self._attempts.content(attempt.number, now)
+
     def finish(self) -> None:
         """The last piece is written."""
+        if self.first_s is None:  # it has an end, and no content
+            assert self.committed is not None
+            self.content(self.committed)
         self._done_s = now = self._relay.now()
         self._attempts.done(now, 0 if self.usage is None else self.usage.output_tokens)
         self.over = True
@@ -329,6 +411,8 @@ class Run:
         """`last`: how its answer ends where that has begun; by default with an error of ours."""
         decision = self._attempts.failed(attempt.number, self._relay.now(), ended, detail)
         if self.committed is None:
+            if not isinstance(ended, PacelineError) and verdict_of(ended).billed:
+                self._lost(attempt)
             self._running = [each for each in self._running if each is not attempt]
             self._obey(decision)
             return
@@ -352,10 +436,13 @@ class Run:
         """The first content: this one is the answer."""
         self.first_s = now = self._relay.now()
         self._attempts.content(attempt.number, now)
+        self._bind(attempt)
+
+    def _bind(self, attempt: Attempt) -> None:
         self.committed = attempt
-        self.call = msgspec.structs.replace(self.call, body=b"")  # it is sent to nobody any more
         if self._timer is not None or len(self._running) > 1:
             self._alone(attempt)
+        self.call = msgspec.structs.replace(self.call, body=b"")  # it is sent to nobody any more
 
     def _alone(self, attempt: Attempt) -> None:
         """Nobody else is asked any more, and nothing waited for."""
@@ -364,8 +451,17 @@ class Run:
             self._timer = None
         for other in self._running:
             if other is not attempt:
+                self._lost(other)
                 other.leave()
         self._running = [attempt]
+
+    def _lost(self, attempt: Attempt) -> None:
+        """It has brought no content, and may be billed."""
+        if type(attempt.running) is Writing:  # it has been sent nothing
+            return
+        usage = None if attempt.seen is None else attempt.seen.usage
+        estimated = 0 if usage is not None else estimated_input(self.call.body)
+        self._relay.tally.lost(self.route.name, attempt.provider_name, usage, estimated)
 
     # --- What is to be done -----------------------------------------------------------------------
 
@@ -393,29 +489,31 @@ class Run:
         if go.instead_of is not None:
             for other in self._running:
                 if other.number == go.instead_of:
+                    self._lost(other)
                     other.leave()
             self._running = [each for each in self._running if each.number != go.instead_of]
         call, target = self.call, go.target
-        relay = self._relay
+        relay, deadline_s = self._relay, self._attempts.deadline_s
         provider = relay.known.get((target.provider, call.dialect)) or relay.provider(
             target.provider, call.dialect
         )
         dialect = provider.dialect
-        model = target.model
-        if model != call.asked.model:
-            model = self.route.model_for(call.asked.model, target)
+        model = call.asked.model
+        if target.model and target.model != model:
+            model = self.route.model_for(model, target)
         foreign = dialect != call.dialect and call.endpoint in SPOKEN
         attempt = Attempt(self, go.number, provider, foreign)
         try:
-            if not is_changed(call, dialect, model):
-                ask = Ask(call.method, call.path, call.headers, call.body, self._deadline_s)
+            tokens_field = provider.tokens_field
+            if not is_changed(call, dialect, model, tokens_field):
+                ask = Ask(call.method, call.path, call.headers, call.body, deadline_s)
             elif is_long(call, dialect):
                 attempt.running = writing = Writing(self, attempt, provider, model)
-                relay.beside.write(call, dialect, model, writing.heard)
+                relay.beside.write(call, dialect, model, writing.heard, tokens_field)
                 self._running.append(attempt)
                 return None
             else:
-                ask = ask_of(call, dialect, model, self._deadline_s)
+                ask = ask_of(call, dialect, model, deadline_s, None, tokens_field)
             attempt.running = provider.complete(ask, attempt)
         except BadRequest as error:  # it cannot be said so, or no HTTP be made of it
             return error.with_traceback(None)  # which would hold the Run that keeps it
@@ -428,7 +526,7 @@ class Run:
         """A long body is as the provider is to get it, or cannot be."""
         try:
             if not isinstance(body, PacelineError):
-                ask = ask_of(self.call, provider.dialect, model, self._deadline_s, body)
+                ask = ask_of(self.call, provider.dialect, model, self._attempts.deadline_s, body)
                 attempt.running = provider.complete(ask, attempt)
                 return
             wrong = body
@@ -464,5 +562,7 @@ class Run:
             self._timer.cancel()
             self._timer = None
         for attempt in self._running:
+            if attempt is not self.committed:
+                self._lost(attempt)
             attempt.leave()
         self._running = []

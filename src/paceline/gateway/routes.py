@@ -14,6 +14,7 @@ from paceline.gateway.upstream import Target
 from paceline.terms.errors import BadSetting
 from paceline.terms.limits import (
     HEDGE_SHARE,
+    LLM_BEGINS_S,
     LLM_DEADLINE_S,
     LLM_RETRIES,
     ROUTE_TARGETS,
@@ -50,8 +51,10 @@ class Hedge(msgspec.Struct, frozen=True):
 class Route(msgspec.Struct, frozen=True):
     """A `name` that ends in `*` takes every model that begins so. Later tiers are fallbacks.
 
-    `patience_s`: after so long without content a call goes elsewhere, if it can. `timeout_s` bounds
-    the deadline of a call. `raw_paths` are what follows /v1 (`/files`), with all that lies below.
+    `patience_s`: after so long without content a call goes elsewhere, if it can. `begins_s`: after
+    so long a stream that its provider has begun begins for its caller too, without content, and is
+    bound to that provider. `timeout_s` bounds the deadline of a call. `raw_paths` are what follows
+    /v1 (`/files`), with all that lies below.
     """
 
     name: str
@@ -62,12 +65,13 @@ class Route(msgspec.Struct, frozen=True):
     patience_s: float | None = None
     timeout_s: float = LLM_DEADLINE_S
     raw_paths: tuple[str, ...] = ()
+    begins_s: float = LLM_BEGINS_S
 
     def model_for(self, asked: str, target: Target) -> str:
         """What the target is asked for. A `*` in its model is what the `*` of the name took: with
         the route `openai/*` and the target `openai/*` it is `gpt-4o` for `openai/gpt-4o`."""
-        if not target.model:
-            return asked
+        if not target.model or (STAR in target.model and not asked.startswith(self.name[:-1])):
+            return asked  # the second: a call that is relayed as it is may be about any model
         if STAR in target.model and self.name.endswith(STAR):
             return target.model.replace(STAR, asked[len(self.name) - 1 :])
         return target.model
@@ -118,7 +122,7 @@ class Route(msgspec.Struct, frozen=True):
             )
         after_s = None if self.hedge is None else self.hedge.after_s
         times_s = [each for each in (self.timeout_s, self.patience_s, after_s) if each is not None]
-        if not all(0 < each <= LLM_DEADLINE_S for each in times_s):
+        if not (all(0 < each <= LLM_DEADLINE_S for each in times_s) and self.begins_s >= 0):
             yield BadSetting(
                 f"a time of the route {self.name} is not one that a call can take",
                 value=", ".join(f"{each} s" for each in times_s),

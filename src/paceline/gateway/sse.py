@@ -30,6 +30,7 @@ BLANK = re.compile(rb"\n\n|\r\r|\n\r\n|\n\r(?=[^\n])")
 
 LF_BLANK = re.compile(rb"\n\n")
 
+LF = 10
 DATA = b"data: "
 EVENT = b"event: "
 
@@ -63,10 +64,14 @@ class Parser:
 
     def feed(self, piece: bytes) -> list[Event]:
         """The events that this piece makes whole. Raises EventTooLong."""
-        if self._cr or piece.find(b"\r") >= 0:
+        if self._cr or b"\r" in piece:
             self._cr = True
             return self._feed_any(piece)
         held = self._held
+        if self._begun and not held and piece[:6] == DATA:  # nearly every piece is one such event
+            end = piece.find(b"\n")
+            if end + 2 == len(piece) <= self._most and piece[-1] == LF:
+                return [Event(None, piece[6:end], piece)]
         if held:
             begin = len(held) - 1
             held += piece

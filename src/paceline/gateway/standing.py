@@ -3,7 +3,8 @@
 There is one Standing for each target, shared by all routes that lead to it. Its *breaker* is the
 target's own, a provider and a model of it, not the provider's: one model that is overloaded or gone
 must not close the others, while a provider that is down shows itself to each target within ten
-calls. (All that a route takes with "the model as asked" is one target.) Its *retry budget* is the
+calls. (Of a `*`, or of "the model as asked", each model that is asked for is
+a target of its own: see `routing.py`.) Its *retry budget* is the
 provider's, shared with its other targets, because what must not be multiplied is what a provider is
 sent. After a 429 a target is *aside* until the moment it gave, or for a time that doubles; that
 opens no breaker, so nothing need be probed before it is used again.
@@ -27,6 +28,10 @@ old run to the same place, the count of those who wait avoids here, for each fro
 every moment. Whoever is half open goes first: two calls, which go elsewhere if they fail, bring a
 target back as soon as may be.
 
+*News.* That it is aside, or that its breaker has opened, is told to the other fronts of the server
+(`News`), which leave it alone until the same moment, so that each need not find out by calls of its
+own. Nothing else is: a breaker counts what its own front saw, and closes by its own probes.
+
 Called by `attempts.py`.
 """
 
@@ -40,9 +45,19 @@ from paceline.flow.breaker import REFUSED, Breaker
 from paceline.flow.retry import RetryBudget
 from paceline.gateway.upstream import Target
 from paceline.stats.sketch import Sketch
-from paceline.terms.limits import BACKOFF_FIRST_S, BACKOFF_MOST_S, HEDGE_LEARN, HEDGE_LEARN_FIRST
+from paceline.terms.limits import (
+    BACKOFF_FIRST_S,
+    BACKOFF_MOST_S,
+    HEDGE_LEARN,
+    HEDGE_LEARN_FIRST,
+    LLM_NEWS_LEAST_S,
+    RETRY_AFTER_MOST_S,
+)
 
 Uniform = Callable[[float, float], float]
+
+News = Callable[[Target, float, str], None]
+"""Until when a target is left alone, and why: nothing where it limits how much it is asked."""
 
 GAIN = 1 / 8
 """How far the average follows one answer (TCP's for round trips; Jacobson, 1988)."""
@@ -126,13 +141,17 @@ class TargetStatus(msgspec.Struct, frozen=True):
 
 class Standing:
     __slots__ = (
+        "__weakref__",
         "_limits",
         "aside_until_s",
         "breaker",
         "budget",
         "clear",
         "failures",
+        "news",
         "passed_over",
+        "shut_until_s",
+        "shut_why",
         "since_s",
         "target",
         "ticket",
@@ -141,8 +160,11 @@ class Standing:
         "whole_and_stream",
     )
 
-    def __init__(self, target: Target, budget: RetryBudget, now: float) -> None:
+    def __init__(
+        self, target: Target, budget: RetryBudget, now: float, news: News | None = None
+    ) -> None:
         self.target = target
+        self.news = news
         self.budget = budget
         self.breaker = Breaker()
         self.whole_and_stream = (Pace(), Pace())
@@ -156,8 +178,11 @@ class Standing:
         """by so many calls that looked for the least latency, since it was the one"""
         self.aside_until_s = -math.inf
         self._limits = 0
+        self.shut_until_s = -math.inf
+        """another front has found that it fails"""
+        self.shut_why = ""
         self.clear = True
-        """neither aside nor with a breaker that is not closed; where it is False, look"""
+        """neither aside nor shut nor with a breaker that is not closed; where it is False, look"""
         self.troubled = False
         """it has failed or limited since its breaker was last seen closed at an answer"""
         self.ticket = self.breaker.ask(now)
@@ -168,7 +193,7 @@ class Standing:
         if self.clear:
             return now
         status = self.breaker.status(now)
-        opens_s = max(now, self.aside_until_s)
+        opens_s = max(now, self.aside_until_s, self.shut_until_s)
         if status.until_s is not None:
             return max(opens_s, status.until_s)
         if status.state == "closed" and opens_s == now:
@@ -209,16 +234,32 @@ class Standing:
         self.clear = False
         self.troubled = True
         self.breaker.failed(now, ticket, why)
+        if self.news is not None:
+            status = self.breaker.status(now)
+            if status.until_s is not None and status.until_s >= now + LLM_NEWS_LEAST_S:
+                self.news(self.target, status.until_s, status.because)
+
+    def heard(self, now: float, until_s: float, why: str) -> None:
+        """What another front tells of it."""
+        until_s = min(until_s, now + RETRY_AFTER_MOST_S)
+        if why:
+            self.shut_until_s, self.shut_why = max(self.shut_until_s, until_s), why
+        else:
+            self.aside_until_s = max(self.aside_until_s, until_s)
+        self.clear = False
 
     def put_aside(self, now: float, after_s: float | None) -> None:
         """It takes no calls until `after_s` from now; if it did not say, for longer each time."""
-        if now >= self.aside_until_s:  # else others that were under way then say the same
+        is_news = now >= self.aside_until_s  # else others that were under way then say the same
+        if is_news:
             self._limits += 1
         if after_s is None:
             after_s = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2.0 ** min(self._limits - 1, DOUBLINGS))
         self.aside_until_s = max(self.aside_until_s, now + after_s)
         self.clear = False
         self.troubled = True
+        if is_news and self.news is not None and after_s >= LLM_NEWS_LEAST_S:
+            self.news(self.target, self.aside_until_s, "")
 
     def score(self, now: float, stream: bool) -> float:
         """What a call may expect to wait, so to say; without the weight."""
@@ -237,7 +278,10 @@ class Standing:
         breaker = self.breaker.status(now)
         state: Literal["closed", "open", "half_open", "aside"] = breaker.state
         because, until_s = breaker.because, breaker.until_s
-        if state != "open" and self.aside_until_s > now:
+        if state != "open" and self.shut_until_s > now:
+            state, until_s = "open", self.shut_until_s
+            because = f"another front found: {self.shut_why}"
+        elif state != "open" and self.aside_until_s > now:
             state, because, until_s = "aside", "it limits how much it is asked", self.aside_until_s
         return TargetStatus(
             self.target,

@@ -14,6 +14,7 @@ from paceline.terms.metric import (
     LLM_ATTEMPTS,
     LLM_CALLS,
     LLM_FIRST_SECONDS,
+    LLM_LOST_TOKENS,
     LLM_SECONDS,
     LLM_TOKEN_SECONDS,
     LLM_TOKENS,
@@ -59,15 +60,26 @@ class _Series:
                 LLM_CALLS, endpoint, self.route, self.provider, str(status)
             )
             self._calls[endpoint, status] = counter
-        counter.add()
+        counter.cell[0] += 1
 
     def used(self, usage: Usage) -> None:
-        self._input.add(usage.input_tokens)
-        self._output.add(usage.output_tokens)
+        self._input.cell[0] += usage.input_tokens
+        self._output.cell[0] += usage.output_tokens
         if usage.cached_tokens or usage.cache_write_tokens or usage.reasoning_tokens:
             self._kind("cache_read", usage.cached_tokens)
             self._kind("cache_write", usage.cache_write_tokens)
             self._kind("reasoning", usage.reasoning_tokens)
+
+    def lost(self, usage: Usage | None, estimated: int) -> None:
+        if usage is None:
+            self._lost("input", "estimated", estimated)
+        else:
+            self._lost("input", "told", usage.input_tokens)
+            self._lost("output", "told", usage.output_tokens)
+
+    def _lost(self, kind: str, source: str, tokens: int) -> None:
+        labels = (self.route, self.provider, kind, source)
+        self._board.counter(LLM_LOST_TOKENS, *labels).add(tokens)
 
     def _kind(self, kind: str, tokens: int) -> None:
         if tokens:
@@ -88,6 +100,10 @@ class Tally:
         """A call that came to no route."""
         self._of(NOBODY, NOBODY).call(endpoint, status)
 
+    def lost(self, route: str, provider: str, usage: Usage | None, estimated: int) -> None:
+        """A request to a provider that brought no content, and may be billed."""
+        (self._series.get((route, provider)) or self._of(route, provider)).lost(usage, estimated)
+
     def ended(
         self,
         call: Call,
@@ -103,12 +119,12 @@ class Tally:
         `status` 0 where its caller had left."""
         provider = NOBODY
         for each in tried:
-            provider = each.target.provider
+            provider = each.standing.target.provider
             key = (provider, each.why, each.ended)
             counter = self._attempts.get(key)
             if counter is None:
                 counter = self._attempts[key] = self._board.counter(LLM_ATTEMPTS, *key)
-            counter.add()
+            counter.cell[0] += 1
         if committed is not None and len(tried) > 1:
             provider = tried[committed].target.provider
         series = self._series.get((route, provider)) or self._of(route, provider)

@@ -14,6 +14,10 @@ import msgspec
 Kind = Literal["openai", "anthropic", "simulated"]
 """Whose dialect it speaks; almost everybody speaks OpenAI's."""
 
+TokensField = Literal["max_completion_tokens", "max_tokens"]
+"""What a provider of OpenAI's dialect calls the most tokens of a chat's answer. Some know the older
+name alone; OpenAI's newer models refuse that one."""
+
 SIMULATED: Literal["simulated"] = "simulated"
 
 
@@ -29,6 +33,7 @@ class Upstream(msgspec.Struct, frozen=True):
     private: bool = False
     models: tuple[str, ...] = ()
     withheld: bool = False
+    tokens_field: TokensField = "max_completion_tokens"
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -98,6 +103,7 @@ KNOWN: Mapping[str, Upstream] = {
             "https://api.mistral.ai/v1",
             "MISTRAL_API_KEY",
             models=("mistral-*", "codestral-*", "ministral-*", "magistral-*"),
+            tokens_field="max_tokens",
         ),
         Upstream(
             "deepseek",
@@ -105,6 +111,7 @@ KNOWN: Mapping[str, Upstream] = {
             "https://api.deepseek.com/v1",
             "DEEPSEEK_API_KEY",
             models=("deepseek-*",),
+            tokens_field="max_tokens",
         ),
         Upstream("groq", "openai", "https://api.groq.com/openai/v1", "GROQ_API_KEY"),
         Upstream("together", "openai", "https://api.together.xyz/v1", "TOGETHER_API_KEY"),

@@ -10,6 +10,16 @@ Read by the dialects; recorded and billed by whoever called.
 
 import msgspec
 
+from paceline.terms.limits import LLM_READ_IN_PLACE_BYTES
+
+BYTES_PER_TOKEN = 4
+"""Of English in JSON; a token of other languages takes 2 to 6."""
+
+DATA_BYTES = 1024
+DATA_TOKENS = 1000
+"""A string of that length without a blank is no text: a picture or a file, of which the vendors say
+that it takes hundreds of tokens to a few thousand, whatever its length."""
+
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
     input_tokens: int = 0
@@ -45,3 +55,17 @@ class Told(msgspec.Struct, frozen=True, gc=False):
 
 NOTHING = Told()
 UNREADABLE = Told(readable=False)
+
+
+def estimated_input(body: bytes) -> int:
+    """How many tokens a body may take, where its provider told nothing. Of a long one only the
+    beginning is looked at."""
+    looked = body[:LLM_READ_IN_PLACE_BYTES]
+    tokens = text_bytes = 0
+    for part in looked.split(b'"'):
+        if len(part) > DATA_BYTES and b" " not in part:
+            tokens += DATA_TOKENS
+        else:
+            text_bytes += len(part)
+    tokens += text_bytes // BYTES_PER_TOKEN
+    return tokens * len(body) // len(looked) if len(body) > len(looked) else tokens

@@ -63,6 +63,25 @@ class Origin(NamedTuple):
 class ClientConnection(asyncio.Protocol):
     """From connect to close; `on_closed` hears the close once, after a receiver that waited."""
 
+    __slots__ = (
+        "__weakref__",
+        "_begun",
+        "_complete",
+        "_head_bytes",
+        "_headers",
+        "_keep",
+        "_look",
+        "_on_closed",
+        "_parser",
+        "_paused",
+        "_receiver",
+        "_status",
+        "_trailer_bytes",
+        "_why",
+        "transport",
+        "trouble",
+    )
+
     def __init__(self, on_closed: Callable[["ClientConnection"], None]) -> None:
         self._on_closed = on_closed
         self._parser = HttpResponseParser(self)
@@ -73,8 +92,6 @@ class ClientConnection(asyncio.Protocol):
         self._trailer_bytes = 0
         self._status = 0
         self._begun = False
-        self._to_close = False
-        """The body has no length: it ends with the connection."""
         self._complete = False
         self._keep = False
         self._paused = False
@@ -134,6 +151,15 @@ class ClientConnection(asyncio.Protocol):
             if not self.transport.is_closing():
                 self.transport.resume_reading()
 
+    # --- What its holder may hear, by writing these anew
+
+    def ended(self) -> None:
+        """An exchange is over, and its answer whole; its receiver is told next."""
+
+    def lost(self, receiver: Receiver, why: Lost) -> None:
+        """There is no whole answer, and never will be."""
+        receiver.lost(why)
+
     # --- What the loop tells
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -155,7 +181,7 @@ class ClientConnection(asyncio.Protocol):
             self._garbled("a head without an end")
 
     def eof_received(self) -> bool:
-        if self._begun and self._to_close:
+        if self._begun and self._ends_with_connection():
             self._finish(keep=False)
         return False
 
@@ -165,7 +191,7 @@ class ClientConnection(asyncio.Protocol):
         if receiver is not None:
             if error is not None and not self.trouble:
                 self.trouble = str(error)
-            receiver.lost(self._why or ("cut" if self._head_bytes else "closed"))
+            self.lost(receiver, self._why or ("cut" if self._head_bytes else "closed"))
         self._on_closed(self)
 
     # --- What the parser tells. The end is told when all that arrived is parsed: a second answer
@@ -183,27 +209,27 @@ class ClientConnection(asyncio.Protocol):
                 raise HttpParserError("trailers without an end")
             return
         self._headers.append((name.lower(), value))
-        if len(self._headers) > ANSWER_HEADERS:
-            raise HttpParserError(f"more than {ANSWER_HEADERS} headers")
 
     def on_headers_complete(self) -> None:
-        self._status = self._parser.get_status_code()
-        if self._status < ANSWER_FROM or self._receiver is None:
+        parser = self._parser
+        self._status = status = parser.get_status_code()
+        receiver = self._receiver
+        if status < ANSWER_FROM or receiver is None:
             return
         self._begun = True
-        if self._parser.get_http_version() not in VERSIONS:
+        if parser.get_http_version() not in VERSIONS:
             raise HttpParserError("another version than HTTP/1.1")
-        if self._head_bytes > HEAD_BYTES and _bytes(self._headers) > HEAD_BYTES:
+        headers = self._headers
+        if len(headers) > ANSWER_HEADERS:
+            raise HttpParserError(f"more than {ANSWER_HEADERS} headers")
+        if self._head_bytes > HEAD_BYTES and _bytes(headers) > HEAD_BYTES:
             raise HttpParserError("a head that is too long")
-        self._to_close = self._status not in BODYLESS
-        for name, _ in self._headers:
-            if name in FRAMED:
-                self._to_close = False
-        self._receiver.head(self._status, self._headers)
+        receiver.head(status, headers)
 
     def on_body(self, piece: bytes) -> None:
-        if self._receiver is not None:
-            self._receiver.body(piece)
+        receiver = self._receiver
+        if receiver is not None:
+            receiver.body(piece)
 
     def on_message_complete(self) -> None:
         self._complete = self._status >= ANSWER_FROM
@@ -219,7 +245,13 @@ class ClientConnection(asyncio.Protocol):
         elif self._paused:
             self.resume()
         if receiver is not None:
+            self.ended()
             receiver.end()
+
+    def _ends_with_connection(self) -> bool:
+        """The body has no length."""
+        framed = any(name in FRAMED for name, _ in self._headers)
+        return self._status not in BODYLESS and not framed
 
     def _garbled(self, trouble: str) -> None:
         self._why, self.trouble = "garbled", trouble

@@ -70,6 +70,43 @@ LEARNT_MOST = 4
 class Connection(asyncio.Protocol):
     """From accept to close."""
 
+    __slots__ = (
+        "__weakref__",
+        "_advancing",
+        "_broken",
+        "_closing",
+        "_current",
+        "_discard_bytes",
+        "_eof",
+        "_head_fed",
+        "_held",
+        "_hosts",
+        "_hot",
+        "_in_head",
+        "_known",
+        "_learnt",
+        "_leaving",
+        "_loop",
+        "_lost",
+        "_now",
+        "_parser",
+        "_paused",
+        "_reading",
+        "_ready",
+        "_served",
+        "_server",
+        "_timer",
+        "_timer_s",
+        "_unread",
+        "_until_before_s",
+        "_until_s",
+        "arriving_bytes",
+        "memo",
+        "quiet_since_s",
+        "transport",
+        "write_paused",
+    )
+
     def __init__(self, server: Any) -> None:
         self._server = server
         self._loop = server.loop
@@ -90,7 +127,8 @@ class Connection(asyncio.Protocol):
         self._current: Exchange | None = None
         self._held = b""
         self._paused = False
-        self._write_paused = False
+        self.write_paused = False
+        """the caller does not take what was written"""
         self._unread = 0
         """bytes of answers, when that was last looked at"""
         self.arriving_bytes = 0
@@ -134,17 +172,15 @@ class Connection(asyncio.Protocol):
             known is not None
             and current is None
             and self._reading is None
-            and not self._held
-            and not self._write_paused
+            and not (self._held or self._ready or self.write_paused)
         ):
             exchange = known.again(data, self)
             if exchange is not None:
-                self._ready.append(exchange)
-                self._advance()
+                self._begin_alone(exchange)
                 return
         if (
             self._held
-            or self._write_paused
+            or self.write_paused
             or (current is not None and current is not self._reading)
         ):
             self._held += data
@@ -193,7 +229,7 @@ class Connection(asyncio.Protocol):
             exchange.on_full = exchange.on_room = None
 
     def pause_writing(self) -> None:
-        self._write_paused = True
+        self.write_paused = True
         self._unread = self.transport.get_write_buffer_size()
         self._until_before_s = self._until_s
         self.within(SEND_S)
@@ -202,7 +238,7 @@ class Connection(asyncio.Protocol):
             current.on_full()
 
     def resume_writing(self) -> None:
-        self._write_paused = False
+        self.write_paused = False
         if self._closing:  # its last moment stays what it is
             return
         current = self._current
@@ -391,7 +427,7 @@ class Connection(asyncio.Protocol):
         self._advancing = True
         begun, sliced = 0, False
         try:
-            while not self._closing and not self._write_paused:
+            while not self._closing and not self.write_paused:
                 current = self._current
                 if current is None:
                     if self._ready:
@@ -429,8 +465,18 @@ class Connection(asyncio.Protocol):
                 break
         finally:
             self._advancing = False
-        if not self._closing and not self._write_paused:
+        if not self._closing and not self.write_paused:
             self._await_more()
+
+    def _begin_alone(self, exchange: Exchange) -> None:
+        """It is whole, and there is nothing else: what `_advance` would do of it, and no more."""
+        self._advancing = True
+        try:
+            self._begin(exchange)
+        finally:
+            self._advancing = False
+        if self._current is None:
+            self._advance()
 
     def _go_on_soon(self) -> None:
         """One slice, and few requests, in a turn of the loop: what is answered at once would else
@@ -560,9 +606,7 @@ class Connection(asyncio.Protocol):
         exchange.body = b""
         if self._lost:
             return
-        size = 0
-        for part in parts:
-            size += len(part)
+        size = sum(map(len, parts))
         goes_on = exchange.keeps_alive and exchange.complete and not self._leaving
         head = b"%b%b%bcontent-length: %d\r\n%b" % (
             STATUS_LINES[status],
@@ -574,7 +618,7 @@ class Connection(asyncio.Protocol):
         if exchange.method == b"HEAD":
             self.transport.write(head)
         elif size <= SLICE_BYTES:
-            self.transport.write(b"".join((head, *parts)))
+            self.transport.write(head + parts[0] if len(parts) == 1 else b"".join((head, *parts)))
         else:
             self.transport.writelines((head, *parts))
         self.finished(exchange, goes_on)
@@ -605,7 +649,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._close()
             return
-        if not self._write_paused:
+        if not self.write_paused:
             self.quiet_since_s = now = self._now()
             self._until_s = now + KEEP_ALIVE_S
         if self._held or self._ready or self._leaving or self._eof or self._paused or self._reading:
@@ -662,11 +706,11 @@ class Connection(asyncio.Protocol):
             self._timer = self._loop.call_later(self._timer_s - now, self._ring)
             return
         exchange = self._current
-        if self._write_paused and not self._closing and self._reads_on():
+        if self.write_paused and not self._closing and self._reads_on():
             self.within(SEND_S)
             return
-        if self._closing or self._write_paused or exchange is None:
-            if self._discard_bytes is not None or self._write_paused or self._closing:
+        if self._closing or self.write_paused or exchange is None:
+            if self._discard_bytes is not None or self.write_paused or self._closing:
                 self.transport.abort()
             else:
                 self._close()  # silent for too long
@@ -693,7 +737,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def can_write(self) -> bool:
-        return not self._write_paused
+        return not self.write_paused
 
     @property
     def lost_caller(self) -> bool:

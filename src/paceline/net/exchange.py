@@ -149,7 +149,7 @@ class Exchange:
         self.connection.begin_answer(self, status, headers)
 
     def write(self, piece: bytes) -> None:
-        """More of the body; it goes out at the end of this turn of the loop, or before."""
+        """More of the body; it goes out at the end of this turn of the loop."""
         if self.out is not None:
             self.out.write(piece)
 

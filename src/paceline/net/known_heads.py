@@ -10,8 +10,6 @@ import re
 from paceline.net.exchange import Exchange, Wire
 from paceline.terms.limits import LEARNT_BYTES
 
-ZERO = ord("0")
-
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([1-9]\d{0,8})[ \t]*\r\n", re.IGNORECASE)
 
 
@@ -19,15 +17,14 @@ class KnownHead:
     """A head that the parser has understood. When the same bytes come again, but for the digits of
     Content-Length, they mean the same, and need not be parsed."""
 
-    __slots__ = ("after", "before", "keeps_alive", "method", "own", "steady", "target", "version")
+    __slots__ = ("after", "before", "method", "own", "size", "steady", "target")
 
     def __init__(self, before: bytes, after: bytes, pattern: Exchange) -> None:
         self.before = before
         self.after = after
+        self.size = len(before) + len(after)
         self.method = pattern.method  # and not the pattern itself: it holds body and call
         self.target = pattern.target
-        self.version = pattern.version
-        self.keeps_alive = pattern.keeps_alive
         self.steady = pattern.steady_headers
         self.own = [each for each in pattern.own_headers if each[0] != b"content-length"]
 
@@ -37,6 +34,8 @@ class KnownHead:
         size = len(data) - exchange.length
         if exchange.length == 0 or exchange.chunked or exchange.expects or size > LEARNT_BYTES:
             return None
+        if exchange.version != "1.1" or not exchange.keeps_alive:  # nothing comes after it
+            return None
         head = data[:size]
         found = LENGTH.findall(head)
         if data[size:] != exchange.body:
@@ -45,19 +44,20 @@ class KnownHead:
             return None
         at = LENGTH.search(head)
         assert at is not None
+        if not head.startswith(b"\r", at.end(1)):  # the parser takes blanks for part of the value
+            return None
         return cls(head[: at.start(1)], head[at.end(1) :], exchange)
 
     def again(self, data: bytes, connection: Wire) -> Exchange | None:
         """The request, if this is one with such a head, whole and alone."""
-        before, after = self.before, self.after
-        if not data.startswith(before):
-            return None
-        end = data.find(b"\r", len(before), len(before) + 10)
-        digits = data[len(before) : end]
-        if not digits.isdigit() or digits[0] == ZERO or not data.startswith(after, end):
-            return None
-        body = data[end + len(after) :]
-        if len(body) != int(digits):
+        beyond = len(data) - self.size  # a body, and its length in digits
+        length = beyond - len(str(beyond))
+        digits = b"%d" % length
+        if length + len(digits) != beyond:  # it has one digit fewer than both together
+            length += 1
+            digits = b"%d" % length
+        head = self.before + digits + self.after
+        if length <= 0 or len(head) + length != len(data) or not data.startswith(head):
             return None
         exchange = Exchange(
             connection,
@@ -66,9 +66,7 @@ class KnownHead:
             self.steady,
             [*self.own, (b"content-length", digits)],
         )
-        exchange.version = self.version
-        exchange.keeps_alive = self.keeps_alive
-        exchange.length = exchange.received = len(body)
-        exchange.body = body
+        exchange.length = exchange.received = length
+        exchange.body = data[len(head) :]
         exchange.complete = True
         return exchange

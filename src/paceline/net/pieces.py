@@ -24,8 +24,8 @@ class Line(Protocol):
 
     transport: asyncio.Transport
 
-    @property
-    def can_write(self) -> bool: ...
+    write_paused: bool
+    """the caller does not take what was written"""
 
     @property
     def leaving(self) -> bool: ...
@@ -146,7 +146,7 @@ class Pieces:
             return
         self._head = b""
         connection = self._connection
-        if not connection.can_write:
+        if connection.write_paused:
             connection.unread(len(out))
             self._beyond += size
             if self._beyond > REST_BYTES:

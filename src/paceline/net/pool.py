@@ -99,7 +99,10 @@ class Timer(Protocol):
 
 
 class _Line(ClientConnection):
-    """A connection of the pool."""
+    """A connection of the pool. Heads, pieces and ends go from here straight to whoever hears them;
+    what the pool must know of an exchange is that it is over."""
+
+    __slots__ = ("_pool", "asked", "known", "quiet_since_s", "used")
 
     def __init__(self, pool: "Pool") -> None:
         super().__init__(pool.lost)
@@ -113,6 +116,22 @@ class _Line(ClientConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._pool.made(self)
+
+    def ended(self) -> None:
+        asked = self.asked
+        assert asked is not None
+        self.asked = asked.line = None
+        asked.receiver = DEAF
+        self._pool.ended(self)
+
+    def lost(self, _receiver: client.Receiver, why: client.Lost) -> None:
+        asked = self.asked
+        assert asked is not None
+        self.asked = asked.line = None
+        receiver, asked.receiver = asked.receiver, DEAF
+        told: Lost = "cut" if why == "aborted" else why
+        more = f": {self.trouble}" if self.trouble else ""
+        receiver.lost(told, DETAILS[told] + more)
 
 
 class _Deaf:
@@ -131,19 +150,15 @@ DEAF = _Deaf()
 
 
 class Asked:
-    """One exchange, while it lasts; between a connection and whoever asked."""
+    """One exchange, while it lasts, for whoever asked."""
 
-    __slots__ = ("_body", "_head", "_line", "_paused", "_pool", "_receiver", "deadline_s", "reused")
+    __slots__ = ("_paused", "_pool", "deadline_s", "line", "receiver", "reused")
 
-    def __init__(
-        self, pool: "Pool", head: bytes, body: bytes, receiver: Receiver, deadline_s: float
-    ) -> None:
+    def __init__(self, pool: "Pool", receiver: Receiver, deadline_s: float) -> None:
         self._pool = pool
-        self._head = head
-        self._body = body
-        self._receiver = receiver
-        self._line: _Line | None = None
         self._paused = False
+        self.receiver = receiver
+        self.line: _Line | None = None
         self.deadline_s = deadline_s
         self.reused = False
         """whether the connection had served an exchange before this one"""
@@ -152,68 +167,41 @@ class Asked:
 
     def stop(self) -> None:
         """Nothing more is heard, and the upstream's connection ends now."""
-        self._receiver = DEAF
-        line = self._line
+        self.receiver = DEAF
+        line = self.line
         if line is None:
             self._pool.forget(self)
         else:
-            self._line = line.asked = None
+            self.line = line.asked = None
             line.leave()
 
     def pause(self) -> None:
         """No more is read; what was read already still comes, the end included."""
         self._paused = True
-        if self._line is not None:
-            self._line.pause()
+        if self.line is not None:
+            self.line.pause()
 
     def resume(self) -> None:
         self._paused = False
-        if self._line is not None:
-            self._line.resume()
+        if self.line is not None:
+            self.line.resume()
 
     # --- For the pool
 
-    def send(self, line: _Line) -> None:
-        self._line = line
+    def send(self, line: _Line, head: bytes, body: bytes) -> None:
+        self.line = line
         line.asked = self
         self.reused = line.used
         line.used = True
-        head, body = self._head, self._body
-        self._head = self._body = b""
-        line.ask(head, self, body)
+        line.ask(head, self.receiver, body)  # type: ignore[arg-type]  # a loss `_Line.lost` tells
         if self._paused:
             line.pause()
 
     def fail(self, why: Lost, detail: str) -> None:
         """Nothing more is heard but this."""
-        receiver = self._receiver
+        receiver = self.receiver
         self.stop()
         receiver.lost(why, detail)
-
-    # --- For the connection
-
-    def head(self, status: int, headers: Headers) -> None:
-        self._receiver.head(status, headers)
-
-    def body(self, piece: bytes) -> None:
-        self._receiver.body(piece)
-
-    def end(self) -> None:
-        receiver, line = self._receiver, self._line
-        self._receiver = DEAF
-        assert line is not None
-        self._line = line.asked = None
-        self._pool.ended(line)
-        receiver.end()
-
-    def lost(self, why: client.Lost) -> None:
-        receiver, line = self._receiver, self._line
-        self._receiver = DEAF
-        assert line is not None
-        self._line = line.asked = None
-        told: Lost = "cut" if why == "aborted" else why
-        more = f": {line.trouble}" if line.trouble else ""
-        receiver.lost(told, DETAILS[told] + more)
 
 
 class Pool:
@@ -239,8 +227,8 @@ class Pool:
         self._idle: list[_Line] = []
         """the last is the most recent"""
         self._opening = 0
-        self._waiting: dict[Asked, None] = {}
-        """oldest first"""
+        self._waiting: dict[Asked, tuple[bytes, bytes]] = {}
+        """with head and body; oldest first"""
         self._timer: Timer | None = None
         self._timer_s = FOREVER
         self._closing = False
@@ -262,7 +250,7 @@ class Pool:
 
     def ask(self, head: bytes, body: bytes, receiver: Receiver, deadline_s: float) -> Asked:
         """Sends a request, now or as soon as a connection is free; `deadline_s` is a moment."""
-        asked = Asked(self, head, body, receiver, deadline_s)
+        asked = Asked(self, receiver, deadline_s)
         now = self._now()
         if deadline_s <= now:
             self._fail_soon(asked, "late", "the deadline had passed already")
@@ -270,12 +258,14 @@ class Pool:
         idle = self._idle
         while idle:
             line = idle.pop()
-            if line.free and (now - line.quiet_since_s < LOOK_AFTER_S or not line.has_more):
-                asked.send(line)
+            if not line.transport.is_closing() and (
+                now - line.quiet_since_s < LOOK_AFTER_S or not line.has_more
+            ):
+                asked.send(line, head, body)
                 break
             line.leave()
         else:
-            self._wait(asked)
+            self._wait(asked, head, body)
         if deadline_s < self._timer_s:
             self._ring_at(deadline_s, now)
         return asked
@@ -309,7 +299,7 @@ class Pool:
         if not line.known:
             line.known = True
             self._dialer.learn(line)
-        if line.free:
+        if not line.transport.is_closing():
             self._give(line)
 
     def made(self, line: _Line) -> None:
@@ -332,15 +322,14 @@ class Pool:
             line.leave()
         elif self._waiting:
             asked = next(iter(self._waiting))
-            del self._waiting[asked]
-            asked.send(line)
+            asked.send(line, *self._waiting.pop(asked))
         else:
             line.quiet_since_s = now = self._now()
             self._idle.append(line)
             if now + self._idle_s < self._timer_s:
                 self._ring_at(now + self._idle_s, now)
 
-    def _wait(self, asked: Asked) -> None:
+    def _wait(self, asked: Asked, head: bytes, body: bytes) -> None:
         if self._closing:
             self._fail_soon(asked, "unreachable", CLOSED)
         elif len(self._waiting) >= UPSTREAM_WAITING:
@@ -348,7 +337,7 @@ class Pool:
                 asked, "unreachable", f"{UPSTREAM_WAITING} requests wait for a connection already"
             )
         else:
-            self._waiting[asked] = None
+            self._waiting[asked] = head, body
             self._open_more()
 
     def _open_more(self) -> None:

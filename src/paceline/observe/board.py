@@ -51,16 +51,15 @@ _entry = msgspec.json.Decoder(Entry)
 
 
 class Counter:
-    """A number that only grows."""
+    """A number that only grows: `cell[0]`, for those who count at every request."""
 
-    __slots__ = ("_cells", "_index")
+    __slots__ = ("cell",)
 
     def __init__(self, cells: Cells, index: int) -> None:
-        self._cells = cells
-        self._index = index
+        self.cell = cells[index : index + 1]
 
     def add(self, amount: float = 1.0) -> None:
-        self._cells[self._index] += amount
+        self.cell[0] += amount
 
 
 class Gauge(Counter):
@@ -69,7 +68,7 @@ class Gauge(Counter):
     __slots__ = ()
 
     def set(self, value: float) -> None:
-        self._cells[self._index] = value
+        self.cell[0] = value
 
 
 class Board:

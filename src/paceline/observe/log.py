@@ -66,7 +66,8 @@ class Log:
     @property
     def is_on(self) -> bool:
         """Whether `info` would write anything: for those who would otherwise prepare it in vain."""
-        return not self._logger.disabled and self._logger.isEnabledFor(logging.INFO)
+        logger = self._logger
+        return not logger.disabled and logger.isEnabledFor(logging.INFO)
 
     @property
     def debugs(self) -> bool:

@@ -1,4 +1,6 @@
-"""Child processes and what ties them to their parent: spawning, links, restarts, the state lock.
+"""Child processes and what ties them to their parent: spawning, links, restarts, workers, the state
+lock.
 
-Nothing here knows what a process is for; `web/` runs fronts with it, and later `serve/` models.
+Nothing here knows what a process is for; `web/` runs fronts with it, `serve/` models, and `serve/`
+and `gateway/` those that parse long bodies.
 """

@@ -109,6 +109,8 @@ class Runner:
         self._cores = [self._core]
         """this one is the last; those before it finish what they hold"""
         self._turning = False
+        self.told_all: Callable[[], None] = _nothing_more
+        """called when all of a batch have been told"""
         self._ended: list[tuple[Waiting, End]] = []
         """to be told; never in the middle of what a core does, for who hears it may ask again"""
         self._timer: asyncio.TimerHandle | None = None
@@ -192,6 +194,16 @@ class Runner:
             self._wake_at(core.wake_s)
             self._tally.look(now, core.queue)
         return waiting
+
+    def together(self, asks: Sequence[Callable[[], None]]) -> None:
+        """Each of them may `submit`; what they bring is begun right behind the last one."""
+        turning, self._turning = self._turning, True
+        try:
+            for ask in asks:
+                ask()
+        finally:
+            self._turning = turning
+        self._turn()
 
     def _refuse(self, refused: Refused, alone_s: float, left_s: float) -> NoReturn:
         self._not_let_in(refused.why)
@@ -333,7 +345,7 @@ class Runner:
                     told = self._done(core, batch, work())
                 except PacelineError as error:
                     told = self._failed(core, batch, error)
-                _tell(told)
+                self._tell(told)
                 now = self._clock.now()
                 if now - begun_s >= IN_PLACE_S:
                     self._soon()
@@ -354,7 +366,7 @@ class Runner:
         else:
             raise error  # the end of the process, or a bug: nothing that a request could be told
         self._run_batches(core)
-        _tell(told)
+        self._tell(told)
         self._soon()
 
     def _compute(self, several: Sequence[Tensors]) -> Ran:
@@ -400,6 +412,11 @@ class Runner:
         self, core: Core, batch: Batch, error: PacelineError
     ) -> list[tuple[Waiting, Outcome]]:
         return [(each, error) for each in core.failed(self._clock.now(), batch)]
+
+    def _tell(self, told: Sequence[tuple[Waiting, Outcome]]) -> None:
+        for waiting, outcome in told:
+            waiting.work.told(outcome)
+        self.told_all()
 
     def _on_end(self, waiting: Waiting, end: End) -> None:
         self._tally.not_run(end)
@@ -484,9 +501,8 @@ def _in_threads() -> Beside:
     return lambda work: asyncio.get_running_loop().run_in_executor(pool, work)
 
 
-def _tell(told: Sequence[tuple[Waiting, Outcome]]) -> None:
-    for waiting, outcome in told:
-        waiting.work.told(outcome)
+def _nothing_more() -> None:
+    """Of those who hear of each by itself."""
 
 
 def _nobody(outcome: Outcome) -> None:

@@ -12,10 +12,13 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
+from struct import Struct
+from struct import error as StructError  # noqa: N812
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
+import orjson
 import simdjson
 from numpy.typing import NDArray
 
@@ -68,6 +71,25 @@ WIDE: Mapping[str, tuple[str, type[np.generic], type[np.generic]]] = {
 }
 """As what the fast parser reads a number, 64 bits, unsigned, signed or a double; and what the model
 takes."""
+
+PACKED: Mapping[str, str] = {
+    "INT8": "b",
+    "INT16": "h",
+    "INT32": "i",
+    "INT64": "q",
+    "UINT8": "B",
+    "UINT16": "H",
+    "UINT32": "I",
+    "UINT64": "Q",
+    "FP32": "f",
+    "FP64": "d",
+}
+"""The letter by which `struct` packs one. In its standard sizes it refuses what has no room in it;
+in the machine's own it would make an infinity of it."""
+
+SHORT = 128
+"""Up to so many numbers a list of Python's own is the quickest way into an array: 2.7 us for 64 of
+four decimals, where the fast parser needs 4.6; both need 8.5 for 256."""
 
 MOST_FP32 = float(np.finfo(np.float32).max)
 
@@ -141,6 +163,31 @@ def read_array(
             if array is not None:
                 return array
     return array_of(values_of(text, tensor, depth), tensor, shape, depth)
+
+
+class Short:
+    """Reads lists of so few numbers that nothing is quicker than to pack Python's own: `struct`
+    counts them, and refuses what is no number of its type or has no room in it."""
+
+    __slots__ = ("_dtype", "_pack", "_shape")
+
+    def __init__(self, datatype: str, shape: Sequence[int]) -> None:
+        self._dtype = DTYPES[datatype]
+        self._shape = tuple(shape)
+        self._pack = Struct(f"={prod(shape)}{PACKED[datatype]}").pack
+
+    @staticmethod
+    def reads(datatype: str, shape: Sequence[int]) -> bool:
+        return datatype in PACKED and 0 < prod(shape) <= SHORT
+
+    def array(self, text: bytes) -> NDArray[Any] | None:
+        """Of one flat list; None where it is not certain that this is right."""
+        if b"u" in text or b"s" in text:  # true and false would pass for 1 and 0
+            return None
+        try:
+            return np.ndarray(self._shape, self._dtype, self._pack(*orjson.loads(text)))
+        except (ValueError, TypeError, OverflowError, StructError):
+            return None
 
 
 def fast_array(

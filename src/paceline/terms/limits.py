@@ -516,6 +516,13 @@ LLM_ARRIVES_S = 60.0
 LLM_BODY_BYTES = 64 * 1024 * 1024
 """the body of an LLM call"""
 
+LLM_SHORT_BYTES = 64 * 1024
+"""of a body or an answer of an LLM call that its number alone bounds (LLM_IN_FLIGHT)"""
+
+LLM_LONG_BYTES = 512 * 1024 * 1024
+"""of longer ones that one front holds together; one more is answered 503 `overloaded`, in
+Anthropic's dialect 529"""
+
 SIMULATED_TOKENS = 4096
 """tokens of one answer of the simulated provider, whatever is asked of it"""
 
@@ -552,6 +559,16 @@ SIMULATED_TURN_PIECES = 64
 
 ROUTE_TIERS = 1 + ROUTE_TARGETS
 """tiers of one route: its targets, then each of its fallbacks"""
+
+LLM_MODELS_APART = 256
+"""models that come to targets by a `*`, or as they are asked for, of which is known how each fares;
+beyond it the least recently used is forgotten"""
+
+LLM_NEWS_LEAST_S = 0.5
+"""how long a target must be left alone that a front tells the others so"""
+
+LLM_NEWS_PER_S = 20
+"""such news of one front; what goes beyond the others find out themselves"""
 
 ROUTES_NAMED = 100
 """names of routes among which the nearest to an unknown one is looked for"""
@@ -599,8 +616,12 @@ LLM_WHOLE_BYTES = 64 * 1024
 LLM_HELD_BYTES = 256 * 1024
 """of a stream that may come before its first content; then it counts as begun"""
 
-LLM_TRANSLATED_BYTES = 1024 * 1024
-"""of an answer that is translated as a whole"""
+LLM_BEGINS_S = 5.0
+"""how long a stream waits for its first content before it begins without, unless its route says
+otherwise"""
+
+LLM_TRANSLATED_BYTES = 32 * 1024 * 1024
+"""of an answer that is translated as a whole, pictures in it included"""
 
 LLM_ERROR_BYTES = 64 * 1024
 """of a provider's error; what is longer is cut"""
@@ -608,12 +629,15 @@ LLM_ERROR_BYTES = 64 * 1024
 LLM_TIMELINES = 500
 """calls whose timelines one front remembers"""
 
+LLM_CALLS_TOLD = 100
+"""of these that are told at once"""
+
 LLM_READ_IN_PLACE_BYTES = 512 * 1024
 """of a body that a front reads, or changes a member of, itself: less than 2 ms, whatever is in it;
 longer ones go to its scribe process"""
 
 LLM_SAY_IN_PLACE_BYTES = 128 * 1024
-"""of a body that a front says in the other dialect itself, for the same reason"""
+"""of a body, or an answer, that a front says in the other dialect itself, for the same reason"""
 
 LLM_BESIDE = 64
 """long bodies that one front's scribe process holds, the one it works on included"""

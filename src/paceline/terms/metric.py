@@ -175,6 +175,14 @@ LLM_TOKENS = Metric(
     "cache_read, cache_write and reasoning are within input and output.",
     ("route", "provider", "kind"),
 )
+LLM_LOST_TOKENS = Metric(
+    "paceline_llm_lost_tokens_total",
+    "counter",
+    "tokens",
+    "Tokens of requests to providers that brought no content and may be billed all the same: left, "
+    "lost, or outrun by another. Source told: by the provider; estimated: from what was sent.",
+    ("route", "provider", "kind", "source"),
+)
 LLM_ATTEMPTS = Metric(
     "paceline_llm_attempts_total",
     "counter",
@@ -291,6 +299,7 @@ METRICS: tuple[Metric, ...] = (
     LLM_FIRST_SECONDS,
     LLM_TOKEN_SECONDS,
     LLM_TOKENS,
+    LLM_LOST_TOKENS,
     LLM_ATTEMPTS,
     LLM_IN_FLIGHT,
     HTTP_REQUESTS,

@@ -241,11 +241,16 @@ class Upstream:
     # --- What happens on its loop
 
     async def _listen(self, listener: socket.socket) -> None:
+        self._listener = listener
         self._server = await self._loop.create_server(
             lambda: _Connection(self), sock=listener, ssl=self._tls
         )
 
     async def _close(self) -> None:
+        # Closed while it takes somebody up, asyncio's server forgets to close that socket.
+        self._loop.remove_reader(self._listener.fileno())
+        for _ in range(10):
+            await asyncio.sleep(0)
         self._server.close()
         self._nobody.clear()
         for each in list(self._protocols):

@@ -8,7 +8,7 @@ is unfinished. Whatever happens inside, each request is answered once.
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Protocol
 
@@ -16,7 +16,6 @@ import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paceline.access.gate import Caller, Gate
-from paceline.access.keys import KeyRing
 from paceline.clock import Chance, Clock
 from paceline.net.answers import (
     draining,
@@ -41,6 +40,9 @@ ENDLESS = "/api/events"
 REQUEST_ID_CHARS = 64
 TARGETS = 1024
 """of which the counters are remembered; beyond it all are forgotten, and found again"""
+
+NAMES = 64
+"""drawn at once"""
 
 HARMLESS = re.compile(rb"[ -~]+")
 NAMED_AREAS = ("v1", "v2", "predict", "health", "metrics", "api", "login")
@@ -96,7 +98,8 @@ class Held:
         if self.answered:
             return False
         self.end(status)
-        self.exchange.answer(status, headers, *parts)
+        exchange = self.exchange
+        exchange.connection.answer(exchange, status, headers, parts)
         return True
 
     def refuse(self, error: PacelineError) -> None:
@@ -163,16 +166,17 @@ class Door:
         self._begin = begin
         self.hot: Hot | None = self._begun if begin else None
         """for the connection, which asks here before it asks the application"""
-        self._gate = gate
+        self.gate = gate
+        """Its ring is another one when a key comes or goes: what one said then holds no more."""
         self._clock = clock
-        self._chance = chance
         self._board = board
         self._refusing = False
         self._in_hand: set[InHand] = set()
-        self._in_flight = board.gauge(IN_FLIGHT_METRIC)
+        self._in_flight = board.gauge(IN_FLIGHT_METRIC).cell
         self._counters: dict[tuple[str, ...], Counter] = {}
         self._answered: dict[tuple[bytes, int], Counter] = {}
         self._emptied: asyncio.Event | None = None
+        self._names = _names(chance)
 
     def _begun(self, exchange: Exchange) -> "Callable[[Exchange], None] | None":
         """Of those who answer hot requests, whoever knows the address."""
@@ -201,27 +205,28 @@ class Door:
 
     # --- What every request passes, hot or not ----------------------------------------------------
 
-    @property
-    def keys(self) -> KeyRing:
-        """Another one when a key comes or goes: what was found out with this holds no more."""
-        return self._gate.ring
-
     def admit(self, method: str, path: str, headers: list[tuple[bytes, bytes]]) -> Caller:
-        return self._gate.admit(method, path, headers, self._clock.wall())
+        return self.gate.admit(method, path, headers, self._clock.wall())
 
     @property
     def is_open(self) -> bool:
         return not self._refusing and len(self._in_hand) <= IN_FLIGHT
 
-    def check_open(self) -> None:
+    def why_closed(self) -> PacelineError | None:
         if self._refusing:
-            raise draining()
+            return draining()
         if len(self._in_hand) > IN_FLIGHT:
-            raise Overloaded(
+            return Overloaded(
                 "this front holds as many requests as it may",
                 value=IN_FLIGHT,
                 remedy="Send fewer at a time, or start more fronts with --fronts.",
             )
+        return None
+
+    def check_open(self) -> None:
+        error = self.why_closed()
+        if error is not None:
+            raise error
 
     def request_id(self, headers: list[tuple[bytes, bytes]]) -> bytes:
         """The caller's own if it is harmless in a log and a header, else a new one."""
@@ -230,16 +235,16 @@ class Door:
                 if HARMLESS.fullmatch(value):
                     return value
                 break
-        return b"%016x" % self._chance.bits(64)
+        return next(self._names)
 
     def enter(self, in_hand: InHand) -> None:
         self._in_hand.add(in_hand)
-        self._in_flight.set(len(self._in_hand))
+        self._in_flight[0] = len(self._in_hand)
 
     def leave(self, in_hand: InHand) -> None:
         self._in_hand.discard(in_hand)
-        self._in_flight.set(len(self._in_hand))
-        if not self._in_hand and self._emptied is not None:
+        self._in_flight[0] = left = len(self._in_hand)
+        if not left and self._emptied is not None:
             self._emptied.set()
 
     def refused(self, error: PacelineError) -> None:
@@ -260,7 +265,7 @@ class Door:
                 self._answered.clear()
             counter = self._counter(HTTP_REQUESTS, _area(target), str(status))
             self._answered[target, status] = counter
-        counter.add()
+        counter.cell[0] += 1
         if access_log.is_on:
             log.request_id.set(request_id.decode())
             path = target.partition(b"?")[0].decode()
@@ -352,6 +357,14 @@ def bug(request_id: str) -> PacelineError:
         "an unexpected error inside Paceline",
         remedy=f"The server's log has the details under request {request_id}.",
     )
+
+
+def _names(chance: Chance) -> Iterator[bytes]:
+    """Of requests that brought none; many are drawn at once, for that costs as much as one."""
+    while True:
+        drawn = b"%0*x" % (NAMES * 16, chance.bits(NAMES * 64))
+        for at in range(0, len(drawn), 16):
+            yield drawn[at : at + 16]
 
 
 def _area(target: bytes) -> str:

@@ -15,12 +15,14 @@ from typing import NamedTuple
 from paceline.access.gate import Gate
 from paceline.access.keys import KeyRing
 from paceline.clock import Clock
+from paceline.gateway.upstream import Target
 from paceline.net.server import Connections
 from paceline.observe import log
 from paceline.processes.link import Link
 from paceline.terms.errors import PacelineError
 from paceline.terms.limits import FLUSH_S, LEAVE_S, OWNER_GONE_S
 from paceline.terms.plan import InForce
+from paceline.web.calls_api import CallView, Order, recent
 from paceline.web.door import Door
 from paceline.web.inference import Inference
 from paceline.web.llm import Llm
@@ -28,6 +30,7 @@ from paceline.web.messages import (
     Adopt,
     Adopted,
     Apply,
+    Calls,
     Drain,
     Failed,
     KeysChanged,
@@ -41,6 +44,8 @@ from paceline.web.messages import (
     SettingsChanged,
     Start,
     Steer,
+    TargetNews,
+    TellCalls,
     ToFront,
     to_front,
 )
@@ -54,8 +59,8 @@ make one at the older. `./bench collector` has what that is worth."""
 Preparing = Callable[[InForce], Callable[[], None]]
 """Makes of a plan what puts it in force at once; raises where it cannot be served by."""
 
-Wish = Callable[[Steer | Serves], None]
-"""Tells the owner what steering would move, and what is served."""
+Wish = Callable[[Steer | Serves | TargetNews], None]
+"""Tells the owner what steering would move, what is served, and which targets are left alone."""
 
 
 class Parts(NamedTuple):
@@ -86,6 +91,7 @@ class Front:
         self._adopting: set[asyncio.Task[None]] = set()
         self._connections: Connections | None = None
         self._gate: Gate | None = None
+        self._parts: Parts | None = None
         self._newer_keys: KeyRing | None = None
         self._newer_settings: SettingsChanged | None = None
         self._orders: tuple[Start, list[int]] | None = None
@@ -114,6 +120,7 @@ class Front:
             await self._serve(start, socket.socket(fileno=listener_fd), parts)
 
     async def _serve(self, start: Start, listener: socket.socket, parts: Parts) -> None:
+        self._parts = parts
         door, gate, inference, clock, llm, tls = parts
         self._gate = gate
         if self._newer_keys is not None:  # changed after its orders were written
@@ -191,8 +198,20 @@ class Front:
             case Drain():
                 self._server_stop.set()
                 self._stop.set()
+            case TargetNews(provider, model, until_s, why):
+                if self._parts is not None:
+                    router, now = self._parts.llm.relay.router, self._parts.clock.now()
+                    router.hear(Target(provider, model), until_s, why, now)
+            case TellCalls(order, most):
+                self._link.send(Calls(self._calls(order, most)))
             case Ping():
                 self._link.send(Pong())
+
+    def _calls(self, order: Order, most: int) -> tuple[CallView, ...]:
+        if self._parts is None:  # it is starting, and has answered none
+            return ()
+        clock, timelines = self._parts.clock, self._parts.llm.relay.timelines
+        return recent(timelines, order, most, clock.now(), clock.wall())
 
     def _log_as(self, changed: SettingsChanged) -> None:
         log.change(changed.settings.log_level, access=changed.settings.access_log)

@@ -23,10 +23,12 @@ from paceline.terms.limits import (
     START_S,
 )
 from paceline.terms.plan import InForce
+from paceline.web.calls_api import CallView, Order
 from paceline.web.messages import (
     Adopt,
     Adopted,
     Apply,
+    Calls,
     Drain,
     Failed,
     KeysChanged,
@@ -40,6 +42,8 @@ from paceline.web.messages import (
     SettingsChanged,
     Start,
     Steer,
+    TargetNews,
+    TellCalls,
     ToOwner,
     to_owner,
 )
@@ -68,6 +72,7 @@ class Slot:
         self.started_s = 0.0
         self.handed_over: deque[list[socket.socket]] = deque()
         self.asked: deque[asyncio.Future[str]] = deque()
+        self.asked_calls: deque[asyncio.Future[tuple[CallView, ...]]] = deque()
 
     @property
     def ready(self) -> bool:
@@ -166,6 +171,19 @@ class Fronts:
                 waited_for.append(answer)
         await self._answered(waited_for)
 
+    async def calls(self, order: Order, most: int) -> list[CallView]:
+        """The LLM calls that the fronts remember, up to so many of each; none of one that hangs."""
+        answers: list[asyncio.Future[tuple[CallView, ...]]] = []
+        for slot in self.slots:
+            if slot.ready and not slot.silent and slot.link is not None:
+                answer: asyncio.Future[tuple[CallView, ...]] = self._loop.create_future()
+                slot.asked_calls.append(answer)
+                slot.link.send(TellCalls(order, most))
+                answers.append(answer)
+        if answers:
+            await asyncio.wait(answers, timeout=OBEY_S)
+        return [call for each in answers if each.done() for call in each.result()]
+
     def _ask(self, slot: Slot, question: Prepare | Apply) -> asyncio.Future[str]:
         """The front's refusal; empty when it obeys, or is gone."""
         assert slot.link is not None
@@ -255,6 +273,12 @@ class Fronts:
                     connection.close()
             case Obeyed(refusal):
                 slot.asked.popleft().set_result(refusal)
+            case Calls(calls):
+                slot.asked_calls.popleft().set_result(calls)
+            case TargetNews():
+                for other in self.slots:
+                    if other is not slot and other.ready and other.link is not None:
+                        other.link.send(message)
             case Steer():
                 self._on_steer(message, slot.index)
             case Leaving():
@@ -281,6 +305,9 @@ class Fronts:
         for answer in slot.asked:
             answer.set_result("")
         slot.asked.clear()
+        for told in slot.asked_calls:
+            told.set_result(())
+        slot.asked_calls.clear()
         self._on_change()
         self._loop.call_later(EXIT_S, child.kill)
 

@@ -1,151 +1,47 @@
-"""Inference over HTTP, the hot path: from a request's head to a model's answer, measured.
+"""Inference over HTTP, the hot path: from a request's head to the way it takes.
 
 Plain functions called by the connection (`net/connection.py`), no task and no future a request.
-The codecs (`serve/v2`, `serve/predict`) know the bodies, `serve/reading` parses what is long
-elsewhere, a runner for each model (`serve/runner`) queues and runs; here are addresses, headers,
-deadlines, priorities, compression and counting. What every request passes is `door.py`.
+Here are addresses, headers, plans, and who may begin; what becomes of a request from its body on is
+`infer_call.py`. What every request passes is `door.py`.
 
-One request, in order: `Inference.begin` (head), `_Call.took` (body), perhaps a wait for a turn of
-the loop (`turns.py`), `_submit` (decoded), the runner, `_told` (outputs), `Exchange.answer`.
+One request, in order: `Inference.begin` (head), perhaps a wait for a turn of the loop (`turns.py`),
+`InferCall.took` (body), `_submit` (decoded), the runner, `_told` (outputs), `Exchange.answer`.
 """
 
-import asyncio
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import unquote
 
-from paceline.access.gate import Caller
 from paceline.clock import Clock
-from paceline.flow.queue import Waiting
-from paceline.net.answers import draining
-from paceline.net.coding import Coding, accepted, coding_of, folded, unfolded
+from paceline.net.coding import accepted, coding_of
 from paceline.net.exchange import Exchange
-from paceline.observe import log
-from paceline.observe.board import Board, Counter
-from paceline.serve import predict, v2
-from paceline.serve.answers import Reply
-from paceline.serve.knobs import MAX_IN_FLIGHT, Rules, rules
-from paceline.serve.model import Model, ModelSpec, Tensors
-from paceline.serve.reading import Read, Reader
-from paceline.serve.runner import RANKS, Outcome, Runner
+from paceline.observe.board import Board
+from paceline.serve.knobs import MAX_IN_FLIGHT, rules
+from paceline.serve.model import Model, ModelSpec
+from paceline.serve.reading import Reader
+from paceline.serve.runner import Runner
 from paceline.serve.steering import Move
 from paceline.serve.tally import Tally
-from paceline.terms.errors import (
-    BadInput,
-    BadRequest,
-    Overloaded,
-    PacelineError,
-    Unavailable,
-    UnknownModel,
-)
-from paceline.terms.limits import (
-    DEADLINE_S,
-    FOLD_BYTES,
-    FOLD_IN_PLACE_BYTES,
-    INFER_BODY_BYTES,
-    PARSE_IN_PLACE_BYTES,
-)
-from paceline.terms.metric import (
-    FAILED_SECONDS,
-    MODEL_INFO,
-    PLAN_VERSION,
-    REQUEST_SECONDS,
-    REQUESTS,
-)
+from paceline.terms.errors import Overloaded, PacelineError, Unavailable, UnknownModel
+from paceline.terms.limits import DEADLINE_S, PARSE_IN_PLACE_BYTES
+from paceline.terms.metric import PLAN_VERSION
 from paceline.terms.plan import InForce
-from paceline.terms.request import Priority
-from paceline.web.door import Door, Held, Refusal, bug
+from paceline.web.door import Door, Refusal
+from paceline.web.infer_call import InferCall, InLine
 from paceline.web.messages import Steer
 from paceline.web.turns import Turns
 from paceline.web.urgency import PRIORITY_HEADER, TIMEOUT_HEADER, priority_of, timeout_s_of
+from paceline.web.way import Address, Kind, Place, Said, Serving, Way
 
-LENGTH_HEADER = b"inference-header-content-length"
 ENCODING_HEADER = b"content-encoding"
 ACCEPT_HEADER = b"accept-encoding"
-
-Kind = Literal["v2", "predict"]
-Part: TypeAlias = "bytes | memoryview"
 
 V2 = re.compile(rb"/v2/models/([^/?]+)(?:/versions/([^/?]+))?/infer(?:\?.*)?")
 PREDICT = re.compile(rb"/predict/([^/?]+)(?:\?.*)?")
 
-LENGTH_DIGITS = 9
-"""of the length of a body's JSON, which is below INFER_BODY_BYTES"""
-
 KNOWN = 4096
 """addresses that are remembered; beyond it all are forgotten, and found again"""
-
-SAID_S = 0.005
-"""for which one refusal is said to all whose turn would come too late: the figures of the first"""
-
-JSON = b"content-type: application/json\r\n"
-BINARY = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
-
-logger = log.get(__name__)
-
-
-_Address = tuple[Kind, str, str | None]
-"""The form of the body, the model, and its version where one is asked for."""
-
-
-class _Facts(NamedTuple):
-    """What the headers that stay the same on a connection say."""
-
-    caller: Caller
-    priority: Priority | None
-    timeout_s: float | None
-    coding: Coding | None
-    accepts: Coding | None
-
-
-class _Memo(NamedTuple):
-    """Facts hold as long as the headers and the keys are the same."""
-
-    headers: list[tuple[bytes, bytes]]
-    keys: object
-    facts: _Facts
-
-
-class _Serving(NamedTuple):
-    """How this front serves now: replaced as a whole, so that no request sees half a plan."""
-
-    version: str
-    stamp: bytes
-    """the header line that names it"""
-    rules: Mapping[str, Rules]
-
-
-class _Place:
-    """One model in this front."""
-
-    __slots__ = (
-        "failed_s",
-        "in_hand",
-        "memo",
-        "name",
-        "refusal",
-        "refusal_until_s",
-        "runner",
-        "seconds",
-        "spec",
-    )
-
-    refusal: Refusal
-    """said to whoever is refused before `refusal_until_s`"""
-
-    def __init__(self, name: str, model: Model, runner: Runner, board: Board) -> None:
-        self.name = name
-        self.spec = model.spec
-        self.runner = runner
-        self.seconds = board.sketch(REQUEST_SECONDS, name)
-        self.memo = v2.Memo()
-        self.failed_s = board.counter(FAILED_SECONDS, name)
-        self.in_hand = 0
-        self.refusal_until_s = 0.0
-        board.gauge(MODEL_INFO, name, model.spec.version).set(1)
 
 
 class Inference:
@@ -163,18 +59,18 @@ class Inference:
     ) -> None:
         self._board = board
         self.clock = clock
-        self.reader = reader
         self.turns = Turns(clock.now)
-        self.serving = _Serving("0", b"", {})
+        self.serving = Serving("0", b"", {})
         self._plan_version = board.gauge(PLAN_VERSION, str(front))
-        self._counters: dict[tuple[str, str, int], Counter] = {}
-        self._addresses: dict[bytes, _Address] = {}
+        self._addresses: dict[bytes, Address] = {}
         self._places = {
-            name: _Place(
+            name: Place(
                 name,
                 model,
                 Runner(model, clock, Tally(board, name, front), wish=wish and _wish_of(name, wish)),
                 board,
+                clock,
+                reader,
             )
             for name, model in models.items()
         }
@@ -195,7 +91,7 @@ class Inference:
 
     def prepare(self, plan: InForce) -> Callable[[], None]:
         """What puts the plan in force; raises where this front cannot serve by it."""
-        serving = _Serving(
+        serving = Serving(
             str(plan.version),
             b"x-plan-version: %d\r\n" % plan.version,
             {name: rules(name, plan) for name in self._places},
@@ -210,7 +106,7 @@ class Inference:
 
         return serve
 
-    def address(self, target: bytes) -> _Address | None:
+    def address(self, target: bytes) -> Address | None:
         """What is asked of which model; None where the target is no address of inference."""
         known = self._addresses.get(target)
         if known is not None:
@@ -231,72 +127,108 @@ class Inference:
 
     def begin(self, exchange: Exchange, door: Door) -> "Callable[[Exchange], None] | None":
         """A request by its head; None where it is for somebody else."""
-        address = self.address(exchange.target)
-        if address is None or exchange.method != b"POST":
+        if exchange.method != b"POST":
             return None
-        if not self.turns.may_begin():
-            one = self._in_line(exchange, door, address)
-            if one is not None:
-                self.turns.join(one)
+        way = exchange.connection.memo
+        if (
+            type(way) is not Way  # the connection may have called an LLM before
+            or way.target != exchange.target
+            or way.headers != exchange.steady_headers
+            or way.keys is not door.gate.ring
+            or way.serving is not self.serving
+        ):
+            address = self.address(exchange.target)
+            if address is None:
+                return None
+            way = self._find(exchange, door, address)
+            if way is None:
                 return _nothing
-        return self.call(exchange, door, address).took
+        if not self.turns.may_begin() and _may_stand(exchange, door):
+            self.turns.join(InLine(door, exchange, way, self._begin_late))
+            return _nothing
+        call = self.call(exchange, door, way, None)
+        return _nothing if call is None else call.took
+
+    def _begin_late(self, exchange: Exchange, door: Door, way: Way, came_s: float) -> None:
+        """It stood in line; what it found at its head may hold no more."""
+        found: Way | None = way
+        if way.keys is not door.gate.ring or way.serving is not self.serving:
+            found = self._find(exchange, door, (way.kind, way.place.name, None))
+        if found is not None:
+            call = self.call(exchange, door, found, came_s)
+            if call is not None:
+                call.took(exchange)
 
     def call(
-        self,
-        exchange: Exchange,
-        door: Door,
-        address: _Address,
-        came_s: float | None = None,
-    ) -> "_Call":
-        call = _Call(self, door, exchange, address, came_s)
+        self, exchange: Exchange, door: Door, way: Way, came_s: float | None
+    ) -> InferCall | None:
+        """None where there is no room for it."""
+        if door.is_open and way.place.in_hand < way.rules.max_in_flight:
+            return InferCall(door, exchange, way, came_s)
+        most = way.rules.max_in_flight
+        error = door.why_closed() or Overloaded(
+            f"this front holds as many requests to {way.place.name} as it may",
+            value=most,
+            remedy=f"Send fewer at a time, or turn its knob {MAX_IN_FLIGHT.name} up.",
+        )
+        door.refuse(exchange, Refusal(error))
+        return None
+
+    def _find(self, exchange: Exchange, door: Door, address: Address) -> Way | None:
+        """The way of a head that is new on its connection, or where the keys or the plan are. None
+        where it is told that there is none."""
         try:
-            call.open()
+            door.check_open()
+            return self._way(exchange, door, address)
         except PacelineError as error:
-            call.fail(error)
-        return call
+            door.refuse(exchange, Refusal(error))
+            return None
 
-    def _in_line(self, exchange: Exchange, door: Door, address: _Address) -> "_InLine | None":
-        """Only what has come whole, is short, and of which the headers are known: it costs little
-        to let it wait. Whoever would not come in at all is told so as everybody else."""
-        memo = exchange.connection.memo
-        place = self._places.get(address[1])
-        if place is None or type(memo) is not _Memo or not exchange.complete:
-            return None
-        if memo.keys is not door.keys or len(exchange.body) > PARSE_IN_PLACE_BYTES:
-            return None
-        if memo.headers != exchange.steady_headers or not door.is_open:
-            return None
-        rules, facts = self.serving.rules[place.name], memo.facts
-        priority = facts.priority or rules.priority
-        deadline_s = rules.deadline_s if facts.timeout_s is None else facts.timeout_s
-        allowed_s = place.runner.allowed_s(priority, deadline_s)
-        return _InLine(self, door, exchange, address, place, priority, allowed_s)
+    def _way(self, exchange: Exchange, door: Door, address: Address) -> Way:
+        kind, model, version = address
+        serving = self.serving
+        said = self._said(exchange, door)
+        place = self.place(model, version)
+        rules = serving.rules[model]
+        if not rules.enabled:
+            raise Unavailable(
+                f"{model} is switched off",
+                value=model,
+                remedy=f"`paceline plan set {model}.enabled true` switches it on.",
+            )
+        way = Way(
+            exchange.target,
+            exchange.steady_headers,
+            door.gate.ring,
+            serving,
+            kind,
+            place,
+            rules,
+            said,
+            said.priority or rules.priority,
+            rules.deadline_s if said.timeout_s is None else said.timeout_s,
+        )
+        if said.stays:
+            exchange.connection.memo = way
+        return way
 
-    def facts(self, exchange: Exchange, door: Door) -> _Facts:
-        memo = exchange.connection.memo
-        keys = door.keys
-        if (
-            type(memo) is _Memo  # the connection may have called an LLM before
-            and memo.keys is keys
-            and memo.headers == exchange.steady_headers
-        ):
-            return memo.facts
+    def _said(self, exchange: Exchange, door: Door) -> Said:
+        """The same headers say the same of another model, too, as long as the keys are the same."""
+        way, keys = exchange.connection.memo, door.gate.ring
+        if type(way) is Way and way.keys is keys and way.headers == exchange.steady_headers:
+            return way.said
         headers = exchange.headers
-        path = unquote(exchange.target.partition(b"?")[0].decode())
-        caller = door.admit("POST", path, headers)
+        door.admit("POST", unquote(exchange.target.partition(b"?")[0].decode()), headers)
         said = dict(headers)
-        facts = _Facts(
-            caller,
+        return Said(
             priority_of(said.get(PRIORITY_HEADER)),
             timeout_s_of(said.get(TIMEOUT_HEADER), DEADLINE_S),
             coding_of(said.get(ENCODING_HEADER, b"")),
             accepted(said.get(ACCEPT_HEADER, b"")),
+            stays=b"cookie" not in said,  # sessions end by themselves
         )
-        if b"cookie" not in said:  # sessions end by themselves
-            exchange.connection.memo = _Memo(exchange.steady_headers, keys, facts)
-        return facts
 
-    def place(self, name: str, version: str | None) -> _Place:
+    def place(self, name: str, version: str | None) -> Place:
         place = self._places.get(name)
         if place is None:
             raise _unknown_model(name, self._places)
@@ -315,369 +247,15 @@ class Inference:
     def spec(self, name: str, version: str | None) -> ModelSpec:
         return self.place(name, version).spec
 
-    def count(self, model: str, priority: Priority, status: int) -> None:
-        key = (model, priority, status)
-        counter = self._counters.get(key)
-        if counter is None:
-            counter = self._counters[key] = self._board.counter(
-                REQUESTS, model, priority, str(status)
-            )
-        counter.add()
 
-
-class _InLine:
-    """A request that waits for a turn of the loop, known by its head. It is in hand meanwhile."""
-
-    __slots__ = (
-        "_address",
-        "_door",
-        "_exchange",
-        "_inference",
-        "_over",
-        "_place",
-        "_priority",
-        "allowed_s",
-        "came_s",
-        "due_s",
-        "endless",
-        "rank",
-    )
-
-    def __init__(
-        self,
-        inference: Inference,
-        door: Door,
-        exchange: Exchange,
-        address: _Address,
-        place: _Place,
-        priority: Priority,
-        allowed_s: float,
-    ) -> None:
-        self._inference = inference
-        self._door = door
-        self._exchange = exchange
-        self._address = address
-        self._place = place
-        self._priority = priority
-        self._over = False
-        self.rank = RANKS[priority]
-        self.allowed_s = allowed_s
-        self.came_s = self.due_s = 0.0
-        self.endless = False
-        exchange.gone = self.left
-        door.enter(self)
-
-    def begin(self) -> None:
-        if not self._ended():
-            return
-        exchange, door = self._exchange, self._door
-        try:
-            call = self._inference.call(exchange, door, self._address, self.came_s)
-            if not call.answered:
-                call.took(exchange)
-        except Exception:  # the last resort: the others in line are not to suffer from it
-            request_id = door.request_id(exchange.own_headers)
-            logger.exception("a request failed inside Paceline", request=request_id.decode())
-            door.refuse(exchange, Refusal(bug(request_id.decode())))
-
-    def turn_away(self, wait_s: float) -> None:
-        if not self._ended():
-            return
-        place, now = self._place, self._inference.clock.now()
-        place.runner.turned_away()
-        if now >= place.refusal_until_s:
-            place.refusal_until_s = now + SAID_S
-            place.refusal = Refusal(place.runner.too_late(wait_s, self.due_s - now))
-        self._refuse(place.refusal, now)
-
-    def left(self) -> None:
-        """Its caller has gone."""
-        if self._ended():
-            exchange, door = self._exchange, self._door
-            request_id = door.request_id(exchange.own_headers)
-            door.count(exchange.method, exchange.target, request_id, 0)
-
-    def cut(self) -> None:
-        if self._ended():
-            self._refuse(Refusal(draining()), self._inference.clock.now())
-
-    def _refuse(self, refusal: Refusal, now: float) -> None:
-        place, status = self._place, refusal.error.http
-        self._door.refuse(self._exchange, refusal)
-        self._inference.count(place.name, self._priority, status)
-        place.failed_s.add(max(0.0, now - self.came_s) if self.came_s else 0.0)
-
-    def _ended(self) -> bool:
-        """It stands in line no more; whether it did until now."""
-        if self._over:
-            return False
-        self._over = True
-        self._exchange.gone = None
-        self._door.leave(self)
-        return True
-
-
-class _Call(Held):
-    """One inference request, from its head to its answer."""
-
-    __slots__ = (
-        "_heard_s",
-        "_inference",
-        "_kind",
-        "_model",
-        "_place",
-        "_read",
-        "_rules",
-        "_serving",
-        "_version",
-        "_waiting",
-        "deadline_s",
-        "facts",
-        "priority",
-        "request",
-        "started_s",
-    )
-
-    def __init__(
-        self,
-        inference: Inference,
-        door: Door,
-        exchange: Exchange,
-        address: _Address,
-        came_s: float | None,
-    ) -> None:
-        super().__init__(door, exchange)
-        self._inference = inference
-        self._kind, self._model, self._version = address
-        self._place: _Place | None = None
-        self._read: Read | None = None
-        self._waiting: Waiting | None = None
-        self._heard_s = came_s
-        """when its body was there, where it is not read at once"""
-        self.request: v2.InferRequest | predict.PredictRequest | None = None
-        self.priority: Priority = "normal"
-        self.started_s = inference.clock.now() if came_s is None else came_s
-        exchange.fail = self.fail
-        exchange.gone = self.left
-        exchange.body_most = INFER_BODY_BYTES
-
-    def open(self) -> None:
-        """May it come in? By its head alone."""
-        inference = self._inference
-        self.door.check_open()
-        self.facts = inference.facts(self.exchange, self.door)
-        place = inference.place(self._model, self._version)
-        serving = self._serving = inference.serving
-        rules = self._rules = serving.rules[self._model]
-        self.priority = self.facts.priority or rules.priority
-        if not rules.enabled:
-            raise Unavailable(
-                f"{self._model} is switched off",
-                value=self._model,
-                remedy=f"`paceline plan set {self._model}.enabled true` switches it on.",
-            )
-        if place.in_hand >= rules.max_in_flight:
-            raise Overloaded(
-                f"this front holds as many requests to {self._model} as it may",
-                value=rules.max_in_flight,
-                remedy=f"Send fewer at a time, or turn its knob {MAX_IN_FLIGHT.name} up.",
-            )
-        place.in_hand += 1
-        self._place = place
-        timeout_s = self.facts.timeout_s
-        self.deadline_s = self.started_s + (rules.deadline_s if timeout_s is None else timeout_s)
-        if not self.exchange.complete:
-            self.exchange.connection.within(self.deadline_s - self.started_s)
-
-    def took(self, exchange: Exchange) -> None:
-        """The body is there."""
-        self._try(self._unfold, exchange.body)
-
-    def _try(self, step: Callable[[Any], None], given: Any) -> None:
-        """Each step that somebody else's code calls: whatever happens in it, there is an answer."""
-        try:
-            step(given)
-        except PacelineError as error:
-            self.fail(error)
-        except Exception:  # the last resort: a bug of ours is answered, and logged whole
-            logger.exception("a request failed inside Paceline", request=self.id.decode())
-            self.fail(bug(self.id.decode()))
-
-    def _unfold(self, body: "bytes | bytearray") -> None:
-        coding = self.facts.coding
-        if coding is None:
-            self._decode(body)
-        elif len(body) <= FOLD_IN_PLACE_BYTES:
-            self._decode(unfolded(body, coding, INFER_BODY_BYTES))
-        else:
-            self._beside(partial(unfolded, body, coding, INFER_BODY_BYTES), self._decode)
-
-    def _decode(self, body: "bytes | bytearray") -> None:
-        assert self._place is not None
-        spec = self._place.spec
-        kind = self._kind
-        if len(body) <= PARSE_IN_PLACE_BYTES:
-            if kind == "v2":
-                asked = v2.decode(body, spec, _header_length(self.exchange), self._place.memo)
-                self._asked_v2(asked)
-            else:
-                plain = predict.decode(body, spec)
-                self.request = plain
-                self._submit(plain.inputs, plain.rows)
-        else:
-            length = _header_length(self.exchange) if kind == "v2" else None
-            self._place.runner.check_unread(self.priority, self.deadline_s, self._heard_s)
-            if self._heard_s is None:
-                self._heard_s = self._inference.clock.now()
-            self._inference.reader.decode(kind, body, spec, length, self._was_read)
-
-    def _was_read(self, read: Read | PacelineError) -> None:
-        if isinstance(read, PacelineError):
-            self.fail(read)
-        elif self.answered:  # given up meanwhile
-            read.release()
-        else:
-            self._read = read
-            self._try(self._asked, read.request)
-
-    def _asked(self, request: v2.InferRequest | predict.PredictRequest) -> None:
-        if isinstance(request, v2.InferRequest):
-            self._asked_v2(request)
-        else:
-            self.request = request
-            self._submit(request.inputs, request.rows)
-
-    def _asked_v2(self, asked: v2.InferRequest) -> None:
-        self.request = asked
-        if asked.timeout_s is not None:
-            self.deadline_s = min(self.deadline_s, self.started_s + asked.timeout_s)
-        if asked.priority is not None:
-            self.priority = asked.priority
-        self._submit(asked.inputs, asked.rows)
-
-    def _submit(self, inputs: Tensors, rows: int) -> None:
-        assert self._place is not None
-        if rows > self._rules.max_rows:
-            raise BadInput(
-                f"a request to {self._model} may bring {self._rules.max_rows} rows",
-                value=rows,
-                remedy="Send several requests, or turn its knob max_rows up.",
-            )
-        self._waiting = self._place.runner.submit(
-            inputs, rows, self.priority, self.deadline_s, self._told, self._heard_s
-        )
-
-    def _told(self, outcome: Outcome) -> None:
-        self._waiting = None
-        if isinstance(outcome, PacelineError):
-            self.fail(outcome)
-        else:
-            self._try(self._encode, outcome)
-
-    def _encode(self, outputs: Tensors) -> None:
-        place, request = self._place, self.request
-        assert place is not None
-        assert request is not None
-        if isinstance(request, v2.InferRequest):
-            reply = v2.encode(place.spec, request, outputs)
-        else:
-            reply = predict.encode(place.spec, request, outputs)
-        if reply.rest is None:
-            self._fold(reply, reply.parts)
-        else:
-            self._collect((reply, [*reply.parts], reply.rest))
-
-    def _collect(self, so_far: "tuple[Reply, list[Part], Iterator[bytes]]") -> None:
-        """A long answer is written piece by piece, and others get their turn in between."""
-        if self.answered:
-            return
-        reply, parts, rest = so_far
-        piece = next(rest, None)
-        if piece is None:
-            self._fold(reply, parts)
-            return
-        parts.append(piece)
-        asyncio.get_running_loop().call_soon(self._try, self._collect, so_far)
-
-    def _fold(self, reply: Reply, parts: "Sequence[Part]") -> None:
-        coding = self.facts.accepts
-        size = 0 if coding is None else sum(map(len, parts))
-        if coding is None or size < FOLD_BYTES:
-            self._answer(reply, parts, b"")
-            return
-        line = b"content-encoding: %b\r\n" % coding.encode()
-        if size <= FOLD_IN_PLACE_BYTES:
-            self._answer(reply, [folded(parts, coding)], line)
-        else:
-            work = partial(folded, parts, coding)
-            self._beside(work, lambda whole: self._answer(reply, [whole], line))
-
-    def _answer(self, reply: Reply, parts: "Sequence[Part]", coding: bytes) -> None:
-        place = self._place
-        assert place is not None
-        length = reply.header_length
-        headers = b"%b%b%bx-request-id: %b\r\n" % (
-            JSON if length is None else BINARY % length,
-            coding,
-            self._serving.stamp,
-            self.id,
-        )
-        if self.answer(200, headers, *parts):
-            place.seconds.record(self._inference.clock.now() - self.started_s)
-
-    def _beside(self, work: Callable[[], bytes], then: Callable[[bytes], None]) -> None:
-        """What takes long and lets others work meanwhile, in a thread."""
-        future = asyncio.get_running_loop().run_in_executor(None, work)
-
-        def done(ran: "asyncio.Future[bytes]") -> None:
-            if self.answered:
-                ran.exception()  # nobody wants to know
-            else:
-                then(ran.result())
-
-        future.add_done_callback(lambda ran: self._try(done, ran))
-
-    def left(self) -> None:
-        """Its caller has gone; what waits is not run."""
-        self._stop_waiting()
-        self.end(0)
-
-    def fail(self, error: PacelineError) -> None:
-        self._stop_waiting()
-        self.refuse(error)
-
-    def _stop_waiting(self) -> None:
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None and self._place is not None:
-            self._place.runner.leave(waiting)
-
-    def ended(self, status: int) -> None:
-        place = self._place
-        if place is not None:
-            place.in_hand -= 1
-            if status:
-                self._inference.count(self._model, self.priority, status)
-            if status != 200:
-                place.failed_s.add(self._inference.clock.now() - self.started_s)
-        if self._read is not None:
-            self._read.release()
+def _may_stand(exchange: Exchange, door: Door) -> bool:
+    """Only what has come whole and is short: it costs little to let it wait. Whoever would not come
+    in at all is told so as everybody else."""
+    return exchange.complete and len(exchange.body) <= PARSE_IN_PLACE_BYTES and door.is_open
 
 
 def _nothing(exchange: Exchange) -> None:
     """Hears the body of what was answered already."""
-
-
-def _header_length(exchange: Exchange) -> int | None:
-    for name, value in exchange.own_headers:
-        if name == LENGTH_HEADER:
-            if not value.isdigit() or len(value) > LENGTH_DIGITS:
-                raise BadRequest(
-                    "Inference-Header-Content-Length is not a number of bytes",
-                    value=value[:40].decode("latin-1"),
-                    remedy="Send the length of the JSON in bytes, or leave the header away.",
-                )
-            return int(value)
-    return None
 
 
 def _unknown_model(name: str, models: Mapping[str, object]) -> UnknownModel:

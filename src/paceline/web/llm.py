@@ -12,15 +12,17 @@ One call, in order: `Llm.begin` (head), `_Call.took` (body), the relay's Run, `_
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 from urllib.parse import parse_qs, unquote
 
+import msgspec
 import orjson
 
 from paceline.access.gate import Caller
 from paceline.gateway import anthropic, failures, openai
 from paceline.gateway.call import Asked, Call, Dialect, Endpoint, Headers
 from paceline.gateway.failures import Reply
+from paceline.gateway.hearing import BUG
 from paceline.gateway.relay import Relay, Run
 from paceline.gateway.routes import STAR, Route
 from paceline.net.answers import rendered
@@ -42,6 +44,7 @@ from paceline.terms.limits import (
     LLM_IN_FLIGHT,
     LLM_MODEL_CHARS,
     LLM_READ_IN_PLACE_BYTES,
+    LLM_SHORT_BYTES,
 )
 from paceline.terms.metric import LLM_IN_FLIGHT as LLM_IN_FLIGHT_METRIC
 from paceline.terms.request import Priority
@@ -90,13 +93,16 @@ NOT_PASSED = frozenset({b"openai-organization", b"openai-project"})
 REQUEST_IDS = frozenset(failures.REQUEST_ID.values())
 TRACED = frozenset({b"traceparent", b"tracestate"})
 
+COLON, END = b": ", b"\r\n"
+
 SHARE: Mapping[Priority, float] = {"low": 0.5, "normal": 0.9, "high": 0.97, "critical": 1.0}
 """Of LLM_IN_FLIGHT, how much calls up to this priority may take: the lowest give way first."""
+MOST: Mapping[Priority, float] = {each: LLM_IN_FLIGHT * share for each, share in SHARE.items()}
 
 logger = log.get(__name__)
 
 
-class _Facts(NamedTuple):
+class _Facts(msgspec.Struct, frozen=True):
     """What the headers that stay the same on a connection say."""
 
     caller: Caller
@@ -108,7 +114,7 @@ class _Facts(NamedTuple):
     plain_headers: Headers
 
 
-class _Memo(NamedTuple):
+class _Memo(msgspec.Struct, frozen=True):
     """Facts hold as long as method, headers and keys are the same."""
 
     method: bytes
@@ -126,7 +132,7 @@ class Llm:
     ) -> None:
         self.relay = relay
         self.in_hand = 0
-        self._in_flight = board.gauge(LLM_IN_FLIGHT_METRIC)
+        self._in_flight = board.gauge(LLM_IN_FLIGHT_METRIC).cell
         self._withheld = withheld or {}
         self._addresses: dict[bytes, _Address] = {}
 
@@ -140,7 +146,7 @@ class Llm:
             address = self._learn(target)
         call = _Call(self, door, exchange, address)
         try:
-            call.open()
+            call.open(exchange, door)
         except PacelineError as error:
             call.fail(error)
         return call.took
@@ -156,7 +162,7 @@ class Llm:
 
     def facts(self, exchange: Exchange, door: Door) -> _Facts:
         memo = exchange.connection.memo
-        keys = door.keys
+        keys = door.gate.ring
         if (
             type(memo) is _Memo  # the connection may have asked for an inference before
             and memo.keys is keys
@@ -184,18 +190,18 @@ class Llm:
         return facts
 
     def enter(self, priority: Priority) -> None:
-        if self.in_hand >= LLM_IN_FLIGHT * SHARE[priority]:
+        if self.in_hand >= MOST[priority]:
             raise Overloaded(
                 f"this front holds as many LLM calls of priority {priority} as it may",
                 value=self.in_hand,
                 remedy="Send fewer at a time, or start more fronts with --fronts.",
             )
         self.in_hand += 1
-        self._in_flight.set(self.in_hand)
+        self._in_flight[0] = self.in_hand
 
     def leave(self) -> None:
         self.in_hand -= 1
-        self._in_flight.set(self.in_hand)
+        self._in_flight[0] = self.in_hand
 
     def route(self, model: str, caller: Caller) -> Route:
         if caller.models and not _allows(caller.models, model):
@@ -269,6 +275,7 @@ class _Call(Held):
         "_address",
         "_begun",
         "_entered",
+        "_held_bytes",
         "_llm",
         "_run",
         "_status",
@@ -279,25 +286,25 @@ class _Call(Held):
     facts: _Facts
 
     def __init__(self, llm: Llm, door: Door, exchange: Exchange, address: _Address) -> None:
-        super().__init__(door, exchange)
+        Held.__init__(self, door, exchange)
         self._llm = llm
         self._address = address
         self._run: Run | None = None
-        self._begun = False
-        """a part of the answer has been told"""
+        self._begun = self._entered = False
+        """a part of the answer has been told; it counts among those in hand"""
         self._status = 0
-        self._entered = False
+        self._held_bytes = 0
+        """of a long body, in the room for those"""
         self.received_s = llm.relay.now()
         exchange.fail = self.fail
         exchange.gone = self.left
         exchange.gone_at_eof = True
         exchange.body_most = LLM_BODY_BYTES
 
-    def open(self) -> None:
+    def open(self, exchange: Exchange, door: Door) -> None:
         """May it come in? By its head alone."""
-        exchange = self.exchange
-        self.door.check_open()
-        facts = self.facts = self._llm.facts(exchange, self.door)
+        door.check_open()
+        self.facts = facts = self._llm.facts(exchange, door)
         self._llm.enter(facts.priority)
         self._entered = True
         if self._address.endpoint == "other":
@@ -311,6 +318,8 @@ class _Call(Held):
                 remedy="Send it plain: it is read here, and at its provider.",
             )
         if not exchange.complete:
+            if not self._llm.relay.room.has(exchange.length):  # it need not be sent to hear so
+                raise _no_room(exchange.length)
             exchange.connection.within(min(facts.timeout_s, LLM_ARRIVES_S))
 
     def _open_other(self, exchange: Exchange) -> None:
@@ -321,21 +330,27 @@ class _Call(Held):
 
     def took(self, exchange: Exchange) -> None:
         """The body is there."""
-        self._try(self._list if self._address.models else self._read, exchange)
-
-    def _try(self, step: Callable[..., None], *given: Any) -> None:
-        """Each step that somebody else's code calls: whatever happens in it, there is an answer."""
         try:
-            step(*given)
+            if self._address.models:
+                self._list(exchange)
+            else:
+                self._read(exchange)
         except PacelineError as error:
             self.fail(error)
         except Exception:  # the last resort: a bug of ours is answered, and logged whole
-            logger.exception("an LLM call failed inside Paceline", request=self.id.decode())
+            logger.exception(BUG, request=self.id.decode())
             self.fail(bug(self.id.decode()))
 
     def _read(self, exchange: Exchange) -> None:
         endpoint, dialect, _, _ = self._address
-        is_long = len(exchange.body) > LLM_READ_IN_PLACE_BYTES
+        if endpoint == "other":  # of which is read what can be, alike in both
+            dialect = "openai"
+        size = len(exchange.body)
+        if size > LLM_SHORT_BYTES:
+            if not self._llm.relay.room.take(size):
+                raise _no_room(size)
+            self._held_bytes = size
+        is_long = size > LLM_READ_IN_PLACE_BYTES
         # A long one that came in pieces stays a bytearray, which is used as bytes are: a copy of it
         # would take as long as it must not.
         body = cast(bytes, exchange.body) if is_long else bytes(exchange.body)
@@ -353,15 +368,23 @@ class _Call(Held):
             return
         if isinstance(asked, PacelineError):
             self.fail(asked)
-        else:
-            self._try(self._relay, body, asked)
+            return
+        try:
+            self._relay(body, asked)
+        except PacelineError as error:
+            self.fail(error)
+        except Exception:  # the last resort, as in `took`
+            logger.exception(BUG, request=self.id.decode())
+            self.fail(bug(self.id.decode()))
 
     def _relay(self, body: bytes, asked: Asked) -> None:
         llm, facts, exchange = self._llm, self.facts, self.exchange
         endpoint, dialect, path, _ = self._address
-        method = "POST" if exchange.method == b"POST" else exchange.method.decode()
+        method = "POST"
         if endpoint == "other":
-            dialect = facts.dialect
+            method = exchange.method.decode()
+            if dialect == "openai":  # what lies below /v1/messages is Anthropic's, whoever asks
+                dialect = facts.dialect
             route = llm.raw_route(method, path, asked.model, facts.caller)
         else:
             route = llm.route(asked.model, facts.caller)
@@ -421,6 +444,8 @@ class _Call(Held):
         self.answer(status, self._lines(headers), body)
 
     def begin(self, status: int, headers: Headers) -> None:
+        if self._held_bytes:  # it is sent to nobody any more
+            self._give_back()
         self._begun = True
         self._status = status
         exchange = self.exchange
@@ -428,7 +453,9 @@ class _Call(Held):
         exchange.begin_answer(status, self._lines(headers))
 
     def write(self, piece: bytes) -> None:
-        self.exchange.write(piece)
+        out = self.exchange.out
+        if out is not None:
+            out.write(piece)
 
     def finish(self) -> None:
         self.exchange.finish_answer()
@@ -447,7 +474,7 @@ class _Call(Held):
         if self.answered:
             return
         reply: Reply = failures.refused(
-            self._dialect, error, self.id.decode(), after_s=after_s, retry=retry
+            self._dialect(), error, self.id.decode(), after_s=after_s, retry=retry
         )
         self.door.refused(error)
         headers = [each for each in reply.headers if each[0] != b"content-length"]
@@ -455,18 +482,16 @@ class _Call(Held):
 
     def _lines(self, headers: Headers) -> bytes:
         """Those of an answer; its id of the request, or ours, is named as its caller knows it."""
-        lines = []
-        named = False
-        for header in headers:
-            if header[0] in REQUEST_IDS:
-                named = True
-                header = (failures.REQUEST_ID[self._dialect], header[1])
-            lines.append(b"%b: %b\r\n" % header)
-        if not named:
-            lines.append(b"%b: %b\r\n" % (failures.REQUEST_ID[self._dialect], self.id))
+        lines: list[bytes] = []
+        request_id = self.id
+        for name, value in headers:
+            if name in REQUEST_IDS:
+                request_id = value
+            else:
+                lines += name, COLON, value, END
+        lines += failures.REQUEST_ID[self._dialect()], COLON, request_id, END
         return b"".join(lines)
 
-    @property
     def _dialect(self) -> Dialect:
         """In which it is spoken to: that of the address, or the one whose version it names."""
         if self._address.endpoint != "other":
@@ -503,9 +528,15 @@ class _Call(Held):
         if self._run is not None:
             self._run.resume()
 
+    def _give_back(self) -> None:
+        self._llm.relay.room.give_back(self._held_bytes)
+        self._held_bytes = 0
+
     def ended(self, status: int) -> None:
         if self._entered:
             self._llm.leave()
+        if self._held_bytes:
+            self._give_back()
         run, self._run = self._run, None
         if run is not None:
             timeline = run.ended(status)
@@ -536,6 +567,14 @@ def _is_json(headers: Headers) -> bool:
 def _allows(models: Iterable[str], model: str) -> bool:
     return any(
         model.startswith(each[:-1]) if each.endswith(STAR) else model == each for each in models
+    )
+
+
+def _no_room(size: int) -> Overloaded:
+    return Overloaded(
+        "this front holds as many long bodies and answers of LLM calls as it may",
+        value=f"{size} bytes more",
+        remedy="Send it again later, or send less in one call.",
     )
 
 

@@ -9,6 +9,7 @@ from paceline.gateway.upstream import Upstream
 from paceline.serve.model import TensorSpec
 from paceline.serve.model_source import ModelSource
 from paceline.terms.plan import Address, InForce, Prediction, Value
+from paceline.web.calls_api import CallView, Order
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
@@ -56,6 +57,13 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
     """Stop: nothing new, finish what you hold."""
 
 
+class TellCalls(msgspec.Struct, frozen=True, tag=True):
+    """Which LLM calls do you remember? Answered by `Calls`."""
+
+    order: Order
+    most: int
+
+
 class Ping(msgspec.Struct, frozen=True, tag=True):
     pass
 
@@ -88,6 +96,22 @@ class Obeyed(msgspec.Struct, frozen=True, tag=True):
     refusal: str = ""
 
 
+class Calls(msgspec.Struct, frozen=True, tag=True):
+    """From a front, to the oldest `TellCalls` not yet answered."""
+
+    calls: tuple[CallView, ...] = ()
+
+
+class TargetNews(msgspec.Struct, frozen=True, tag=True):
+    """From a front, and to all others: a target of LLM calls is left alone until a moment of the
+    host's monotonic clock. `why` is empty where it limits how much it is asked."""
+
+    provider: str
+    model: str
+    until_s: float
+    why: str
+
+
 class Leaving(msgspec.Struct, frozen=True, tag=True):
     """From a front that drains: it accepts no more."""
 
@@ -106,8 +130,19 @@ class Pong(msgspec.Struct, frozen=True, tag=True):
     pass
 
 
-ToFront = Start | KeysChanged | SettingsChanged | Prepare | Apply | Adopt | Drain | Ping
-ToOwner = Ready | Serves | Failed | Adopted | Obeyed | Leaving | Steer | Pong
+ToFront = (
+    Start
+    | KeysChanged
+    | SettingsChanged
+    | Prepare
+    | Apply
+    | Adopt
+    | Drain
+    | TellCalls
+    | TargetNews
+    | Ping
+)
+ToOwner = Ready | Serves | Failed | Adopted | Obeyed | Calls | TargetNews | Leaving | Steer | Pong
 
 to_front = msgspec.json.Decoder(ToFront)
 to_owner = msgspec.json.Decoder(ToOwner)

@@ -35,7 +35,7 @@ from paceline.terms.metric import (
     STARTED,
 )
 from paceline.terms.plan import Catalogue
-from paceline.web import plan_api
+from paceline.web import calls_api, plan_api
 from paceline.web.control import Control
 from paceline.web.doorkeeper import Doorkeeper
 from paceline.web.fronts import Fronts, Takes
@@ -133,6 +133,7 @@ class Owner:
             (
                 *plan_api.operations(self._desk, how=lambda: self._fronts.how),
                 *self._settings.operations(),
+                *calls_api.operations(self._fronts.calls),
             ),
             Repository(self._desk, self._measure, lambda: self._keys).routes(),
         )

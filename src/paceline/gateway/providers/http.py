@@ -5,8 +5,9 @@ there. Its key is never in a log, an answer or an error. Made in `app.py`, calle
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 from urllib.parse import urlsplit
+
+import msgspec
 
 from paceline.gateway.call import Ask, Dialect, Headers
 from paceline.gateway.provider import Heard, Running
@@ -23,7 +24,7 @@ ANTHROPIC_VERSION = (b"anthropic-version", b"2023-06-01")
 NO_LENGTH = b"\r\ncontent-length: 0\r\n"
 
 
-class _Head(NamedTuple):
+class _Head(msgspec.Struct, frozen=True):
     """What comes before and after the length. It holds the headers it was made of, for as long as
     they are there no others have their identity."""
 
@@ -45,6 +46,7 @@ class HttpProvider:
         port = split.port or (443 if tls else 80)
         self.name = upstream.name
         self.dialect: Dialect = upstream.kind
+        self.tokens_field = upstream.tokens_field
         self._host = split.netloc.lower()
         self._above = split.path.rstrip("/")
         self._own: Headers = []

@@ -12,7 +12,7 @@ written to it; Anthropic's `input_tokens` are what is left of it. A provider tha
 used nothing, in an answer of Anthropic's dialect, which must tell it. Bills are made from what the
 provider said itself (`openai.py`, `anthropic.py`), never from what is made of it here.
 
-Pure: bytes in, bytes out. Called by `relay.py`; events are in `streams.py`.
+Pure: bytes in, bytes out. Called by `hearing.py` and `scribe.py`; events are in `streams.py`.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from paceline.gateway.call import Dialect
 from paceline.gateway.translate.arguments import input_of
 from paceline.terms.errors import ProviderFailed
 
@@ -137,6 +138,11 @@ class _Message(msgspec.Struct):
 
 CHAT = msgspec.json.Decoder(_Chat)
 MESSAGE = msgspec.json.Decoder(_Message)
+
+
+def answered(body: bytes, to: Dialect, model: str, created: int) -> bytes:
+    """An answer of the other dialect. Raises ProviderFailed where it is none."""
+    return to_messages(body, model) if to == "anthropic" else to_chat(body, model, created)
 
 
 def to_messages(body: bytes, model: str) -> bytes:

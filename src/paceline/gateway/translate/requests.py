@@ -30,6 +30,7 @@ from paceline.gateway.translate.fields import (
     is_object,
     not_said,
 )
+from paceline.gateway.upstream import TokensField
 from paceline.terms.errors import BadField
 from paceline.terms.limits import MESSAGES_ANSWER_TOKENS
 
@@ -99,9 +100,6 @@ FORMAT_NAME: Final = "answer"
 """Of a schema, which must have a name in OpenAI's dialect and has none in Anthropic's."""
 
 TEMPERATURE_MOST = 1.0
-
-TokensField = Literal["max_completion_tokens", "max_tokens"]
-"""OpenAI itself refuses the second for models that reason; older servers know it alone."""
 
 FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 

@@ -15,12 +15,15 @@ import orjson
 from paceline.gateway.providers.simulated.answers import EVENTS, Answer, Made, Piece, Refused, whole
 from paceline.gateway.providers.simulated.reading import (
     ANY_OBJECT,
+    Part,
     check_model,
     check_positive,
     choices_of,
+    content_of,
     named_tool,
     read,
     stops_of,
+    tools_by,
 )
 from paceline.gateway.providers.simulated.saying import (
     IMAGE_TOKENS,
@@ -45,14 +48,9 @@ DONE = Piece(b"data: [DONE]\n\n", 0)
 # --- What is read ---------------------------------------------------------------------------------
 
 
-class _Part(msgspec.Struct):
-    type: str
-    text: str | None = None
-
-
 class _Message(msgspec.Struct):
     role: str
-    content: str | list[_Part] | None = None
+    content: str | list[Part] | None = None
     tool_calls: msgspec.Raw = msgspec.Raw(b"")
 
 
@@ -139,7 +137,7 @@ def _prompt(asked: _Chat, model: str) -> Prompt:
     if asked.tools:
         tokens = tokens_of(msgspec.json.encode(asked.tools).decode())
     for message in asked.messages:
-        text, pictures = _content(message.content)
+        text, pictures = content_of(message.content, "image_url")
         tokens += MESSAGE_TOKENS + tokens_of(text) + tokens_of(bytes(message.tool_calls).decode())
         images += pictures
         if message.role == "user":
@@ -163,14 +161,6 @@ def _prompt(asked: _Chat, model: str) -> Prompt:
     )
 
 
-def _content(content: "str | list[_Part] | None") -> tuple[str, int]:
-    """The text, and how many images came with it."""
-    if content is None or isinstance(content, str):
-        return content or "", 0
-    text = "\n".join(part.text for part in content if part.text)
-    return text, sum(part.type == "image_url" for part in content)
-
-
 def _tools(asked: _Chat) -> tuple[tuple[Tool, ...], bool]:
     """Those that may be called, and whether one must be."""
     known = {
@@ -179,12 +169,8 @@ def _tools(asked: _Chat) -> tuple[tuple[Tool, ...], bool]:
         if tool.function is not None
     }
     choice = asked.tool_choice
-    if choice == "none":
-        return (), False
-    if choice == "required" and not known:
-        raise Refused(400, "A tool must be called, and none is given.", param="tool_choice")
     if choice is None or isinstance(choice, str):
-        return tuple(known.values()), choice == "required"
+        return tools_by(choice, known)
     if choice.function is not None:
         return (named_tool(known, choice.function.name),), True
     if choice.allowed_tools is not None:

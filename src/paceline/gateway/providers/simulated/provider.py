@@ -39,6 +39,7 @@ from paceline.gateway.providers.simulated.wishes import (
     Wish,
     wish,
 )
+from paceline.gateway.upstream import TokensField
 from paceline.terms.errors import BadValue
 from paceline.terms.limits import SIMULATED_TURN_PIECES
 
@@ -151,6 +152,7 @@ class SimulatedProvider:
     """See `Provider`. `chance` draws faults, latencies and the ids of answers."""
 
     simulated = True
+    tokens_field: TokensField = "max_completion_tokens"
     name = NAME
 
     def __init__(

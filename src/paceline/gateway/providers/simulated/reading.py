@@ -35,6 +35,30 @@ def named_tool(known: dict[str, Tool], name: str) -> Tool:
     return known[name]
 
 
+class Part(msgspec.Struct):
+    """Of a content in OpenAI's dialect."""
+
+    type: str
+    text: str | None = None
+
+
+def content_of(content: "str | list[Part] | None", image: str) -> tuple[str, int]:
+    """The text, and how many parts of the type `image` came with it."""
+    if content is None or isinstance(content, str):
+        return content or "", 0
+    text = "\n".join(part.text for part in content if part.text)
+    return text, sum(part.type == image for part in content)
+
+
+def tools_by(choice: str | None, known: dict[str, Tool]) -> tuple[tuple[Tool, ...], bool]:
+    """Those that may be called, and whether one must be, where OpenAI's `tool_choice` is a word."""
+    if choice == "none":
+        return (), False
+    if choice == "required" and not known:
+        raise Refused(400, "A tool must be called, and none is given.", param="tool_choice")
+    return tuple(known.values()), choice == "required"
+
+
 def stops_of(stop: str | list[str] | None) -> tuple[str, ...]:
     stops = [stop] if isinstance(stop, str) else stop or []
     return tuple(each for each in stops if each)

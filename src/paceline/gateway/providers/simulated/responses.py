@@ -12,10 +12,13 @@ from paceline.gateway.providers.simulated.answers import EVENTS, Answer, Made, P
 from paceline.gateway.providers.simulated.openai import call_id
 from paceline.gateway.providers.simulated.reading import (
     ANY_OBJECT,
+    Part,
     check_model,
     check_positive,
+    content_of,
     named_tool,
     read,
+    tools_by,
 )
 from paceline.gateway.providers.simulated.saying import (
     IMAGE_TOKENS,
@@ -32,16 +35,11 @@ from paceline.gateway.providers.simulated.wishes import CHAT_MODELS, Wish
 # --- What is read ---------------------------------------------------------------------------------
 
 
-class _Part(msgspec.Struct):
-    type: str
-    text: str | None = None
-
-
 class _Item(msgspec.Struct):
     type: str | None = None
     role: str | None = None
-    content: str | list[_Part] | None = None
-    output: str | list[_Part] | None = None
+    content: str | list[Part] | None = None
+    output: str | list[Part] | None = None
     name: str | None = None
     arguments: str | None = None
 
@@ -128,8 +126,8 @@ def _prompt(asked: _Response, model: str) -> Prompt:
     given = asked.input if asked.input is not None else ""
     items = [_Item(role="user", content=given)] if isinstance(given, str) else given
     for item in items:
-        text, pictures = _content(item.content)
-        result, more = _content(item.output)
+        text, pictures = content_of(item.content, "input_image")
+        result, more = content_of(item.output, "input_image")
         tokens += MESSAGE_TOKENS + tokens_of(text) + tokens_of(result)
         tokens += tokens_of(item.arguments or "")
         images += pictures + more
@@ -152,14 +150,6 @@ def _prompt(asked: _Response, model: str) -> Prompt:
     )
 
 
-def _content(content: "str | list[_Part] | None") -> tuple[str, int]:
-    """The text, and how many images came with it."""
-    if content is None or isinstance(content, str):
-        return content or "", 0
-    text = "\n".join(part.text for part in content if part.text)
-    return text, sum(part.type == "input_image" for part in content)
-
-
 def _tools(asked: _Response) -> tuple[tuple[Tool, ...], bool]:
     """The functions that may be called, and whether one must be."""
     known = {
@@ -168,12 +158,8 @@ def _tools(asked: _Response) -> tuple[tuple[Tool, ...], bool]:
         if tool.type == "function" and tool.name is not None
     }
     choice = asked.tool_choice
-    if choice == "none":
-        return (), False
-    if choice == "required" and not known:
-        raise Refused(400, "A tool must be called, and none is given.", param="tool_choice")
     if choice is None or isinstance(choice, str):
-        return tuple(known.values()), choice == "required"
+        return tools_by(choice, known)
     if choice.type == "allowed_tools":
         names = [tool.name for tool in choice.tools or () if tool.name is not None]
         return tuple(named_tool(known, name) for name in names), choice.mode == "required"

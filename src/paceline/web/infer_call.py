@@ -1,0 +1,357 @@
+"""One inference request: in line for a turn of the loop, then from its body to its answer.
+
+The codecs (`serve/v2`, `serve/predict`) know the bodies, a runner (`serve/runner`) queues and runs;
+here it is decompressed, decoded, submitted, encoded, answered and measured, each step a plain
+function that ends in an answer whatever happens in it. Which way it takes was found by
+`inference.py`, which makes these.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+from paceline.flow.queue import Waiting
+from paceline.net.answers import draining
+from paceline.net.coding import folded, unfolded
+from paceline.net.exchange import Exchange
+from paceline.observe import log
+from paceline.serve import predict, v2
+from paceline.serve.answers import Reply
+from paceline.serve.model import Tensors
+from paceline.serve.reading import Read
+from paceline.serve.runner import RANKS, Outcome
+from paceline.terms.errors import BadInput, BadRequest, PacelineError
+from paceline.terms.limits import (
+    FOLD_BYTES,
+    FOLD_IN_PLACE_BYTES,
+    INFER_BODY_BYTES,
+    PARSE_IN_PLACE_BYTES,
+)
+from paceline.web.door import Door, Held, Refusal, bug
+from paceline.web.way import Way
+
+LENGTH_HEADER = b"inference-header-content-length"
+
+LENGTH_DIGITS = 9
+"""of the length of a body's JSON, which is below INFER_BODY_BYTES"""
+
+SAID_S = 0.005
+"""for which one refusal is said to all whose turn would come too late: the figures of the first"""
+
+JSON = b"content-type: application/json\r\n"
+BINARY = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
+
+Part: TypeAlias = "bytes | memoryview"
+
+Begin = Callable[[Exchange, Door, Way, float], None]
+"""Begins a request that stood in line; the moment is that at which it came."""
+
+logger = log.get(__name__)
+
+
+class InLine:
+    """A request that waits for a turn of the loop, known by its head. It is in hand meanwhile."""
+
+    __slots__ = (
+        "_begin",
+        "_door",
+        "_exchange",
+        "_over",
+        "_way",
+        "allowed_s",
+        "came_s",
+        "due_s",
+        "endless",
+        "rank",
+    )
+
+    def __init__(self, door: Door, exchange: Exchange, way: Way, begin: Begin) -> None:
+        self._begin = begin
+        self._door = door
+        self._exchange = exchange
+        self._way = way
+        self._over = False
+        self.rank = RANKS[way.priority]
+        self.allowed_s = way.place.runner.allowed_s(way.priority, way.allowed_s)
+        self.came_s = self.due_s = 0.0
+        self.endless = False
+        exchange.gone = self.left
+        door.enter(self)
+
+    def begin(self) -> None:
+        if not self._ended():
+            return
+        exchange, door = self._exchange, self._door
+        try:
+            self._begin(exchange, door, self._way, self.came_s)
+        except Exception:  # the last resort: the others in line are not to suffer from it
+            request_id = door.request_id(exchange.own_headers)
+            logger.exception("a request failed inside Paceline", request=request_id.decode())
+            door.refuse(exchange, Refusal(bug(request_id.decode())))
+
+    def turn_away(self, wait_s: float) -> None:
+        if not self._ended():
+            return
+        place = self._way.place
+        now = place.now()
+        place.runner.turned_away()
+        if now >= place.refusal_until_s:
+            place.refusal_until_s = now + SAID_S
+            place.refusal = Refusal(place.runner.too_late(wait_s, self.due_s - now))
+        self._refuse(place.refusal, now)
+
+    def left(self) -> None:
+        """Its caller has gone."""
+        if self._ended():
+            exchange, door = self._exchange, self._door
+            request_id = door.request_id(exchange.own_headers)
+            door.count(exchange.method, exchange.target, request_id, 0)
+
+    def cut(self) -> None:
+        if self._ended():
+            self._refuse(Refusal(draining()), self._way.place.now())
+
+    def _refuse(self, refusal: Refusal, now: float) -> None:
+        place = self._way.place
+        self._door.refuse(self._exchange, refusal)
+        place.count(self._way.priority, refusal.error.http)
+        place.failed_s.add(max(0.0, now - self.came_s) if self.came_s else 0.0)
+
+    def _ended(self) -> bool:
+        """It stands in line no more; whether it did until now."""
+        if self._over:
+            return False
+        self._over = True
+        self._exchange.gone = None
+        self._door.leave(self)
+        return True
+
+
+class InferCall(Held):
+    """One request, from its head to its answer."""
+
+    __slots__ = (
+        "_heard_s",
+        "_place",
+        "_read",
+        "_waiting",
+        "_way",
+        "deadline_s",
+        "priority",
+        "request",
+        "started_s",
+    )
+
+    request: "v2.InferRequest | predict.PredictRequest"
+
+    def __init__(self, door: Door, exchange: Exchange, way: Way, came_s: float | None) -> None:
+        """`came_s`: when its body was there, where it has stood in line."""
+        Held.__init__(self, door, exchange)
+        place = way.place
+        place.in_hand += 1
+        self._way = way
+        self._place = place
+        self._read: Read | None = None
+        self._waiting: Waiting | None = None
+        self._heard_s = came_s
+        self.priority = way.priority
+        self.started_s = started_s = place.now() if came_s is None else came_s
+        self.deadline_s = started_s + way.allowed_s
+        exchange.fail = self.fail
+        exchange.gone = self.left
+        exchange.body_most = INFER_BODY_BYTES
+        if not exchange.complete:
+            exchange.connection.within(way.allowed_s)
+
+    def took(self, exchange: Exchange) -> None:
+        """The body is there. It is read behind all that has arrived in this turn of the loop."""
+        if self._heard_s is None:
+            self._heard_s = self._place.now()
+        self._place.take(self)
+
+    def read(self) -> None:
+        if not self.answered:  # else it was given up meanwhile
+            self._try(self._unfold, self.exchange.body)
+
+    def _try(self, step: Callable[[Any], None], given: Any) -> None:
+        """Each step that somebody else's code calls: whatever happens in it, there is an answer."""
+        try:
+            step(given)
+        except PacelineError as error:
+            self.fail(error)
+        except Exception:  # the last resort: a bug of ours is answered, and logged whole
+            logger.exception("a request failed inside Paceline", request=self.id.decode())
+            self.fail(bug(self.id.decode()))
+
+    def _unfold(self, body: "bytes | bytearray") -> None:
+        coding = self._way.said.coding
+        if coding is None:
+            self._decode(body)
+        elif len(body) <= FOLD_IN_PLACE_BYTES:
+            self._decode(unfolded(body, coding, INFER_BODY_BYTES))
+        else:
+            self._beside(partial(unfolded, body, coding, INFER_BODY_BYTES), self._decode)
+
+    def _decode(self, body: "bytes | bytearray") -> None:
+        place = self._place
+        kind = self._way.kind
+        if len(body) > PARSE_IN_PLACE_BYTES:
+            length = _header_length(self.exchange) if kind == "v2" else None
+            place.runner.check_unread(self.priority, self.deadline_s, self._heard_s)
+            place.reader.decode(kind, body, place.spec, length, self._was_read)
+        elif kind == "v2":
+            self._asked(v2.decode(body, place.spec, _header_length(self.exchange), place.memo))
+        else:
+            self._asked(predict.decode(body, place.spec, place.row))
+
+    def _was_read(self, read: Read | PacelineError) -> None:
+        if isinstance(read, PacelineError):
+            self.fail(read)
+        elif self.answered:  # given up meanwhile
+            read.release()
+        else:
+            self._read = read
+            self._try(self._asked, read.request)
+
+    def _asked(self, request: v2.InferRequest | predict.PredictRequest) -> None:
+        self.request = request
+        if isinstance(request, v2.InferRequest):
+            if request.timeout_s is not None:
+                self.deadline_s = min(self.deadline_s, self.started_s + request.timeout_s)
+            if request.priority is not None:
+                self.priority = request.priority
+        most_rows = self._way.rules.max_rows
+        if request.rows > most_rows:
+            raise BadInput(
+                f"a request to {self._place.name} may bring {most_rows} rows",
+                value=request.rows,
+                remedy="Send several requests, or turn its knob max_rows up.",
+            )
+        self._place.submit(self)
+
+    def submit(self) -> None:
+        self._try(self._submit, self.request)
+
+    def _submit(self, request: v2.InferRequest | predict.PredictRequest) -> None:
+        self._waiting = self._place.runner.submit(
+            request.inputs,
+            request.rows,
+            self.priority,
+            self.deadline_s,
+            self._told,
+            self._heard_s,
+        )
+
+    def _told(self, outcome: Outcome) -> None:
+        self._waiting = None
+        if isinstance(outcome, PacelineError):
+            self.fail(outcome)
+        else:
+            self._try(self._encode, outcome)
+
+    def send(self, reply: Reply) -> None:
+        self._try(self._send, reply)
+
+    def _send(self, reply: Reply) -> None:
+        self._answer(reply, reply.parts, b"")
+
+    def _encode(self, outputs: Tensors) -> None:
+        spec, request = self._place.spec, self.request
+        if isinstance(request, v2.InferRequest):
+            reply = v2.encode(spec, request, outputs, self._place.memo)
+        else:
+            reply = predict.encode(spec, request, outputs)
+        if reply.rest is None:
+            if self._way.said.accepts is None:
+                self._place.send(self, reply)
+            else:
+                self._fold(reply, reply.parts)
+        else:
+            self._collect((reply, [*reply.parts], reply.rest))
+
+    def _collect(self, so_far: "tuple[Reply, list[Part], Iterator[bytes]]") -> None:
+        """A long answer is written piece by piece, and others get their turn in between."""
+        if self.answered:
+            return
+        reply, parts, rest = so_far
+        piece = next(rest, None)
+        if piece is None:
+            self._fold(reply, parts)
+            return
+        parts.append(piece)
+        asyncio.get_running_loop().call_soon(self._try, self._collect, so_far)
+
+    def _fold(self, reply: Reply, parts: "Sequence[Part]") -> None:
+        coding = self._way.said.accepts
+        size = 0 if coding is None else sum(map(len, parts))
+        if coding is None or size < FOLD_BYTES:
+            self._answer(reply, parts, b"")
+            return
+        line = b"content-encoding: %b\r\n" % coding.encode()
+        if size <= FOLD_IN_PLACE_BYTES:
+            self._answer(reply, [folded(parts, coding)], line)
+        else:
+            work = partial(folded, parts, coding)
+            self._beside(work, lambda whole: self._answer(reply, [whole], line))
+
+    def _answer(self, reply: Reply, parts: "Sequence[Part]", coding: bytes) -> None:
+        length = reply.header_length
+        headers = b"%b%b%bx-request-id: %b\r\n" % (
+            JSON if length is None else BINARY % length,
+            coding,
+            self._way.serving.stamp,
+            self.id,
+        )
+        if self.answer(200, headers, *parts):
+            place = self._place
+            place.seconds.record(place.now() - self.started_s)
+
+    def _beside(self, work: Callable[[], bytes], then: Callable[[bytes], None]) -> None:
+        """What takes long and lets others work meanwhile, in a thread."""
+        future = asyncio.get_running_loop().run_in_executor(None, work)
+
+        def done(ran: "asyncio.Future[bytes]") -> None:
+            if self.answered:
+                ran.exception()  # nobody wants to know
+            else:
+                then(ran.result())
+
+        future.add_done_callback(lambda ran: self._try(done, ran))
+
+    def left(self) -> None:
+        """Its caller has gone; what waits is not run."""
+        self._stop_waiting()
+        self.end(0)
+
+    def fail(self, error: PacelineError) -> None:
+        self._stop_waiting()
+        self.refuse(error)
+
+    def _stop_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            self._place.runner.leave(waiting)
+
+    def ended(self, status: int) -> None:
+        place = self._place
+        place.in_hand -= 1
+        if status:
+            place.count(self.priority, status)
+        if status != 200:
+            place.failed_s.add(place.now() - self.started_s)
+        if self._read is not None:
+            self._read.release()
+
+
+def _header_length(exchange: Exchange) -> int | None:
+    for name, value in exchange.own_headers:
+        if name == LENGTH_HEADER:
+            if not value.isdigit() or len(value) > LENGTH_DIGITS:
+                raise BadRequest(
+                    "Inference-Header-Content-Length is not a number of bytes",
+                    value=value[:40].decode("latin-1"),
+                    remedy="Send the length of the JSON in bytes, or leave the header away.",
+                )
+            return int(value)
+    return None
