@@ -17,8 +17,8 @@ from typing import cast
 from benchmarks._trouble import DIALECTS, HEARD, KINDS, LEAVERS, Call, Hearing, judged, request
 
 TICK_S = 0.01
-MOST = 384
-"""Calls at once; a front takes two thirds more of this priority."""
+MOST = 192
+"""Calls at once, three times as many as there are at the usual rate; then it is waited."""
 
 HANG_S = 20.0
 """A call without an end by then hangs."""

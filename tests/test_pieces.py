@@ -404,6 +404,28 @@ def test_over_a_socket_a_stream_is_held_back_goes_on_and_is_left(
         runner.run(asyncio.wait_for(main(), 20))
 
 
+def test_over_a_socket_several_connections_are_accepted_in_one_turn_of_the_loop() -> None:
+    """Or whoever comes anew waits for as many turns, each full of what others ask."""
+
+    async def main() -> None:
+        hearing, connections, port = await served(None)
+        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+        for client in clients:
+            client.sendall(ASK)
+        turns = 0
+        while hearing.exchanges.qsize() < len(clients):
+            await asyncio.sleep(0)
+            turns += 1
+        for client in clients:
+            client.close()
+        connections.stop_listening()
+        await connections.closed(5)
+        assert turns < len(clients)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.wait_for(main(), 20))
+
+
 def test_over_a_socket_a_caller_who_closes_is_gone_before_anything_was_said() -> None:
     async def main() -> None:
         hearing, connections, port = await served(None)

@@ -14,7 +14,14 @@ from starlette.types import ASGIApp
 from paceline.net.connection import Connection
 from paceline.net.exchange import Hot
 from paceline.net.pieces import Corks
-from paceline.terms.limits import ARRIVING, ARRIVING_BYTES, CONNECTION_BACKLOG, HEAD_S, LINGER_S
+from paceline.terms.limits import (
+    ACCEPTED_A_TURN,
+    ARRIVING,
+    ARRIVING_BYTES,
+    CONNECTION_BACKLOG,
+    HEAD_S,
+    LINGER_S,
+)
 
 Now = Callable[[], float]
 
@@ -48,19 +55,24 @@ class Connections:
         self._arriving: dict[Connection, None] = {}
         self._arriving_bytes = 0
         """oldest first"""
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._leaving = False
         self._lost = asyncio.Event()
 
     async def listen(self, listener: socket.socket) -> None:
+        """In one turn of its loop uvloop accepts one connection of a listening socket. Where turns
+        are long because others ask and ask, who comes anew would wait for as many of them as there
+        are connections before it: so the socket is there several times."""
         listener.setblocking(False)
-        self._server = await self.loop.create_server(
-            self._connection,
-            sock=listener,
-            backlog=CONNECTION_BACKLOG,
-            ssl=self._tls,
-            ssl_handshake_timeout=self._handshake_s,
-        )
+        for one in (listener, *(listener.dup() for _ in range(ACCEPTED_A_TURN - 1))):
+            server = await self.loop.create_server(
+                self._connection,
+                sock=one,
+                backlog=CONNECTION_BACKLOG,
+                ssl=self._tls,
+                ssl_handshake_timeout=self._handshake_s,
+            )
+            self._servers.append(server)
 
     async def adopt(self, accepted: socket.socket) -> None:
         accepted.setblocking(False)
@@ -72,10 +84,10 @@ class Connections:
         )
 
     def stop_listening(self) -> None:
-        """Closes our handle of the listening socket; whoever else holds it goes on."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        """Closes our handles of the listening socket; whoever else holds it goes on."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
 
     def leave(self) -> None:
         """No connection goes on after its next answer. Those that are quiet are closed, but for

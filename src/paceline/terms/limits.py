@@ -28,6 +28,9 @@ BEGUN = 32
 BEGUN_LONGEST = 8
 """of these, kept for who has waited longest, whatever its priority"""
 
+ACCEPTED_A_TURN = 8
+"""connections that a process accepts in one turn of its loop; the others wait for the next"""
+
 TURNED_AWAY = 64
 """requests that are refused in one turn because their turn would come too late"""
 
