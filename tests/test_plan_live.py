@@ -160,8 +160,14 @@ def batches(server: Server, reason: str) -> float:
 def check_max_batch(server: Server) -> None:
     """As changed to 2: as many rows are a full batch."""
     before = batches(server, "size reached")
-    assert predict(server, rows=2).status == 200
-    assert batches(server, "size reached") == before + 1
+
+    def is_full() -> (
+        bool
+    ):  # on a busy machine two rows at once may look slower than one, for a while
+        assert predict(server, rows=2).status == 200
+        return batches(server, "size reached") > before
+
+    until("a full batch", is_full)
 
 
 def check_batching(server: Server) -> None:
@@ -582,7 +588,11 @@ def test_logging_changes_in_owner_and_fronts_and_in_fronts_to_come(tmp_path: Pat
         assert predict(server).status == 200
         assert server.ask("GET", "/api/status").status == 200
         assert predictions_logged(server) == logged
-        assert journal(server)[0]["body"]["changes"] == ["server.access_log true → false"]
+        bodies = [
+            each["body"] for each in journal(server)
+        ]  # front ended: alerts are told there too
+        said = next(body["changes"] for body in bodies if "changes" in body)
+        assert said == ["server.access_log true → false"]
 
 
 def predictions_logged(server: Server) -> int:
