@@ -500,20 +500,21 @@ def test_a_file_that_grows_too_large_loses_its_oldest_minutes(tmp_path: Path) ->
     assert (tmp_path / FILE).stat().st_size < 2_000_000
 
 
-@pytest.mark.parametrize("before_s", [0, 75])
+@pytest.mark.parametrize("lived_s", [0, 4, 70])
 def test_a_window_longer_than_a_server_lives_is_all_of_its_life(
-    tmp_path: Path, before_s: int
+    tmp_path: Path, lived_s: int
 ) -> None:
-    """It began in the middle of an hour, and of a minute; an earlier one just before it, too."""
+    """It began in the middle of an hour, and of a minute; an earlier one just before it, too, and
+    ended in that minute."""
     wall_s = WALL_S + 1087
-    if before_s:
-        earlier = Life(tmp_path, wall_s - before_s)
-        for _ in range(70):
+    if lived_s:
+        earlier = Life(tmp_path, wall_s - lived_s - 2)
+        for _ in range(lived_s):
             earlier.answer(2)
             earlier.pass_s()
         earlier.end()
     life = Life(tmp_path, wall_s)
-    counted = 140 if before_s else 0
+    counted = 2 * lived_s
     for second in range(150):
         life.answer(3)
         life.pass_s()

@@ -66,6 +66,8 @@ class History:
         self._odd_s = wall_s - self._started
         self._end = self._oldest = self._started
         """the second that comes next, as a number of seconds"""
+        self._shares_minute = False
+        """whether an earlier life ended in the minute in which this one began"""
         self._tiers = (
             Tier(1, HISTORY_SECONDS, np.float32),
             Tier(MINUTE, HISTORY_MINUTES, np.float32),
@@ -239,6 +241,8 @@ class History:
         if step * tier.size_s >= self._end or step <= (self._end - 1) // tier.size_s - tier.steps:
             return
         self._oldest = min(self._oldest, int((step + 1) * tier.size_s - kept.known_s))
+        if index == 1 and step == self._started // MINUTE:
+            self._shares_minute = True
         fresh = tier.at[step % tier.steps] != step
         place = tier.place(step, kept.began_s)
         tier.known_s[place] += kept.known_s
@@ -375,6 +379,7 @@ class History:
         """The window from `begin` on, each second of it once, as finely as it is known."""
         firsts = [NONE if tier.first == NONE else tier.began(self._end) for tier in self._tiers]
         wholes = [tier.first == first for tier, first in zip(self._tiers, firsts, strict=True)]
+        wholes[0] = wholes[0] and not self._shares_minute
         return covered(begin, self._end, firsts, [tier.size_s for tier in self._tiers], wholes)
 
     def _merged(self, numbers: Sequence[int], begin: float, end: int) -> Cells:
