@@ -443,7 +443,7 @@ def test_ten_thousand_idle_connections_at_one_front(server: Server) -> None:
         assert each.recv(4096).startswith(b"HTTP/1.1 200")
     each_bytes = (pss_bytes(front) - pss) / IDLE
     print(f"{each_bytes:.0f} bytes of the front for each of {IDLE} idle connections")
-    assert descriptors(front) - held == IDLE
+    assert IDLE - 1 <= descriptors(front) - held <= IDLE  # one of those before may be gone since
     assert each_bytes < IDLE_BYTES
     others_are_answered(server)
     server.process.send_signal(signal.SIGTERM)
