@@ -113,10 +113,12 @@ def speak_slowly(model: str, port: int, stop: threading.Event) -> None:
 
 @contextmanager
 def neighbours() -> Iterator[None]:
-    """Twice as many busy processes as there are cores."""
+    """Four times as many busy processes as there are cores, each in a session of its own: a kernel
+    that shares cores fairly among sessions would count them as one."""
     spin = "while True: pass"
-    count = 2 * len(os.sched_getaffinity(0))
-    running = [subprocess.Popen([sys.executable, "-S", "-c", spin]) for _ in range(count)]
+    count = 4 * len(os.sched_getaffinity(0))
+    command = [sys.executable, "-S", "-c", spin]
+    running = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
     try:
         yield
     finally:
@@ -195,7 +197,10 @@ def test_a_planted_bottleneck_is_named(server: Server, part: str) -> None:
 @pytest.mark.skipif(not probes.waits_s(os.getpid()), reason="the kernel does not tell who waits")
 def test_too_few_cores_are_named_and_who_has_them(server: Server) -> None:
     with neighbours():
-        found = told(server, "busy", partial(keep_asking, "busy", SMALL), 2)
+        for _ in range(2 * ATTEMPTS):  # how long a thread waits is the kernel's choice, and varies
+            found = told(server, "busy", partial(keep_asking, "busy", SMALL), 2)
+            if found.name == "saturation" and "others use" in found.what:
+                break
     assert found.name == "saturation", found
     assert "others use" in found.what
     assert of(found, "without a core") > 0
