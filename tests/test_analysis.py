@@ -124,6 +124,15 @@ def test_what_is_slow_is_named(part: str, is_: Mapping[str, float]) -> None:
     assert all(0 < each.sure <= 1 for each in found.advice)
 
 
+def test_another_front_is_advised_where_this_one_is_busy_and_not_to_a_lone_caller() -> None:
+    (idle,) = bottleneck(past(steady(front=7.0, cpu=0.1), 60)).advice
+    assert "one front more" not in idle.what
+    assert idle.impact is None
+    (busy,) = bottleneck(past(steady(front=7.0, cpu=0.9), 60)).advice
+    assert "one front more" in busy.what
+    assert busy.impact is not None
+
+
 def test_others_who_have_the_cores_are_told_from_ourselves() -> None:
     theirs = bottleneck(past(steady(run=9.0, others=3.5, wait=0.6), 60))
     assert "others use" in theirs.what

@@ -20,6 +20,9 @@ FULLEST = 0.98
 SPARE_CORES = 0.5
 """of one, unused, let another executor run"""
 
+BUSY_FRONT = 0.5
+"""of a core, and more, is what a front must use until another one would make anything faster"""
+
 SPOKEN_FOR = 0.8
 """of a core is free for another executor where a whole one is"""
 
@@ -58,13 +61,7 @@ def advice(found: Parts, named: Bottleneck, model: str, rules: Rules | None) -> 
             ),
         )
     if named.part == "front":
-        return (
-            Advice(
-                "Run one front more (`paceline up --fronts N`), where a core is free for it.",
-                0.6 if _free_cores(found) >= SPARE_CORES else 0.2,
-                impact=_without(found, found.front_s, 0.3),
-            ),
-        )
+        return (_for_front(found),)
     return (
         Advice(
             "Make the model faster: quantize or distill it, or run it on better hardware. "
@@ -112,6 +109,21 @@ def _for_queue(found: Parts, model: str, rules: Rules | None) -> tuple[Advice, .
         text = "More is asked than this machine can run: add cores or machines, or ask for less."
         given.append(Advice(text, 0.7))
     return tuple(given)
+
+
+def _for_front(found: Parts) -> Advice:
+    """Another front makes faster only who waits for this one; what a lone request costs stays."""
+    if found.front_cores < BUSY_FRONT:
+        return Advice(
+            "Send more in fewer requests: several rows in each, on connections that are kept. "
+            "Each request costs a front the same, and another front would not change that.",
+            0.6,
+        )
+    return Advice(
+        "Run one front more (`paceline up --fronts N`), where a core is free for it.",
+        0.6 if _free_cores(found) >= SPARE_CORES else 0.2,
+        impact=_without(found, found.front_s, 0.3),
+    )
 
 
 def _for_saturation(found: Parts) -> tuple[Advice, ...]:

@@ -131,13 +131,13 @@ def _cores(found: Parts) -> str:
 def evidence(found: Parts) -> tuple[Evidence, ...]:
     """What any bottleneck stands on."""
     named = [
-        Evidence("requests", found.asked, "requests"),
+        Evidence("asked", found.asked, "requests"),
         Evidence("turned away", found.refused, "requests"),
         Evidence("mean", found.mean_s * 1e3, "ms"),
         Evidence("in flight", found.in_flight, "requests"),
         Evidence("waiting", found.queued, "requests"),
-        Evidence("executors busy", found.executors_busy, "executors"),
-        Evidence("rows of a batch", found.batch_rows, "rows"),
+        Evidence("busy", found.executors_busy, "executors"),
+        Evidence("in a batch", found.batch_rows, "rows"),
         Evidence("cores used", found.cpu_share, ""),
         Evidence("cores used by others", found.others_share, ""),
         Evidence("without a core", found.starved, ""),

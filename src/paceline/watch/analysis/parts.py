@@ -103,6 +103,11 @@ class Parts(msgspec.Struct, frozen=True):
         return self.rows / self.batches if self.batches else 0.0
 
     @property
+    def front_cores(self) -> float:
+        """That each front used on average, with the models in its threads and processes."""
+        return self.cpu_s / (self.span_s * max(1.0, self.fronts)) if self.span_s else 0.0
+
+    @property
     def cpu_share(self) -> float:
         """Of all cores, by whomever."""
         return self.container_cpu_s / (self.cores * self.span_s) if self.cores else 0.0
