@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paceline.serve.knobs import DEFAULTS
+from paceline.serve.knobs import DEFAULTS, Rules
 from paceline.terms.errors import NotMeasured
 from paceline.terms.goal import predictions
+from paceline.terms.limits import ROWS as ROWS_AT_MOST
 from paceline.terms.metric import (
     BATCH_LEFT_ROWS,
     BATCHES,
@@ -30,7 +31,7 @@ from paceline.terms.metric import (
 )
 from paceline.watch.analysis.baseline import against, baseline
 from paceline.watch.analysis.bottleneck import shares_of
-from paceline.watch.analysis.finding import Baseline, Finding
+from paceline.watch.analysis.finding import Advice, Baseline, Finding
 from paceline.watch.analysis.findings import findings
 from paceline.watch.analysis.parts import parts
 from paceline.watch.past import Step
@@ -74,7 +75,7 @@ def past(at: Callable[[int], Second], seconds: int, seed: int = 0) -> ListedPast
         add(REQUEST_SECONDS, (MODEL,), wall_s, total)
         add(MODEL_SECONDS, (MODEL,), wall_s, Step(wall_s, batches, batches * ms["run"] / 1e3))
         count(RUN, rps, MODEL)
-        count(ROWS, rps, MODEL)
+        count(ROWS, rps * is_.get("rows", 1.0), MODEL)
         count(PART_SECONDS, rps * ms["queue"] / 1e3, MODEL, "queue")
         count(REQUEST_PART_SECONDS, rps * ms["body"] / 1e3, MODEL, "body")
         count(REQUEST_PART_SECONDS, rps * ms["parse"] / 1e3, MODEL, "parse")
@@ -190,32 +191,56 @@ def test_a_bottleneck_says_since_when() -> None:
     assert always.ago_s is None
 
 
-def test_larger_batches_are_advised_where_rows_are_left_that_would_pay() -> None:
+def advised(rules: Rules, **is_: float) -> tuple[Advice, ...]:
+    made = findings(past(steady(**is_), 60), MODEL, 600, rules)
+    (found,) = [each for each in made if each.kind == "bottleneck"]
+    return found.advice
+
+
+def test_batches_that_leave_paying_rows_are_to_take_them_and_not_to_be_allowed_more() -> None:
+    """They were left though the size that is set would have let them in."""
     is_ = {"queue": 20.0, "left": 300.0, "run": 8.0}
-    rules = msgspec.structs.replace(DEFAULTS, max_batch=4)
-    (found,) = [
-        each
-        for each in findings(past(steady(**is_), 60), MODEL, 600, rules)
-        if each.kind == "bottleneck"
-    ]
-    first = found.advice[0]
-    assert first.command.startswith("paceline plan set m.max_batch 8 ")
+    rules = msgspec.structs.replace(DEFAULTS, max_batch=4, batching="latency_optimized")
+    first, *others = advised(rules, **is_)
+    assert first.command.startswith("paceline plan set m.batching at_once ")
     assert first.impact is not None
     assert first.impact.low < first.impact.likely < first.impact.high < first.impact.now
     # What it foretells is what `--expect` takes, so that it is scored afterwards.
     (expected,) = predictions([first.command.partition('--expect "')[2].rstrip('"')])
     assert expected.metric == "mean_ms"
-    assert any("executors" in each.command for each in found.advice)
+    assert any("executors" in each.command for each in others)
+    late, *_ = advised(DEFAULTS, **is_)
+    assert "more time" in late.what
+    assert late.command == ""
 
 
 def test_full_batches_may_become_larger_and_may_bring_nothing() -> None:
-    found = bottleneck(past(steady(queue=20.0, full=1.0), 60))
-    assert "full at 1 rows" in found.what
-    first = found.advice[0]
+    assert "full at 1 rows" in bottleneck(past(steady(queue=20.0, full=1.0), 60)).what
+    rules = msgspec.structs.replace(DEFAULTS, max_batch=1)
+    first, *_ = advised(rules, queue=20.0, full=1.0)
     assert first.command.startswith("paceline plan set m.max_batch 4 ")
     assert first.impact is not None
     assert first.impact.low < first.impact.now
     assert first.impact.high == pytest.approx(first.impact.now)
+
+
+def test_larger_batches_are_not_advised_where_no_setting_makes_them_so() -> None:
+    """Of a model whose requests run alone; and beyond what may be set."""
+    for rows, setting in ((1.0, 64), (ROWS_AT_MOST, ROWS_AT_MOST)):
+        rules = msgspec.structs.replace(DEFAULTS, max_batch=setting)
+        given = advised(rules, queue=20.0, full=1.0, rows=rows)
+        assert not any("max_batch" in each.command for each in given)
+
+
+def test_more_executors_are_not_advised_for_batches_that_run_one_by_one() -> None:
+    given = advised(DEFAULTS, queue=5.0, run=0.5)
+    assert not any("executors" in each.command for each in given)
+    assert any("one front more" in each.what for each in given)
+
+
+def test_a_model_that_is_switched_off_is_to_be_switched_on() -> None:
+    (only,) = advised(msgspec.structs.replace(DEFAULTS, enabled=False), refused=200.0)
+    assert only.command == "paceline plan set m.enabled true"
 
 
 def test_a_limit_is_raised_as_far_as_it_goes() -> None:

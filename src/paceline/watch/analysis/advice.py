@@ -8,7 +8,15 @@ lies between two bounds that are known: not at all, and as if what is added cost
 
 import msgspec
 
-from paceline.serve.knobs import BATCH_EXECUTORS, BATCHING, MAX_BATCH, MAX_IN_FLIGHT, Rules
+from paceline.serve.knobs import (
+    BATCH_EXECUTORS,
+    BATCHING,
+    DEADLINE,
+    ENABLED,
+    MAX_BATCH,
+    MAX_IN_FLIGHT,
+    Rules,
+)
 from paceline.terms.limits import EXECUTORS, IN_FLIGHT, ROWS
 from paceline.watch.analysis.bottleneck import Bottleneck
 from paceline.watch.analysis.finding import Advice, Impact
@@ -22,6 +30,9 @@ SPARE_CORES = 0.5
 
 BUSY_FRONT = 0.5
 """of a core, and more, is what a front must use until another one would make anything faster"""
+
+IN_PLACE_S = 0.001
+"""Batches below this run in the front's own thread, however many executors there are."""
 
 SPOKEN_FOR = 0.8
 """of a core is free for another executor where a whole one is"""
@@ -73,32 +84,28 @@ def advice(found: Parts, named: Bottleneck, model: str, rules: Rules | None) -> 
 
 def _for_queue(found: Parts, model: str, rules: Rules | None) -> tuple[Advice, ...]:
     given: list[Advice] = []
-    full = found.full_batches > found.batches / 2
     pays = found.left_paying_rows > found.rows * 0.1 and found.batches > 0
-    if full and not pays:
+    if pays:
+        given.append(_take_what_waits(found, model, rules))
+    elif found.full_batches > found.batches / 2 and _may_be_larger(found, rules):
         # Whether more rows pay was never seen: they cost nothing more, or as much as these do.
         to = _even(4 * max(1.0, found.batch_rows))
         most = to / max(1.0, found.batch_rows)
         gain = Gain(1.0, 1.0 + (most - 1.0) * 0.4, most)
         text = "Let batches be larger, which they would fill: to"
         given.append(_knob(found, model, MAX_BATCH.name, to, gain, 0.6, text))
-    if pays:
-        rows = found.batch_rows + found.left_paying_rows / found.batches
-        at_most = rules.max_batch if rules is not None else int(found.batch_rows + 0.5)
-        to = _even(max(2 * at_most, rows))
-        # The core has measured that these rows cost little: at the least half of it is believed.
-        most = to / max(1.0, found.batch_rows)
-        gain = Gain(1.0 + (most - 1.0) * 0.1, 1.0 + (most - 1.0) * 0.5, most)
-        given.append(
-            _knob(found, model, MAX_BATCH.name, to, gain, 0.8, "Let batches be larger: to")
-        )
     if found.waited_batches > found.batches / 2:
         impact = _without(found, found.queue_s, 0.3)
         text = "Begin batches at once: they are held back for company that costs more."
         command = _command(model, BATCHING.name, "at_once", impact)
         given.append(Advice(text, 0.8, command, impact))
     free = _free_cores(found)
-    if free >= SPARE_CORES:
+    if free >= SPARE_CORES and found.busy_s < IN_PLACE_S * found.batches:
+        text = (
+            "Run one front more (`paceline up --fronts N`): in each, batches this short run one by"
+        )
+        given.append(Advice(f"{text} one.", 0.6))
+    elif free >= SPARE_CORES:
         now = rules.executors if rules is not None else max(1, round(found.executors_busy))
         if now < EXECUTORS:
             low = 1.0 + min(1.0, free * SPOKEN_FOR) / now * 0.3
@@ -109,6 +116,31 @@ def _for_queue(found: Parts, model: str, rules: Rules | None) -> tuple[Advice, .
         text = "More is asked than this machine can run: add cores or machines, or ask for less."
         given.append(Advice(text, 0.7))
     return tuple(given)
+
+
+def _take_what_waits(found: Parts, model: str, rules: Rules | None) -> Advice:
+    """Rows that are left behind would have been within the size that is set: how batches are made
+    keeps them out, or requests that have no time for a larger one."""
+    # The core has measured that these rows cost little: at the least a tenth of it is believed.
+    most = 1.0 + found.left_paying_rows / found.batches / max(1.0, found.batch_rows)
+    gain = Gain(1.0 + (most - 1.0) * 0.1, 1.0 + (most - 1.0) * 0.5, most)
+    impact = faster(found, gain)
+    if rules is not None and rules.batching != BATCHING.default:
+        text = f"Let batches take what waits, which {rules.batching} leaves: {BATCHING.default}"
+        command = _command(model, BATCHING.name, BATCHING.default, impact)
+        return Advice(f"{text} ({BATCHING.name}).", 0.8, command, impact)
+    return Advice(
+        f"Give requests more time (their own timeouts, or {DEADLINE.name}): batches are cut for "
+        "those that are nearly late.",
+        0.6,
+        impact=impact,
+    )
+
+
+def _may_be_larger(found: Parts, rules: Rules | None) -> bool:
+    """By its setting. What is full far below it is so for another reason: requests that run alone,
+    say of a model whose inputs have one length."""
+    return rules is None or (rules.max_batch < ROWS and found.batch_rows > rules.max_batch / 2)
 
 
 def _for_front(found: Parts) -> Advice:
@@ -138,6 +170,9 @@ def _for_saturation(found: Parts) -> tuple[Advice, ...]:
 
 
 def _more_in_flight(found: Parts, model: str, rules: Rules | None) -> Advice:
+    if rules is not None and not rules.enabled:
+        command = f"paceline plan set {model}.{ENABLED.name} true"
+        return Advice("Switch the model on: while it is off nobody is answered.", 0.9, command)
     text = "Let more requests in at once; they are turned away while there is room."
     if rules is None:
         return Advice(
