@@ -2,12 +2,14 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable, Coroutine
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request as HttpRequest
 
 from paceline.clock import Chance
 from paceline.journal.journal import Journal
@@ -21,10 +23,14 @@ from paceline.watch.alerts.latch import Bounds
 from paceline.watch.alerts.life import Channel, Policy
 from paceline.watch.alerts.messages import Message
 from paceline.watch.alerts.postman import SENT, Outcome
+from paceline.watch.analysis.finding import Baseline
 from paceline.watch.archive import archive
+from paceline.watch.history import History
 from paceline.watch.past import Past
 from paceline.watch.store import FILE
 from paceline.watch.watcher import Watcher
+from paceline.web import history_api
+from stores import WAIT_S
 
 WALL_S = 1_800_000_000.0
 
@@ -130,6 +136,39 @@ def test_a_process_that_stood_still_looks_once_and_goes_on_in_time(tmp_path: Pat
         await watched.watcher.close()
 
     run(live, tmp_path)
+
+
+def test_who_asks_for_long_holds_the_next_look_and_not_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow(past: History, *given: object) -> Baseline:
+        begun.set()
+        assert may_end.wait(WAIT_S)
+        return Baseline("m", past.grew(REQUESTS, {}, 60), 0, 0, 0, 0, {})
+
+    monkeypatch.setattr(history_api, "baseline_of", slow)
+
+    async def live(watched: Watched) -> None:
+        await watched.start()
+        asking = {
+            each.declared.path: each
+            for each in history_api.operations(watched.watcher, watched.clock.wall)
+        }[history_api.BASELINE.path]
+        http = HttpRequest({"type": "http", "query_string": b"model=m"})
+        asked = asyncio.ensure_future(asking.answer(http, "ann"))
+        assert await asyncio.to_thread(begun.wait, WAIT_S)
+        watched.requests.add(7)
+        await watched.clock.pass_s(1.0)
+        assert watched.told == []  # what is asked does not change
+        may_end.set()
+        assert (await asked).status_code == 200
+        await watched.clock.pass_s(0.0)
+        assert watched.told == [7]
+        await watched.watcher.close()
+
+    run(live, None)
 
 
 def test_who_fails_each_second_stops_neither_the_look_nor_the_server(

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from paceline.clock import Clock
 from paceline.observe import log
@@ -31,6 +31,7 @@ logger = log.get(__name__)
 Boards = Callable[[], Sequence[Board]]
 Others = Callable[[], Sequence[Measurement]]
 EachSecond = Callable[["History"], None]
+T = TypeVar("T")
 
 
 class Watcher:
@@ -54,6 +55,8 @@ class Watcher:
         self._task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="history")
         self._writing: asyncio.Future[None] | None = None
+        self._past_held = asyncio.Lock()
+        """by who asks it in a thread, or tells it what happened"""
 
     @property
     def past(self) -> "History":
@@ -77,7 +80,7 @@ class Watcher:
             self._task.cancel()
             await asyncio.wait((self._task,))
         if self._looking is not None:
-            self._try_to_look()
+            await self._try_to_look()
             await self.write(whole=False)
             await self._in_thread(self._looking.close)
         self._thread.shutdown()
@@ -89,12 +92,21 @@ class Watcher:
         for each in self._each_second:
             each(past)
 
+    async def ask(self, question: Callable[["History"], T]) -> T:
+        """In a thread, for a report may take longer than a loop may stand still. The past does not
+        change meanwhile: the next look comes that much later."""
+        past = self.past
+        async with self._past_held:
+            return await asyncio.to_thread(question, past)
+
     async def write(self, *, whole: bool = True) -> None:
         """What is over; not `whole`, the minute that is not over too."""
         if self._writing is not None:
             await asyncio.wait((self._writing,))
         if self._looking is not None:
-            self._writing = self._in_thread(self._looking.to_write(whole=whole))
+            async with self._past_held:
+                work = self._looking.to_write(whole=whole)
+            self._writing = self._in_thread(work)
             self._writing.add_done_callback(self._written)
             await asyncio.wait((self._writing,))
 
@@ -102,11 +114,11 @@ class Watcher:
         looking = _Looking(self._folder, self._clock.now(), self._clock.wall())
         try:
             await self._in_thread(lambda: looking.begin(self._boards()))
+            looking.see_first(self._clock.now(), self._clock.wall(), self._others())
         except Exception:  # a bug of ours must not stop what is served
             logger.exception("there will be no history")
             return
         self._looking = looking
-        looking.see_first(self._clock.now(), self._clock.wall(), self._others())
         moment = self._clock.now()
         while True:
             moment += WATCH_TICK_S
@@ -114,14 +126,15 @@ class Watcher:
             late_s = self._clock.now() - moment
             if late_s > WATCH_TICK_S:  # this process stood still: one long step, and on from here
                 moment += late_s // WATCH_TICK_S * WATCH_TICK_S
-            self._try_to_look()
+            await self._try_to_look()
             if self._writing is None and looking.has_finished:
                 self._writing = self._in_thread(looking.to_write(whole=True))
                 self._writing.add_done_callback(self._written)
 
-    def _try_to_look(self) -> None:
+    async def _try_to_look(self) -> None:
         try:
-            self.look()
+            async with self._past_held:
+                self.look()
         except Exception:  # a bug of ours, or of whoever looks too; the next look may do better
             logger.exception("a look at the boards failed")
 

@@ -1,8 +1,8 @@
 """The control API of the past: series of any metric, the report of a model, and its baseline.
 
-What lies between `watch/` and HTTP. The owner adds these operations to its own. Longer stretches
-than memory has whole are read from the file, in a thread. numpy comes with the past, so it is
-imported where one is.
+What lies between `watch/` and HTTP. The owner adds these operations to its own. The past is asked
+in a thread, for the owner's loop has others to serve; longer stretches than memory has whole are
+read from the file. numpy comes with the past, so it is imported where one is.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -142,6 +142,7 @@ BASELINE: Declaration[BaselineQuery, None, Baseline] = Declaration(
 )
 DECLARED: tuple[AnyDeclaration, ...] = (HISTORY, HISTORY_CSV, REPORT, BASELINE)
 
+T = TypeVar("T")
 RulesOf = Callable[[str], "Rules | None"]
 """The settings of a model that are in force; None where it is served no more."""
 
@@ -154,25 +155,32 @@ def operations(
 ) -> Sequence[Operation]:
     async def answer_history(query: HistoryQuery, body: None, who: str) -> HistoryAnswer:
         since_s, step_s = span(query.since, "since"), span(query.step, "step")
-        past = await _past(watcher, wall, since_s, step_s)
-        return history(past, query, since_s, step_s)
+        return await _asked(
+            watcher, wall, since_s, lambda past: history(past, query, since_s, step_s)
+        )
 
     async def answer_csv(query: HistoryQuery, body: None, who: str) -> bytes:
         return as_csv(await answer_history(query, body, who)).encode()
 
     async def answer_report(query: ReportQuery, body: None, who: str) -> Report:
         last_s, step_s = span(query.since, "since"), span(query.granularity, "granularity")
-        past = await _past(watcher, wall, last_s, step_s)
-        in_force, alerts = rules(query.model), open_alerts(book(), query.model)
-        return of_model(past, query.model, last_s, step_s, wall(), in_force, alerts)
+        model, in_force, alerts = query.model, rules(query.model), open_alerts(book(), query.model)
+        now = wall()
+        return await _asked(
+            watcher,
+            wall,
+            last_s,
+            lambda past: of_model(past, model, last_s, step_s, now, in_force, alerts),
+        )
 
     async def answer_baseline(query: BaselineQuery, body: None, who: str) -> Baseline:
         last_s = span(query.since, "since")
         step_s = span(query.step, "step") if query.step else 0.0
         if 0 < step_s < 60:  # that is known of the last hour alone
             last_s = min(last_s, HISTORY_SECONDS)
-        past = await _past(watcher, wall, last_s, step_s)
-        return baseline_of(past, query.model, last_s, step_s)
+        return await _asked(
+            watcher, wall, last_s, lambda past: baseline_of(past, query.model, last_s, step_s)
+        )
 
     return (
         HISTORY.answered_by(answer_history),
@@ -225,19 +233,19 @@ def _check_known(past: Past, model: str) -> None:
         )
 
 
-async def _past(
-    watcher: Watcher, wall: Callable[[], float], since_s: float, step_s: float
-) -> "History":
+async def _asked(
+    watcher: Watcher, wall: Callable[[], float], since_s: float, question: Callable[["History"], T]
+) -> T:
     """Of the last hour memory has everything; before that the file has whole distributions of each
     minute, and nobody waits for it who does not ask so far back."""
-    past = watcher.past
-    if since_s <= HISTORY_SECONDS or watcher.folder is None:
-        return past
-    from paceline.watch.archive import archive
+    if since_s > HISTORY_SECONDS and watcher.folder is not None:
+        from paceline.watch.archive import archive
 
-    await watcher.write(whole=False)
-    of_file = await asyncio.to_thread(archive, watcher.folder, wall())
-    return past if of_file is None else of_file
+        await watcher.write(whole=False)
+        of_file = await asyncio.to_thread(archive, watcher.folder, wall())
+        if of_file is not None:
+            return await asyncio.to_thread(question, of_file)
+    return await watcher.ask(question)
 
 
 def history(past: Past, query: HistoryQuery, since_s: float, step_s: float) -> HistoryAnswer:
