@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paceline.stats.sketch import Sketch
-from paceline.terms.alert import NO_ALERTS, Severity
+from paceline.terms.alert import NO_ALERTS, Alert, AlertBook, Severity
 from paceline.terms.limits import ALERT_CLEAR_S
 from paceline.terms.metric import (
     AT_RISK,
@@ -380,6 +380,25 @@ def test_answers_that_are_too_slow_burn_the_budget_of_a_quantile() -> None:
             burning.append(past.now_s - 86400)
     # With b bad and 8 good a second, b * t = 14.4 % of all in the hour's window.
     assert burning[0] == pytest.approx(0.144 * 8 * 3600 / (2 * (1 - 0.144)), abs=20)
+
+
+def test_a_burn_rate_is_not_over_before_five_minutes_were_seen_however_long_nobody_looked() -> None:
+    past = MadePast()
+    of = {"model": "m0", "priority": "normal"}
+    past.make(REQUESTS, {**of, "status": "500"}, steady(10.0, 0.0, 9000.0))
+    id_, name = "slo_burn:m0.availability", "m0.availability"
+    open_ = Alert(id_, "slo_burn", name, "critical", "firing", 8000.0, "it fails", "", "")
+    watchdog = Watchdog({BURN: None}, ["m0"], AlertBook(alerts={id_: open_}))
+    goals = {"m0": ("availability >= 0.2",)}
+
+    def state(now: float) -> tuple[bool, bool]:
+        past.now_s = now
+        seen = watchdog.look(past, goals, now)
+        return id_ in seen.findings, id_ in seen.unknown
+
+    assert state(100_000.0) == (False, True)
+    assert state(100_299.0) == (False, True)
+    assert state(100_300.0) == (False, False)
 
 
 def test_three_requests_of_which_one_fails_wake_nobody() -> None:

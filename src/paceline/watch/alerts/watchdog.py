@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from paceline.terms.alert import AlertBook, Severity, worse
-from paceline.terms.amounts import in_words, percent
+from paceline.terms.amounts import long_time, percent
 from paceline.terms.goal import Limit
 from paceline.terms.limits import ALERT_TEXT_CHARS, START_S
 from paceline.watch.alerts import burn
@@ -85,10 +85,11 @@ class Watchdog:
         self._goals: Goals | None = None
         self._objectives: tuple[Objective, ...] = ()
         self._limits: dict[str, tuple[Limit, ...]] = {}
-        self._began_s: float | None = None
+        self._began_s = float("inf")
         self._settled = False
 
     def look(self, past: Past, goals: Goals, now: float) -> Seen:
+        self._began_s = min(self._began_s, now)
         if goals is not self._goals:
             self._goals = goals
             self._objectives = objectives(goals)
@@ -109,7 +110,7 @@ class Watchdog:
                 found = self._burning(past, sight.failing, objective, now)
                 if found is not None:
                     findings[found.id] = found
-                elif past.known_s() < burn.PAIRS[0].short_s:  # so soon after a start
+                elif now - self._began_s < burn.PAIRS[0].short_s:  # of a gap nobody knows
                     unknown.add(alert_id(BURN, objective.name))
         return Seen(findings, frozenset(unknown & self._was.keys()), tuple(pending))
 
@@ -122,8 +123,6 @@ class Watchdog:
 
     def _has_settled(self, sight: Sight, now: float) -> bool:
         """A model may take its time to load; no process is dead because of that."""
-        if self._began_s is None:
-            self._began_s = now
         all_ready = sight.ready is not None and sight.ready[0] >= sight.ready[1]
         self._settled = self._settled or all_ready or now - self._began_s >= START_S
         return self._settled
@@ -176,7 +175,7 @@ class Watchdog:
             worst.severity,
             f"{objective.model} misses its goal {objective.limit}: {percent(bad)} of its {what}",
             f"burns its budget of {percent(objective.budget)} {rate:.3g} times too fast, over "
-            f"{in_words(worst.long_s)} and over {in_words(worst.short_s)}",
+            f"{long_time(worst.long_s)} and over {long_time(worst.short_s)}",
             RULES[BURN].remedy,
             left.share,
             left.exhausted_in_s,
