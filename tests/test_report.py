@@ -23,6 +23,7 @@ from paceline.terms.metric import (
     BATCH_LIMIT,
     BATCH_ROWS,
     CONTAINER_CORES,
+    CONTAINER_MEMORY_LIMIT,
     COST,
     CPU_SECONDS,
     EXECUTORS,
@@ -37,7 +38,10 @@ from paceline.terms.metric import (
 from paceline.watch.analysis.baseline import baseline, compared
 from paceline.watch.analysis.finding import Advice, Evidence, Finding, Impact
 from paceline.watch.analysis.moved import reach_s, series, step_for
-from paceline.watch.report import OpenAlert, Report, open_alerts, report
+from paceline.watch.analysis.parts import parts
+from paceline.watch.archive import archive
+from paceline.watch.past import Past
+from paceline.watch.report import Level, OpenAlert, Report, open_alerts, report
 from paceline.web.history_api import HistoryQuery, as_csv, history, of_model
 from servers import Server
 from test_history import WALL_S, Life
@@ -115,6 +119,47 @@ def test_a_report_says_what_happened(told: Report) -> None:
     assert told.cost.server_usd == pytest.approx(0.6, rel=1e-4)
     assert told.cost.share == pytest.approx(0.25, rel=1e-4)
     assert told.cost.usd_per_1000_requests == pytest.approx(0.6 / 4 / 12, rel=1e-3)
+
+
+def test_a_window_that_begins_within_a_step_has_the_rates_of_its_own_seconds() -> None:
+    life = Life()
+    board = life.boards[0]
+    life.others = [Measurement(EXECUTORS, ("m",), 1.0)]
+    for _ in range(95):
+        life.answer(20, 0.01)
+        board.sketch(MODEL_SECONDS, "m").record(0.1, 5)
+        board.counter(RUN, "m").add(20)
+        life.pass_s()
+    found = report(life.past, "m", 15, 60, now_unix_s=life.wall_s, version="1")
+    assert (found.known_s, found.totals.requests) == (15, 300)
+    assert found.totals.requests_per_s == pytest.approx(20)
+    assert found.totals.busy == pytest.approx(0.5, rel=0.01)
+    assert found.totals.concurrency == pytest.approx(0.2, rel=0.01)
+    of_parts = parts(life.past, "m", 15)  # distributions are whole by ten seconds
+    assert of_parts.answered == 300
+    assert of_parts.executors_busy == pytest.approx(0.5, rel=0.01)
+    assert of_parts.in_flight >= of_parts.executors_busy
+
+
+def test_a_queue_that_was_always_empty_is_empty_in_the_file_too(tmp_path: Path) -> None:
+    life = Life(tmp_path)
+    life.boards[0].gauge(QUEUED, "m", "normal").set(0)
+    life.others = [Measurement(CONTAINER_MEMORY_LIMIT, (), 1e9)]
+    life.answer()
+    life.pass_s()
+    assert _reported(life.past).machine.memory_limit_bytes == 1e9
+    life.end()
+    past = archive(tmp_path)
+    assert past is not None
+    assert _reported(past).totals.queued == Level(0, 0, 0)
+    unlimited = Life(tmp_path, WALL_S + 60)  # another life, in a larger container
+    unlimited.answer()
+    unlimited.pass_s()
+    assert _reported(unlimited.past).machine.memory_limit_bytes is None
+
+
+def _reported(past: Past) -> Report:
+    return report(past, "m", 600, 60, now_unix_s=WALL_S, version="1")
 
 
 def test_each_step_of_a_report_is_its_own(told: Report) -> None:

@@ -206,7 +206,7 @@ def report(
         made_unix_s=now_unix_s,
         version=version,
         asked_s=last_s,
-        known_s=sum(row.known_s for row in rows),
+        known_s=_seen_s(rows, last_s),
         step_s=step_s,
         size_bytes=past.latest(MODEL_BYTES, of_model),
         parameters=past.latest(MODEL_PARAMETERS, of_model),
@@ -250,7 +250,7 @@ def _totals(
     past: Past, of_model: Where, last_s: float, step_s: float, rows: Sequence[Row]
 ) -> Totals:
     requests, refused, errors = _by_class(past, of_model, last_s)
-    known_s = sum(row.known_s for row in rows)
+    known_s = _seen_s(rows, last_s)
     latency = _times(past, REQUEST_SECONDS, of_model, last_s)
     run = _times(past, MODEL_SECONDS, of_model, last_s)
     ran = past.grew(RUN, of_model, last_s)
@@ -264,9 +264,10 @@ def _totals(
     mean_rows = batch_rows.sum / batch_rows.count if batch_rows.count else None
     limit = past.latest(BATCH_LIMIT, of_model)
     executors = past.latest(EXECUTORS, of_model)
-    in_model = past.spread(MODEL_SECONDS, of_model, last_s)
+    busy_s = past.grew(MODEL_SECONDS, of_model, last_s) * (run.mean_ms or 0.0) / 1e3
     reasons = sorted({each["reason"] for each in past.series(NOT_RUN) if _has(each, of_model)})
     not_run = {why: past.grew(NOT_RUN, {**of_model, "reason": why}, last_s) for why in reasons}
+    rows_s = sum(row.known_s for row in rows)
     concurrencies = [(row.concurrency or 0.0) * row.known_s for row in rows]
     return Totals(
         requests=requests,
@@ -279,15 +280,20 @@ def _totals(
         run=run,
         queue_ms=queue_ms,
         rest_ms=rest_ms,
-        concurrency=sum(concurrencies) / known_s if known_s else None,
+        concurrency=sum(concurrencies) / rows_s if rows_s else None,
         queued=_level(past, QUEUED, of_model, last_s, step_s),
         not_run={why: count for why, count in not_run.items() if count},
         rows=past.grew(ROWS, of_model, last_s),
         batches=batches,
         batch_rows=mean_rows,
         batch_utilization=mean_rows / limit if mean_rows is not None and limit else None,
-        busy=in_model.sum / (executors * known_s) if executors and known_s else None,
+        busy=busy_s / (executors * known_s) if executors and known_s else None,
     )
+
+
+def _seen_s(rows: Sequence[Row], last_s: float) -> float:
+    """The first step may begin before the window does; what is counted is of the window alone."""
+    return min(last_s, sum(row.known_s for row in rows))
 
 
 def _by_class(past: Past, of_model: Where, last_s: float) -> tuple[float, float, float]:
@@ -336,9 +342,9 @@ def _machine(past: Past, last_s: float, step_s: float) -> Machine:
     mean = sum(step.value for step in cpu) / known_s if known_s else None
     return Machine(
         Level(rates[-1] if rates else None, mean, max(rates, default=None)),
-        past.latest(CONTAINER_CORES, {}),
+        past.latest(CONTAINER_CORES, {}) or None,
         _level(past, RESIDENT_BYTES, {}, last_s, step_s),
-        past.latest(CONTAINER_MEMORY_LIMIT, {}),
+        past.latest(CONTAINER_MEMORY_LIMIT, {}) or None,  # 0 where an earlier life had one
         _level(past, GPU_BUSY, {}, last_s, step_s) if past.series(GPU_BUSY) else None,
         _level(past, GPU_MEMORY, {}, last_s, step_s) if past.series(GPU_MEMORY) else None,
     )

@@ -142,6 +142,9 @@ class MetricsFile:
         database.execute("BEGIN IMMEDIATE")
         try:
             ours = self._numbers(database)
+            for number in range(len(self._names)):
+                if self._names.metrics[number].kind == "gauge":  # one that says 0 is in no row
+                    self._id(database, number, ours)
             for minute in minutes:
                 for size_s in LASTING:
                     self._put(database, size_s, minute, ours)

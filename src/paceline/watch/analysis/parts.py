@@ -136,7 +136,9 @@ def parts(past: Past, model: str, last_s: float) -> Parts:
 
     def summed(metric: Metric) -> tuple[float, float]:
         sketch = past.spread(metric, of, last_s)
-        return float(sketch.count), sketch.sum
+        count = past.grew(metric, of, last_s)
+        # Whole distributions reach back to the beginning of a stretch, and counts do not.
+        return count, count * sketch.sum / sketch.count if sketch.count else 0.0
 
     return _made(span_s, model, grew, summed, past)
 
