@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 import paceline.journal.sqlite as files
 from paceline.changes.desk import Desk, Nobody, Wanted, Wish
-from paceline.changes.wording import moment, of_diff, of_prediction, of_step, of_verdict, words
+from paceline.changes.wording import of_diff, of_prediction, of_step, of_verdict, words
 from paceline.cli.main import run
 from paceline.clock import RealClock
 from paceline.journal.damage import inspect
@@ -63,6 +63,7 @@ from paceline.journal.transfer import (
     import_lines,
 )
 from paceline.terms.alert import NO_ALERTS, Alert, Silence
+from paceline.terms.amounts import moment
 from paceline.terms.errors import (
     EXIT_INTERRUPTED,
     EXIT_OK,

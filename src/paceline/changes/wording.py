@@ -5,7 +5,6 @@ long is cut. Called by `paceline journal tail`, and by the views behind `why` an
 """
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
 
 import msgspec
 
@@ -27,6 +26,7 @@ from paceline.journal.entries import (
     SilenceEnded,
 )
 from paceline.terms.alert import Moved
+from paceline.terms.amounts import moment
 from paceline.terms.plan import Address, Change, Diff, Line, Prediction, Step, Value, Verdict, shown
 
 TEXT_CHARS = 300
@@ -34,9 +34,6 @@ TEXT_CHARS = 300
 
 STEPS = 3
 """of one change that are told; the others are counted"""
-
-FIRST_MOMENT = datetime(1970, 1, 1, tzinfo=UTC)
-LAST_UNIX_S = 253402300799.0
 
 OUTCOMES: dict[Outcome, str] = {
     "came true": "which came true",
@@ -165,14 +162,6 @@ def of_prediction(
     told = "not scored yet" if outcome is None else OUTCOMES[outcome]
     number = "" if measured is None else f" (measured {measured:g})"
     return _one_line(f"expected {prediction}, {told}{number}")
-
-
-def moment(unix_s: float) -> str:
-    """`2026-07-28 09:30:05 UTC`."""
-    if not 0 <= unix_s <= LAST_UNIX_S:
-        return f"{unix_s:g} s after 1970 began (UTC)"
-    at = FIRST_MOMENT + timedelta(seconds=int(unix_s))
-    return at.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def text(written: str) -> str:

@@ -214,7 +214,8 @@ def _journal(state: str | None, config: Path | None) -> Path:
 
 
 def _line(entry: "Entry") -> str:
-    from paceline.changes.wording import moment, text, words
+    from paceline.changes.wording import text, words
+    from paceline.terms.amounts import moment
 
     return f"{moment(entry.at)}  {entry.seq}  {text(entry.who)}  {words(entry)}"
 
@@ -234,8 +235,8 @@ def _shown(entry: "Entry") -> dict[str, object]:
 
 
 def _report(report: "Report") -> Iterator[str]:
-    from paceline.changes.wording import moment
     from paceline.journal.damage import in_words
+    from paceline.terms.amounts import moment
 
     yield f"journal   {report.path}, {_size(report.size_bytes)}"
     if report.last_at_unix_s is None:

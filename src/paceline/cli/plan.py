@@ -389,7 +389,7 @@ def item(text: str, indent: str = "  ") -> str:
 
 def when(unix_s: float) -> str:
     """In UTC, which the reader is told once."""
-    from paceline.changes.wording import moment
+    from paceline.terms.amounts import moment
 
     return moment(unix_s).removesuffix(" UTC")
 

@@ -9,11 +9,11 @@ other.
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 
+from paceline.cli.plan import when
 from paceline.cli.reported import (
     clock,
     figures,
     headline,
-    moment,
     ms,
     rate,
     share,
@@ -169,7 +169,7 @@ class _Time:
         every = next((each for each in EVERY_S if span_s / each <= TICKS), EVERY_S[-1])
         at = -(-self.began_s // every) * every
         while at <= self.ended_s:
-            text = moment(at)
+            text = when(at)
             yield at - self.began_s, text[11:16] if every < 86400 else text[5:10]
             at += every
 
@@ -206,7 +206,7 @@ class _Time:
             Hover(
                 at,
                 at + self.step_s,
-                f"{moment(row.began_unix_s)}: "
+                f"{when(row.began_unix_s)}: "
                 + ", ".join(f"{name} {told(of(row))}" for name, _, of in lines_of),
             )
             for at, row in zip(places, rows, strict=True)

@@ -3,9 +3,10 @@
 import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 
-from paceline.terms.amounts import counted, in_words, percent
+from paceline.cli.plan import when
+from paceline.terms import amounts
+from paceline.terms.amounts import counted, in_words, long_time, percent
 from paceline.watch.alerts.messages import budget
 from paceline.watch.analysis.finding import Evidence, Finding, Impact
 from paceline.watch.report import Level, OpenAlert, Report, Row, Times
@@ -27,7 +28,7 @@ def as_lines(report: Report) -> str:
     writer.writerow(("began", *Row.__struct_fields__[1:]))
     for row in report.rows:
         values = [getattr(row, name) for name in Row.__struct_fields__[1:]]
-        writer.writerow((moment(row.began_unix_s), *("" if v is None else v for v in values)))
+        writer.writerow((when(row.began_unix_s), *("" if v is None else v for v in values)))
     return lines.getvalue()
 
 
@@ -75,8 +76,8 @@ def told(report: Report) -> Iterator[tuple[str, Sequence[str]]]:
     if report.compared is not None:
         against = report.compared
         what = (
-            f"the baseline {against.name} ({long(against.span_s)} until "
-            f"{moment(against.wall_s)} UTC)"
+            f"the baseline {against.name} ({long_time(against.span_s)} until "
+            f"{when(against.wall_s)} UTC)"
         )
         if not against.findings:
             yield f"Nothing differs from {what}", ()
@@ -87,13 +88,13 @@ def told(report: Report) -> Iterator[tuple[str, Sequence[str]]]:
 
 
 def _alert(alert: OpenAlert) -> Iterator[str]:
-    yield f"{alert.id}, {alert.state} since {moment(alert.since_unix_s)} UTC: {alert.value}"
+    yield f"{alert.id}, {alert.state} since {when(alert.since_unix_s)} UTC: {alert.value}"
     yield from budget(alert.budget_left, alert.exhausted_in_s)
     yield f"what to do: {alert.what_to_do}"
 
 
 def _lines(finding: Finding) -> Iterator[str]:
-    since = "" if finding.wall_s is None else f"since {moment(finding.wall_s)} UTC, "
+    since = "" if finding.wall_s is None else f"since {when(finding.wall_s)} UTC, "
     since = "all the while, " if finding.kind == "bottleneck" and not since else since
     yield f"{since}{_sure(finding.sure)}"
     shown = [each for each in finding.evidence if each.value]
@@ -129,10 +130,10 @@ def _sure(share: float) -> str:
 
 
 def headline(report: Report) -> str:
-    told = f"the last {long(report.asked_s)} before {moment(report.made_unix_s)} UTC"
+    told = f"the last {long_time(report.asked_s)} before {when(report.made_unix_s)} UTC"
     if report.known_s >= ALL * report.asked_s:
         return told
-    return f"{told}, of which {long(report.known_s)} was seen"
+    return f"{told}, of which {long_time(report.known_s)} was seen"
 
 
 def figures(report: Report) -> Iterator[tuple[str, str]]:
@@ -221,24 +222,12 @@ def sparks(values: Sequence[float | None]) -> str:
 # --- Words ----------------------------------------------------------------------------------------
 
 
-def moment(unix_s: float) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
 def clock(rows: Sequence[Row]) -> tuple[str, Callable[[float], str]]:
     """What to call the time of a step, and how to tell it: with its day where there are several."""
-    days = {moment(row.began_unix_s)[:10] for row in rows}
+    days = {when(row.began_unix_s)[:10] for row in rows}
     if len(days) > 1:
-        return "began (UTC)", moment
-    return f"{days.pop()} (UTC)", lambda unix_s: moment(unix_s)[11:]
-
-
-def long(span_s: float) -> str:
-    """A stretch of the past, to two places."""
-    for unit, unit_s in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if span_s >= unit_s:
-            return f"{span_s / unit_s:.3g} {unit}"
-    return f"{span_s:.3g} s"
+        return "began (UTC)", when
+    return f"{days.pop()} (UTC)", lambda unix_s: when(unix_s)[11:]
 
 
 def times(found: Times) -> str:
@@ -268,7 +257,7 @@ def rate(per_s: float | None) -> str:
 
 
 def short(value: float | None) -> str:
-    return NONE if value is None else counted(round(value, 3) if value < 100 else round(value))
+    return NONE if value is None else counted(value)
 
 
 def share(value: float | None) -> str:
@@ -276,13 +265,8 @@ def share(value: float | None) -> str:
 
 
 def usd(value: float | None) -> str:
-    return NONE if value is None else f"{value:.2g} USD"
+    return NONE if value is None else f"{counted(value)} USD"
 
 
 def size(value_bytes: float | None) -> str:
-    if value_bytes is None:
-        return NONE
-    for unit, unit_bytes in (("GiB", 2**30), ("MiB", 2**20), ("kiB", 2**10)):
-        if value_bytes >= unit_bytes:
-            return f"{value_bytes / unit_bytes:.3g} {unit}"
-    return f"{value_bytes:.0f} B"
+    return NONE if value_bytes is None else amounts.size(value_bytes)

@@ -1,13 +1,14 @@
-"""Times, shares and counts as people write and read them: `30ms`, `5%`, `12 000`.
+"""Times, shares, sizes and counts as people write and read them: `30ms`, `5%`, `12 000`.
 
 Reading is strict: a time needs its unit, since 30 may be seconds or milliseconds. Writing keeps
 three digits, and never rounds a share up: 100 % is all of them. Called by the command line, by
-policies by name and by reports.
+policies by name, by reports and alerts.
 """
 
 import math
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 
 from paceline.terms.errors import BadInput
 
@@ -25,6 +26,10 @@ LONGEST_S = 24 * 3600.0
 SPANS_S: Mapping[str, float] = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 LONGEST_SPAN_S = 2 * 365 * 86400.0
 """Of the past: as long as it is kept."""
+
+FIRST_MOMENT = datetime(1970, 1, 1, tzinfo=UTC)
+LAST_UNIX_S = 253402300799.0
+"""Of the year 9999."""
 
 _BESIDE_NUMBER = re.compile(r" (?=[%<\d]|[mµ]?s\b)")
 _AMOUNT = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*(\S*)")
@@ -107,6 +112,29 @@ def in_words(time_s: float) -> str:
     if time_s < 9.995e-4:
         return f"{_three(time_s * 1e6)} µs"
     return f"{_three(time_s * 1e3)} ms" if time_s < 0.9995 else f"{_three(time_s)} s"
+
+
+def long_time(time_s: float) -> str:
+    """Of what may last for days: `5 min`, `3.5 h`, `2 d`."""
+    for unit, unit_s in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if time_s >= unit_s:
+            return f"{_three(time_s / unit_s)} {unit}"
+    return in_words(time_s)
+
+
+def moment(unix_s: float) -> str:
+    """`2026-07-28 09:30:05 UTC`."""
+    if not 0 <= unix_s <= LAST_UNIX_S:
+        return f"{unix_s:g} s after 1970 began (UTC)"
+    at = FIRST_MOMENT + timedelta(seconds=int(unix_s))
+    return at.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def size(size_bytes: float) -> str:
+    for unit, unit_bytes in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("kiB", 2**10)):
+        if size_bytes >= unit_bytes:
+            return f"{_three(size_bytes / unit_bytes)} {unit}"
+    return f"{size_bytes:.0f} B"
 
 
 def percent(value: float) -> str:

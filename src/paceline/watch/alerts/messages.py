@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from paceline.terms.alert import Moved, Notice
-from paceline.terms.amounts import counted, in_words, percent
+from paceline.terms.amounts import counted, long_time, moment, percent
 from paceline.terms.limits import ALERT_LINES
 
 WORDS: Mapping[Moved, str] = {
@@ -95,24 +95,11 @@ def budget(left: float | None, exhausted_in_s: float | None) -> list[str]:
         else:
             said.append(f"budget left: {percent(left)} of a month's")
     if exhausted_in_s is not None:
-        said.append(f"exhausted in: {long_time(exhausted_in_s)} at this rate")
+        lasts = long_time(exhausted_in_s) if exhausted_in_s > 0 else "no time"
+        said.append(f"exhausted in: {lasts} at this rate")
     elif left is not None:
         said.append("exhausted in: never at this rate")
     return said
-
-
-def long_time(seconds: float) -> str:
-    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return in_words(seconds) if seconds > 0 else "no time"
-
-
-def moment(unix_s: float) -> str:
-    try:
-        return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    except (OverflowError, ValueError, OSError):  # of a clock far from any calendar
-        return f"{unix_s:g} s after 1970 began (UTC)"
 
 
 def _parts(notices: Sequence[Notice]) -> tuple[list[Notice], list[Notice]]:

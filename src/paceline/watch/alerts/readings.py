@@ -8,7 +8,7 @@ should, a busy processor only where somebody is late. Called by the table in `ru
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from paceline.terms.amounts import counted, in_words, percent
+from paceline.terms.amounts import counted, in_words, percent, size
 from paceline.terms.goal import Limit
 from paceline.terms.limits import (
     ALERT_DISK_ENOUGH_BYTES,
@@ -148,16 +148,16 @@ def restarts(sight: Sight) -> Iterator[Reading]:
 
 def disk(sight: Sight) -> Iterator[Reading]:
     past = sight.past
-    size, free = past.latest(DISK_BYTES, {}), past.latest(DISK_FREE, {})
-    if not size or free is None:
+    all_bytes, free = past.latest(DISK_BYTES, {}), past.latest(DISK_FREE, {})
+    if not all_bytes or free is None:
         yield Reading(HOST, None)
         return
-    share = 1.0 if free >= ALERT_DISK_ENOUGH_BYTES else free / size
+    share = 1.0 if free >= ALERT_DISK_ENOUGH_BYTES else free / all_bytes
     yield Reading(
         HOST,
         share,
         "the disk of the state directory is nearly full",
-        f"{percent(free / size)} of {_bytes(size)} is free, {_bytes(free)}",
+        f"{percent(free / all_bytes)} of {size(all_bytes)} is free, {size(free)}",
         _full_in_s(past, free) if share < 1.0 else None,
     )
 
@@ -242,7 +242,7 @@ def memory(sight: Sight) -> Iterator[Reading]:
         HOST,
         used / limit,
         "the container is about to use all the memory it may",
-        f"{percent(used / limit)} of {_bytes(limit)}",
+        f"{percent(used / limit)} of {size(limit)}",
     )
 
 
@@ -296,10 +296,3 @@ def _somebody_is_late(sight: Sight) -> bool:
 def _most(past: Past, gauge: Metric, model: str) -> float:
     steps = past.steps(gauge, {"model": model}, MINUTE_S, 5.0)
     return max((each.value for each in steps), default=0.0)
-
-
-def _bytes(amount: float) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if amount >= size:
-            return f"{amount / size:.3g} {unit}"
-    return f"{amount / 1e3:.3g} kB"

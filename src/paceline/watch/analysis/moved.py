@@ -16,6 +16,7 @@ from paceline.observe.board import QUANTILES
 from paceline.stats.residuals import Rule, anomalies, season
 from paceline.stats.shifts import Shift, shifts
 from paceline.stats.trend import trend
+from paceline.terms.amounts import long_time
 from paceline.terms.metric import REQUEST_SECONDS
 from paceline.watch.analysis.bottleneck import WHAT, shares_of
 from paceline.watch.analysis.finding import Advice, Evidence, Finding
@@ -221,7 +222,7 @@ def _trend(model: str, each: Series, now_wall_s: float) -> Iterator[Finding]:
         "trend",
         model,
         each.name,
-        f"{NAMES[each.name]} {way}: {found.growth:+.0%} in {span_s:.0f} s, "
+        f"{NAMES[each.name]} {way}: {found.growth:+.0%} in {long_time(span_s)}, "
         f"between {found.low:+.0%} and {found.high:+.0%}.",
         0.95,
         (
@@ -246,8 +247,9 @@ def _anomalies(model: str, each: Series, step_s: float, now_wall_s: float) -> It
             "anomaly",
             model,
             each.name,
-            f"{NAMES[each.name]} was far {direction} what was to be expected for {lasted_s:.0f} s: "
-            f"{found.found:.3g} {each.unit} where {found.expected:.3g} were.",
+            f"{NAMES[each.name]} was far {direction} what was to be expected for "
+            f"{long_time(lasted_s)}: {found.found:.3g} {each.unit} where "
+            f"{found.expected:.3g} were.",
             min(0.95, 1.0 - 1 / (2 * abs(found.score))),
             (
                 Evidence("found", found.found, each.unit),
