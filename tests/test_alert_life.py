@@ -186,6 +186,39 @@ def test_what_nobody_acknowledges_is_told_others_and_then_again() -> None:
     assert world.told[-1][4] == ("log", "pager", "boss")
 
 
+def test_who_was_told_the_worst_of_it_is_told_of_its_end_however_it_flapped() -> None:
+    world = World()
+    world.find("one", "critical")
+    world.pass_s(1000, 10.0)
+    assert world.told[-1][4] == ("log", "pager", "boss")
+    world.lose("one")
+    world.turn()  # too soon to tell
+    world.find("one", "warning")
+    world.pass_s(600, 10.0)
+    world.lose("one")
+    world.pass_s(600, 10.0)
+    assert world.told[-1][2:] == ("resolved", "warning", ("log", "pager", "boss"))
+    world.find("one", "warning")
+    world.turn()
+    world.lose("one")
+    world.pass_s(600, 10.0)
+    assert [tell for *_, tell in world.told[-2:]] == [("log",), ("log",)]
+
+
+def test_what_got_worse_is_escalated_when_nobody_has_acknowledged_that() -> None:
+    world = World()
+    world.find("one")
+    world.pass_s(2000, 10.0)
+    world.acknowledge("one")
+    world.find("one", "critical")
+    began_s = world.now_s
+    world.pass_s(1000, 10.0)
+    assert [(round(at - began_s, -1), what) for at, _, what, _, _ in world.told[1:]] == [
+        (10.0, "worse"),
+        (910.0, "escalated"),
+    ]
+
+
 def test_what_is_silenced_is_told_when_the_silence_is_over_if_it_still_fires() -> None:
     world = World()
     world.silence("errors:o*", 3600.0)

@@ -304,6 +304,21 @@ def test_a_server_that_still_loads_its_models_has_no_dead_process() -> None:
         assert bool(seen.findings) == (past.now_s >= 75)  # it should be there by now
 
 
+def test_a_goal_that_is_new_begins_anew() -> None:
+    past = MadePast()
+    past.make(REQUEST_SECONDS, {"model": "m0"}, steady(10.0), 0.1)
+    watchdog = Watchdog({"latency": Bounds(1.0, 5.0, for_s=30.0)}, ["m0"], NO_ALERTS)
+
+    def fires(from_s: int, until_s: int, goals: Goals) -> bool:
+        for past.now_s in range(from_s, until_s):
+            seen = watchdog.look(past, goals, past.now_s)
+        return bool(seen.findings)
+
+    assert fires(1000, 1100, {"m0": ("p99_ms <= 30",)})
+    assert not fires(1100, 1110, {"m0": ()})
+    assert not fires(1110, 1120, {"m0": ("p99_ms <= 300",)})
+
+
 def test_a_rule_that_is_off_finds_nothing() -> None:
     past = healthy(1, 10.0, 0.1)
     past.make(FRONT_RESTARTS, {}, lambda at: float(at > 4 * 86400))

@@ -43,6 +43,10 @@ class Alert(msgspec.Struct, frozen=True, omit_defaults=True):
     told: Literal["", "firing", "resolved"] = ""
     told_severity: Severity = "warning"
     told_unix_s: float = 0.0
+    told_worst: Severity = "warning"
+    """of what was told since it was over: whoever heard that hears of the end"""
+    worse_unix_s: float = 0.0
+    """when it got worse, and had to be acknowledged anew; 0 where it did not"""
     escalated: bool = False
 
     @property

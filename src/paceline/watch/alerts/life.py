@@ -22,7 +22,15 @@ import msgspec
 from msgspec.structs import replace
 
 from paceline.journal.entries import AlertMoved
-from paceline.terms.alert import Alert, AlertBook, Moved, Severity, Silence, worse
+from paceline.terms.alert import (
+    SEVERITIES,
+    Alert,
+    AlertBook,
+    Moved,
+    Severity,
+    Silence,
+    worse,
+)
 from paceline.terms.errors import Conflict, NotFound
 from paceline.terms.limits import ALERT_TEXT_CHARS, ALERTS
 from paceline.watch.alerts.watchdog import Finding
@@ -67,6 +75,7 @@ class Ages:
         wanted = {
             *(("since", each.since_unix_s) for each in book.alerts.values()),
             *(("told", each.told_unix_s) for each in book.alerts.values()),
+            *(("worse", each.worse_unix_s) for each in book.alerts.values()),
             *(("silence", each.from_unix_s) for each in book.silences),
         }
         if not self._known.keys() <= wanted:
@@ -123,6 +132,7 @@ def moves(
             moved.append(AlertMoved(alert, what, tell))
             ages.s("since", alert.since_unix_s)  # now, and not when a clock was set
             ages.s("told", alert.told_unix_s)
+            ages.s("worse", alert.worse_unix_s)
     return moved
 
 
@@ -143,8 +153,8 @@ def _next(
         exhausted_in_s=finding.exhausted_in_s,
     )
     if worse(finding.severity, before.severity):
-        escalated = replace(alert, severity=finding.severity, state="firing", by="", note="")
-        return replace(escalated, escalated=False), "worse"
+        anew = replace(alert, severity=finding.severity, state="firing", by="", note="")
+        return replace(anew, worse_unix_s=wall), "worse"
     return alert, None
 
 
@@ -164,12 +174,14 @@ def _fired(finding: Finding, before: Alert | None, wall: float) -> Alert:
     )
     if before is None or not before.told:
         return fires
-    # What was said of it not long ago still counts.
+    # What was said of it not long ago still counts, and whoever heard that it fires waits for more.
     return replace(
         fires,
         told=before.told,
         told_severity=before.told_severity,
         told_unix_s=before.told_unix_s,
+        told_worst=before.told_worst,
+        escalated=before.escalated and before.told == "firing",
     )
 
 
@@ -184,7 +196,8 @@ def _telling(
     got_worse = alert.open and worse(alert.severity, alert.told_severity)
     if told_s < policy.every_s and not got_worse:
         return alert, what, nothing
-    everybody = policy.told(alert.severity)
+    worst = _worst(alert)
+    everybody = policy.told(alert.severity if alert.open else worst)
     if alert.escalated:
         everybody += policy.escalate
     fires = alert.state == "firing"
@@ -202,8 +215,15 @@ def _telling(
         told="firing" if alert.open else "resolved",
         told_severity=alert.severity,
         told_unix_s=wall,
+        told_worst=worst if alert.open else "warning",
     )
     return said, what, everybody
+
+
+def _worst(alert: Alert) -> Severity:
+    """Of what it is, and what was said of it since it was over."""
+    said = (alert.told_worst, alert.told_severity) if alert.told == "firing" else ()
+    return max((alert.severity, *said), key=SEVERITIES.index)
 
 
 def _is_late(alert: Alert, policy: Policy, ages: Ages) -> bool:
@@ -213,6 +233,7 @@ def _is_late(alert: Alert, policy: Policy, ages: Ages) -> bool:
         and alert.severity == "critical"
         and not alert.escalated
         and ages.s("since", alert.since_unix_s) >= policy.escalate_s
+        and (not alert.worse_unix_s or ages.s("worse", alert.worse_unix_s) >= policy.escalate_s)
     )
 
 

@@ -76,7 +76,8 @@ class Watchdog:
         self._bounds = bounds
         self._models = models
         self._was = {each.id: each.severity for each in book.alerts.values() if each.open}
-        self._watched: dict[str, Watched] = {}
+        self._watched: dict[str, dict[str, Watched]] = {}
+        """by rule, then by what it is about"""
         self._read_s: dict[str, float] = {}
         self._found: dict[str, list[Finding]] = {}
         self._burns: dict[tuple[Objective, Pair], bool] = {}
@@ -139,11 +140,11 @@ class Watchdog:
                 continue
             self._read_s[name] = now + rule.every_s
             self._found[name] = found = []
+            before, self._watched[name] = self._watched.get(name, {}), {}
             for reading in rule.read(sight):
                 id_ = alert_id(name, reading.about)
-                watched = self._watched.get(id_)
-                if watched is None:
-                    watched = self._watched[id_] = Watched(bounds, self._was.get(id_))
+                watched = before.get(reading.about) or Watched(bounds, self._was.pop(id_, None))
+                self._watched[name][reading.about] = watched
                 severity = watched.see(reading.value, now)
                 if watched.pending:
                     pending.append(id_)
