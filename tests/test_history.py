@@ -33,6 +33,8 @@ from paceline.watch.store import FILE, MetricsFile
 WALL_S = 1_800_000_000.0
 """A full hour."""
 
+FULL_DAY_S = WALL_S // DAY * DAY
+
 values_s = st.lists(
     st.one_of(st.floats(0, 1e6), st.floats(1e-4, 1.0), st.just(0.0), st.floats(-1, 0)), max_size=30
 )
@@ -478,6 +480,37 @@ def test_old_minutes_go_and_hours_stay(tmp_path: Path) -> None:
         file.write([Kept(MINUTE, began_s, 60.0, np.array([number]), row, {})])
     assert [len([*file.read(size_s, 0.0)]) for size_s in (MINUTE, HOUR, DAY)] == [4, 10, 10]
     file.close()
+
+
+def test_what_is_older_than_single_hours_is_known_by_days(tmp_path: Path) -> None:
+    """With whole distributions, and each second once."""
+    names = Names()
+    number = names.number(REQUESTS, ("m", "normal", "200"))
+    sketch = names.number(REQUEST_SECONDS, ("m",))
+    file = MetricsFile(tmp_path, names)
+    days = 90
+    for day in range(days):
+        row = np.array([[10.0, 0.0, 1.0]])
+        taken = pack(np.asarray(of_values([0.01 * (1 + day // 45)] * 10)._cells))
+        began_s = FULL_DAY_S + day * DAY
+        kept = Kept(MINUTE, began_s, 60.0, np.array([number]), row, {sketch: taken})
+        file.write([kept])
+    file.close()
+    end_s = FULL_DAY_S + days * DAY
+    month, year = archive(tmp_path, end_s), archive(tmp_path, end_s, 365 * DAY)
+    assert month is not None
+    assert year is not None
+    assert month.grew(REQUESTS, {}, 365 * DAY) == 300
+    assert year.grew(REQUESTS, {}, 365 * DAY) == 10 * days
+    assert year.grew(REQUESTS, {}, 60 * DAY) == 600
+    assert year.known_s() >= (days - 1) * DAY
+    steps = year.steps(REQUEST_SECONDS, {}, 365 * DAY, 60)
+    assert [step.value for step in steps] == [10] * days
+    assert steps[0].quantiles is not None
+    assert steps[0].quantiles[0] == pytest.approx(0.01, rel=0.01)
+    assert year.spread(REQUEST_SECONDS, {}, 365 * DAY).quantile(0.9) == pytest.approx(
+        0.02, rel=0.01
+    )
 
 
 def test_a_file_that_grows_too_large_loses_its_oldest_minutes(tmp_path: Path) -> None:

@@ -38,6 +38,37 @@ tests:
             exp_annotations: {{}}
 """
 
+FEW_AND_MANY = """\
+rule_files: [{rules}]
+evaluation_interval: 10s
+tests:
+  - interval: 10s
+    input_series:
+      - series: 'paceline_requests_total{{model="few", priority="normal", status="200"}}'
+        values: '0+1x60'
+      - series: 'paceline_requests_total{{model="few", priority="normal", status="503"}}'
+        values: '0+1x60'
+      - series: 'paceline_not_run_total{{model="few", reason="late"}}'
+        values: '0+1x60'
+      - series: 'paceline_queued_requests{{model="few", priority="normal"}}'
+        values: '0x60'
+      - series: 'paceline_requests_total{{model="many", priority="normal", status="200"}}'
+        values: '0+10x60'
+      - series: 'paceline_requests_total{{model="many", priority="normal", status="503"}}'
+        values: '0+10x60'
+      - series: 'paceline_not_run_total{{model="many", reason="late"}}'
+        values: '0+10x60'
+      - series: 'paceline_queued_requests{{model="many", priority="normal"}}'
+        values: '0x60'
+    alert_rule_test:
+      - eval_time: 5m
+        alertname: PacelineErrorsCritical
+        exp_alerts: [exp_labels: {{severity: critical, rule: errors, model: many}}]
+      - eval_time: 5m
+        alertname: PacelineSaturationCritical
+        exp_alerts: [exp_labels: {{severity: critical, rule: saturation, model: many}}]
+"""
+
 
 def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = shutil.which("promtool")
@@ -55,12 +86,14 @@ def test_promtool_accepts_the_rules(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("promtool")
-def test_a_total_outage_is_found_when_arithmetic_says(tmp_path: Path) -> None:
-    """After 52 s, give or take what Prometheus makes up at the ends of a window."""
+@pytest.mark.parametrize("cases", [OUTAGE, FEW_AND_MANY], ids=["outage", "few and many"])
+def test_prometheus_finds_what_we_find(tmp_path: Path, cases: str) -> None:
+    """A total outage after 52 s, give or take what Prometheus makes up at the ends of a window; and
+    of a handful of requests nothing."""
     plain = re.sub(r"        annotations:\n(?:          .*\n)+", "", RULES_FILE.read_text())
     rules, tests = tmp_path / "rules.yml", tmp_path / "tests.yml"
     rules.write_text(plain)
-    tests.write_text(OUTAGE.format(rules=rules))
+    tests.write_text(cases.format(rules=rules))
     done = promtool("test", "rules", str(tests))
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from paceline.terms.limits import ALERT_BAD_LEAST
 from paceline.terms.metric import METRICS, Metric
 from paceline.watch.alerts.burn import PAIRS, Pair
 from paceline.watch.alerts.rules import BURN, RULES, Rule
@@ -58,7 +59,7 @@ def _burn(pair: Pair) -> str:
         f"sum by (model) (rate({ALL}[{hours(window_s)}]))) > {pair.factor * BUDGET:g}"
         for window_s in (pair.short_s, pair.long_s)
     ]
-    enough = f"sum by (model) (increase({BAD}[{hours(pair.long_s)}])) >= 5"
+    enough = f"sum by (model) (increase({BAD}[{hours(pair.long_s)}])) >= {ALERT_BAD_LEAST}"
     return " and ".join([*rates, enough])
 
 

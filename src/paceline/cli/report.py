@@ -92,7 +92,7 @@ def _found(state: Path, model: str, since: str, granularity: str) -> "Report":
         return msgspec.json.decode(reply.body, type=Report)
     from paceline.web.history_api import of_model
 
-    past = _file(state)
+    past = _file(state, last_s)
     return of_model(past, model, last_s, step_s, float(past.end))
 
 
@@ -108,7 +108,7 @@ def _baseline(state: Path, model: str, since: str, step_s: float = 0.0) -> "Base
         return msgspec.json.decode(reply.body, type=Baseline)
     from paceline.web.history_api import baseline_of
 
-    return baseline_of(_file(state), model, last_s, step_s)
+    return baseline_of(_file(state, last_s), model, last_s, step_s)
 
 
 def _compared(state: Path, model: str, since: str, name: str) -> "Comparison":
@@ -122,10 +122,10 @@ def _compared(state: Path, model: str, since: str, name: str) -> "Comparison":
     return Comparison(name, kept.wall_s, kept.span_s, kept.step_s, differs)
 
 
-def _file(state: Path) -> "History":
+def _file(state: Path, last_s: float) -> "History":
     from paceline.watch.archive import archive
 
-    past = archive(state)
+    past = archive(state, last_s=last_s)
     if past is None:
         raise Misuse(
             "no server runs on this state directory, and none has left a history there",

@@ -1,4 +1,5 @@
-"""The past in memory: the last hour by seconds, a day by minutes, a month by hours.
+"""The past in memory: the last hour by seconds, a day by minutes, a month by hours;
+and two years by days, where it was read from the file.
 
 Numbers lie in arrays with a row for each series and a place for each step, which is used again when
 it is too old; a row is taken by the first number that is not zero, so what never happens costs
@@ -29,6 +30,7 @@ from paceline.terms.limits import (
     HISTORY_SKETCH_HOURS,
     HISTORY_SKETCH_S,
     HISTORY_SKETCHES,
+    METRICS_DAYS_KEPT_S,
 )
 from paceline.terms.metric import Metric
 from paceline.watch.cells import Cells, add, as_sketch, empty, pack, quantiles, unpack
@@ -36,6 +38,7 @@ from paceline.watch.names import Names
 from paceline.watch.past import Step
 from paceline.watch.rollup import (
     COLUMNS,
+    DAY,
     HOUR,
     LARGEST,
     MINUTE,
@@ -53,14 +56,12 @@ ROUNDING = 1e-4
 
 
 class History:
-    """Answers as `past.Past`. `keeps_minutes` is for a past read from a file: whole distributions
-    of each minute, which a running server has by ten seconds."""
+    """Answers as `past.Past`. A past `of_file` has no seconds, and days; and whole distributions of
+    each minute, which a running server has by ten seconds."""
 
-    def __init__(
-        self, names: Names, at_s: float, wall_s: float, *, keeps_minutes: bool = False
-    ) -> None:
+    def __init__(self, names: Names, at_s: float, wall_s: float, *, of_file: bool = False) -> None:
         self._names = names
-        self._keeps_minutes = keeps_minutes
+        self._of_file = of_file
         self._started_at_s = at_s
         self._started = int(wall_s)
         self._odd_s = wall_s - self._started
@@ -68,23 +69,26 @@ class History:
         """the second that comes next, as a number of seconds"""
         self._shares_minute = False
         """whether an earlier life ended in the minute in which this one began"""
-        self._tiers = (
+        self._tiers: tuple[Tier, ...] = (
             Tier(1, HISTORY_SECONDS, np.float32),
             Tier(MINUTE, HISTORY_MINUTES, np.float32),
             Tier(HOUR, HISTORY_HOURS, np.float64),
         )
-        self._packs = (
+        self._packs: tuple[Packs, ...] = (
             Packs(HISTORY_SKETCH_S, HISTORY_SECONDS // HISTORY_SKETCH_S),
-            Packs(MINUTE, HISTORY_MINUTES if keeps_minutes else HISTORY_SECONDS // MINUTE),
-            Packs(HOUR, HISTORY_HOURS if keeps_minutes else HISTORY_SKETCH_HOURS),
+            Packs(MINUTE, HISTORY_MINUTES if of_file else HISTORY_SECONDS // MINUTE),
+            Packs(HOUR, HISTORY_HOURS if of_file else HISTORY_SKETCH_HOURS),
         )
+        if of_file:
+            self._tiers += (Tier(DAY, METRICS_DAYS_KEPT_S // DAY, np.float64),)
+            self._packs += (Packs(DAY, METRICS_DAYS_KEPT_S // DAY),)
         self._rows = np.full(HISTORY_SERIES, NONE, dtype=np.intp)
         """of each number, its row in the tables of values"""
         self._stat_rows = np.full(HISTORY_SERIES, NONE, dtype=np.intp)
         self._used = self._stats_used = 0
         self._says = np.zeros(0)
         """what gauges say, by number"""
-        self._running: tuple[dict[int, Cells], ...] = ({}, {}, {})
+        self._running: tuple[dict[int, Cells], ...] = tuple({} for _ in self._packs)
         """what the stretches of `_packs` that are not over have taken in, beside what the shorter
         ones have"""
         self._minute = np.zeros((0, COLUMNS))
@@ -185,7 +189,7 @@ class History:
             if step != second // packs.size_s:
                 # A minute is made of what is kept by 10 s; but not where an earlier life began it.
                 shared = step == self._started // MINUTE
-                self._close(index, step, keep=index != 1 or shared or self._keeps_minutes)
+                self._close(index, step, keep=index != 1 or shared or self._of_file)
         while sum(packs.bytes for packs in self._packs) > HISTORY_PACKED_BYTES:
             max(self._packs, key=lambda each: each.bytes).drop()
 
@@ -234,8 +238,8 @@ class History:
     # --- What was before --------------------------------------------------------------------------
 
     def restore(self, kept: Kept) -> None:
-        """A minute or an hour of an earlier life, placed by the wall clock."""
-        index = 1 if kept.size_s == MINUTE else 2
+        """A minute, an hour or a day of an earlier life, placed by the wall clock."""
+        index = (1, MINUTE, HOUR, DAY).index(kept.size_s)
         tier = self._tiers[index]
         step = int(kept.began_s // tier.size_s)
         if step * tier.size_s >= self._end or step <= (self._end - 1) // tier.size_s - tier.steps:
@@ -267,7 +271,7 @@ class History:
     # --- What is asked ----------------------------------------------------------------------------
 
     def known_s(self) -> float:
-        oldest = self._end - HISTORY_HOURS * HOUR
+        oldest = self._end - self._tiers[-1].steps * self._tiers[-1].size_s
         return float(self._end - max(self._oldest, oldest))
 
     def grew(self, metric: Metric, where: Mapping[str, str], last_s: float) -> float:
@@ -348,13 +352,14 @@ class History:
 
     def resolution(self, last_s: float, step_s: float) -> tuple[int, int]:
         """Which tier answers, and with steps of how many seconds."""
-        for index, least_s in enumerate((1, MINUTE, HOUR)):
-            tier = self._tiers[index]
+        for index, tier in enumerate(self._tiers):
             if tier.first == NONE and index + 1 < len(self._tiers):
                 continue  # a past read from a file has no seconds
-            finest = least_s if index or step_s <= 1 else HISTORY_SKETCH_S
+            finest = tier.size_s if index or step_s <= 1 else HISTORY_SKETCH_S
             size_s = max(1, -int(-step_s // finest)) * finest
             further = self._tiers[index + 1].size_s if index + 1 < len(self._tiers) else None
+            if further == DAY and self._tiers[-1].first == NONE:
+                return index, size_s  # nobody asked for days
             if last_s <= tier.steps * tier.size_s and (further is None or size_s < further):
                 return index, size_s
         return len(self._tiers) - 1, size_s

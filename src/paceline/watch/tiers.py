@@ -128,11 +128,12 @@ def covered(
     end: int,
     firsts: Sequence[int],
     sizes: Sequence[int],
-    wholes: Sequence[bool] = (False, False, False),
+    wholes: Sequence[bool] = (),
 ) -> Iterator[Part]:
     """`firsts` are from where on each length of steps is known; the finest come first. Where a
     coarser one knows more, the finer one begins where one of its steps does. `wholes` says of which
     nothing was dropped yet: there the step in which it began knows no more."""
+    wholes = wholes or [False] * len(firsts)
     high = end
     low = int(begin // 1)
     for index, first in enumerate(firsts):

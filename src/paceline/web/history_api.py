@@ -242,7 +242,7 @@ async def _asked(
         from paceline.watch.archive import archive
 
         await watcher.write(whole=False)
-        of_file = await asyncio.to_thread(archive, watcher.folder, wall())
+        of_file = await asyncio.to_thread(archive, watcher.folder, wall(), since_s)
         if of_file is not None:
             return await asyncio.to_thread(question, of_file)
     return await watcher.ask(question)

@@ -9,6 +9,11 @@ from collections.abc import Mapping
 
 import msgspec
 
+from paceline.terms.limits import (
+    ALERT_DISK_ENOUGH_BYTES,
+    ALERT_QUEUE_LEAST,
+    ALERT_REQUESTS_LEAST,
+)
 from paceline.watch.alerts import readings
 from paceline.watch.alerts.latch import Bounds
 from paceline.watch.alerts.readings import Read
@@ -56,9 +61,11 @@ RULES: Mapping[str, Rule] = {
             remedy="Give it more cores or another server, or ask for less; "
             "`paceline plan show MODEL` lists what can be turned.",
             read=readings.saturation,
-            promql="(sum by (model) (increase(paceline_not_run_total[1m])) + "
+            promql="((sum by (model) (increase(paceline_not_run_total[1m])) + "
             "clamp_min(sum by (model) (delta(paceline_queued_requests[1m])), 0)) / "
-            "sum by (model) (increase(paceline_requests_total[1m]))",
+            "sum by (model) (increase(paceline_requests_total[1m]))) and "
+            "sum by (model) (increase(paceline_not_run_total[1m]) "
+            f"or paceline_queued_requests) >= {ALERT_QUEUE_LEAST}",
         ),
         Rule(
             "dead_process",
@@ -91,7 +98,7 @@ RULES: Mapping[str, Rule] = {
             "without it; changes, and budgets, do not.",
             read=readings.disk,
             promql="paceline_disk_free_bytes / paceline_disk_bytes "
-            "+ (paceline_disk_free_bytes >= bool 10737418240)",
+            f"+ (paceline_disk_free_bytes >= bool {ALERT_DISK_ENOUGH_BYTES})",
         ),
         Rule(
             "latency",
@@ -112,8 +119,8 @@ RULES: Mapping[str, Rule] = {
             bounds=Bounds(0.05, 0.15, for_s=30.0),
             remedy="The log has each error with its request id.",
             read=readings.errors,
-            promql='sum by (model) (rate(paceline_requests_total{status=~"5.."}[1m])) / '
-            + REQUEST_RATE,
+            promql='(sum by (model) (rate(paceline_requests_total{status=~"5.."}[1m])) / '
+            f"{REQUEST_RATE}) and {REQUEST_RATE} >= {ALERT_REQUESTS_LEAST} / 60",
         ),
         Rule(
             "queue",
