@@ -16,15 +16,13 @@ import random
 import re
 import socket
 import struct
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import accumulate, count, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -35,10 +33,11 @@ from benchmarks._server import (
     ask,
     children,
     connect,
-    first_answer,
-    free_port,
+    faults_in_log,
     is_right,
+    open_descriptors,
     pss_mb,
+    served,
     stop,
 )
 from paceline.serve import digits
@@ -54,8 +53,6 @@ WARM_UP = 0.2
 GROWTH_MB = 12.0
 """More than that between warm-up and end is a leak; in an hour, 12 bytes a conversation."""
 FAULTS_KEPT = 20
-
-BAD_IN_LOG = ("inside Paceline", "Traceback", "does not answer", "is killed", "ended by itself")
 
 ROW = list(digits.SAMPLE_ROW)
 V2_INFER = f"/v2/models/{digits.NAME}/infer"
@@ -516,24 +513,8 @@ class Found(NamedTuple):
         )
 
 
-@contextmanager
-def served(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    port = free_port()
-    command = [sys.executable, "-P", "-m", "paceline", "up", "--port", str(port), "--fronts", "1"]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [*command, "--state", str(folder / "state")], stdout=subprocess.DEVNULL, stderr=log
-        )
-    try:
-        first_answer(server, port)
-        yield server, port
-    finally:
-        server.kill()
-        server.wait()
-
-
 def fuzz(seconds: float, seed: int, folder: Path) -> Found:
-    with served(folder) as (server, port):
+    with served(folder, "--fronts", "1") as (server, port):
         fronts = children(server.pid)
         (front,) = fronts
         before = open_descriptors(front)
@@ -554,7 +535,6 @@ def fuzz(seconds: float, seed: int, folder: Path) -> Found:
             after = open_descriptors(front)
         stop(server)
     fifth = max(1, int(len(memory) * WARM_UP))
-    lines = (folder / "log").read_text().splitlines()
     return Found(
         seed,
         took_s,
@@ -565,7 +545,7 @@ def fuzz(seconds: float, seed: int, folder: Path) -> Found:
         probe.took_ms,
         probe.wrong,
         same_front,
-        [line for line in lines if any(bad in line for bad in BAD_IN_LOG)],
+        faults_in_log(folder),
         max(memory[fifth : 2 * fifth] or memory),
         sorted(memory[-fifth:])[fifth // 2],
         max(memory),
@@ -573,16 +553,12 @@ def fuzz(seconds: float, seed: int, folder: Path) -> Found:
     )
 
 
-def open_descriptors(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-
-
 def again(seed: int, number: int) -> None:
     """One conversation, shown."""
     said = talk(seed, number)
     print(f"says {said.said[:3000]!r}\ncut at {said.cuts[:50]}, then {said.end}")
     with tempfile.TemporaryDirectory(prefix="paceline-fuzz-") as name:
-        with served(Path(name)) as (server, port):
+        with served(Path(name), "--fronts", "1") as (server, port):
             fault = held(port, said)
             stop(server)
         print(f"fault: {fault or 'none'}\n{(Path(name) / 'log').read_text()}")

@@ -34,11 +34,19 @@ import uvloop
 
 from benchmarks import _trouble, record
 from benchmarks._llm_front import Front, front
-from benchmarks._server import ask, connect, cpu_s, free_port, pss_mb, stop, tree
+from benchmarks._server import (
+    ask,
+    connect,
+    cpu_s,
+    free_port,
+    open_descriptors,
+    pss_mb,
+    stop,
+    tree,
+)
 from benchmarks._trouble import DIALECTS, KINDS, Call
 from benchmarks._trouble_callers import HANG_S, Callers
 from benchmarks._troublesome import Seen
-from benchmarks.fuzz import BAD_IN_LOG, open_descriptors
 from benchmarks.peers.started import end_on_sigterm
 
 CALLS = 100_000
@@ -408,7 +416,7 @@ def trouble(count: int, seed: int, rate: float, folder: Path, *, quiet: bool = F
         1e3 * used_s / max(1, callers.ended),
         tree_mb,
         same_front,
-        [line for line in serving.log() if any(bad in line for bad in BAD_IN_LOG)],
+        serving.said,
     )
 
 
