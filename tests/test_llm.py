@@ -7,8 +7,6 @@ over HTTP and the vendors' own SDKs it goes on in test_llm_live.py.
 import json
 import re
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ import pytest
 from paceline.access.keys import KeyFile
 from paceline.terms.limits import LLM_BODY_BYTES
 from servers import Answer, Server
+from test_cli import Done, here
 from test_connections import JSON, Raw, post
 
 CHAT = "/v1/chat/completions"
@@ -153,9 +152,8 @@ def test_the_last_calls_are_told_and_nothing_of_what_was_said(server: Server) ->
 
 
 def test_the_command_line_tells_of_the_last_calls(server: Server, tmp_path: Path) -> None:
-    def told(state: Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "paceline", "calls", "-n", "1", "--state", str(state)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+    def told(state: Path) -> Done:
+        return here("calls", "-n", "1", "--state", str(state))
 
     server.ask("POST", CHAT, chat("sim-small:tokens=4:latency_ms=0"))
     line = told(server.state).stdout
