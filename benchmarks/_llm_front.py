@@ -8,16 +8,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks._server import HEALTH_READY, ask, children, connect, free_port
+from benchmarks._server import children, faults_in_log, served
 
-START_S = 60.0
 TELL_S = 20.0
 PAUSE_S = 0.01
 
@@ -88,8 +86,10 @@ class Front(NamedTuple):
     def is_there(self) -> bool:
         return children(self.server.pid) == [self.pid]
 
-    def log(self) -> list[str]:
-        return (self.folder / "log").read_text().splitlines()
+    @property
+    def said(self) -> list[str]:
+        """Lines of its log that must not be."""
+        return faults_in_log(self.folder)
 
 
 def _words(counted: Mapping[str, int]) -> str:
@@ -99,7 +99,6 @@ def _words(counted: Mapping[str, int]) -> str:
 @contextmanager
 def front(folder: Path, settings: str, bounds: Mapping[str, float]) -> Iterator[Front]:
     """`settings` is its paceline.toml; `bounds` are those of terms/limits.py that are others."""
-    port = free_port()
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(SITE)
     (folder / "paceline.toml").write_text(settings)
@@ -109,29 +108,7 @@ def front(folder: Path, settings: str, bounds: Mapping[str, float]) -> Iterator[
         "BENCH_BOUNDS": json.dumps(bounds),
         "BENCH_INSIDE": str(folder / "inside"),
     }
-    argv = [sys.executable, "-m", "paceline", "up", "--port", str(port), "--fronts", "1"]
-    argv += ["--config", str(folder / "paceline.toml"), "--state", str(folder / "state")]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            argv, stdout=subprocess.DEVNULL, stderr=log, env={**os.environ, **environ}
-        )
-    try:
-        _until_ready(server, port, folder / "log")
+    options = ("--fronts", "1", "--config", str(folder / "paceline.toml"))
+    with served(folder, *options, environ=environ) as (server, port):
         (pid,) = children(server.pid)
         yield Front(server, port, pid, folder)
-    finally:
-        server.kill()
-        server.wait()
-
-
-def _until_ready(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    until_s = time.perf_counter() + START_S
-    while time.perf_counter() < until_s and server.poll() is None:
-        try:
-            with connect(port) as line:
-                if ask(line, HEALTH_READY)[0] == 200:
-                    return
-        except OSError:
-            pass  # not yet
-        time.sleep(PAUSE_S)
-    raise SystemExit(f"the server is not ready after {START_S:.0f} s:\n{log.read_text()[-2000:]}")

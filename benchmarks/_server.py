@@ -1,7 +1,8 @@
 """A running server as a benchmark sees it: one prediction over a plain socket, and /proc.
 
 Not a client library: it knows one request, whose right answer is known, so that a wrong answer
-never passes for a fast one. Called by `start` and `faults`.
+never passes for a fast one; and how one is started. Called by what measures a server of ours alone:
+`start`, `faults`, `plan`, `fuzz`, `_steps`, `_llm_front` and others.
 """
 
 import json
@@ -11,8 +12,10 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from paceline.serve import digits
@@ -28,6 +31,8 @@ RIGHT = "right"
 REFUSED = "refused"
 CUT = "cut"
 SILENT = "silent"
+
+BAD_IN_LOG = ("inside Paceline", "Traceback", "does not answer", "is killed", "ended by itself")
 
 
 def request(method: str, path: str, body: object = None) -> bytes:
@@ -116,6 +121,39 @@ def first_answer(
     raise SystemExit(f"the server ended by itself, with exit status {server.returncode}")
 
 
+@contextmanager
+def served(
+    folder: Path, *options: str, port: int = 0, environ: Mapping[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A server with its state and its log in the folder, once it has answered rightly, and its
+    port; killed at the end if it still runs."""
+    port = port or free_port()
+    command = [sys.executable, "-P", "-m", "paceline", "up", "--port", str(port), *options]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [*command, "--state", str(folder / "state")],
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env={**os.environ, **(environ or {})},
+        )
+    try:
+        try:
+            first_answer(server, port)
+        except (OSError, SystemExit):
+            sys.stderr.write((folder / "log").read_text()[-2000:])
+            raise
+        yield server, port
+    finally:
+        server.kill()
+        server.wait()
+
+
+def faults_in_log(folder: Path) -> list[str]:
+    """Lines of such a server that must not be."""
+    lines = (folder / "log").read_text().splitlines()
+    return [line for line in lines if any(bad in line for bad in BAD_IN_LOG)]
+
+
 def stop(server: subprocess.Popen[bytes]) -> float:
     """Tells it to stop, insists on exit status 0, and answers how many seconds that took."""
     asked_s = time.perf_counter()
@@ -142,6 +180,10 @@ def children(pid: int) -> list[int]:
 
 def tree(pid: int) -> list[int]:
     return [pid, *(each for child in children(pid) for each in tree(child))]
+
+
+def open_descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def pss_mb(pid: int) -> float:

@@ -11,12 +11,10 @@ import gzip
 import io
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks._open_loop import put_ahead, put_back
-from benchmarks._server import ask, connect, free_port, request, stop
+from benchmarks._server import ask, connect, request, served, stop
 from paceline.serve import digits
 
 FILE = Path(__file__).parent / "data" / "answers_digits.csv.gz"
@@ -55,28 +53,18 @@ def _call(port: int, rows: int, begun_s: float, until_s: float, found: list[list
 
 def session() -> Mapping[int, Sequence[Sequence[float]]]:
     """By rows, of each step how long its answers took."""
-    port = free_port()
     put_ahead(os.getpid())  # and whatever it starts
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "paceline", "up", "--port", str(port), "--json"]
-        server = subprocess.Popen(
-            [*command, "--state", f"{folder}/state"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert server.stdout is not None
-        server.stdout.readline()  # it says what runs once it answers
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as (server, port):
         begun_s = time.perf_counter() + 1.0
         steps = int(SESSION_S / STEP_S)
         found: dict[int, list[list[float]]] = {rows: [[] for _ in range(steps)] for rows in ROWS}
-        callers = [
-            threading.Thread(target=_call, args=(port, rows, begun_s, begun_s + SESSION_S, each))
-            for rows, each in found.items()
-        ]
-        for caller in callers:
-            caller.start()
-        for caller in callers:
-            caller.join()
+        with ThreadPoolExecutor(len(ROWS)) as callers:
+            calls = [
+                callers.submit(_call, port, rows, begun_s, begun_s + SESSION_S, each)
+                for rows, each in found.items()
+            ]
+        for call in calls:
+            call.result()  # or what went wrong in it
         stop(server)
     with suppress(PermissionError):
         put_back(os.getpid())

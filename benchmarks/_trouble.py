@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
+from benchmarks._heard import NotHttp, head_of
+
 Dialect = Literal["openai", "anthropic"]
 DIALECTS: Sequence[Dialect] = ("openai", "anthropic")
 
@@ -271,10 +273,6 @@ class Answer(NamedTuple):
     """as HTTP has it"""
 
 
-class NotHttp(Exception):
-    """What an answer must not be."""
-
-
 class Hearing:
     """What has been heard of an answer so far, and whether it is whole, as HTTP has it."""
 
@@ -297,9 +295,6 @@ class Hearing:
         return len(heard) >= self._size if self._size else heard.endswith(b"\r\n0\r\n\r\n")
 
 
-STATUS = re.compile(rb"HTTP/1\.1 ([2-5]\d\d) [ -~]*")
-
-
 def answer(heard: bytes) -> Answer | None:
     """One answer and nothing behind it; None where its head is not whole."""
     came, rest = first(heard)
@@ -310,19 +305,10 @@ def answer(heard: bytes) -> Answer | None:
 
 def first(heard: bytes) -> tuple[Answer | None, bytes]:
     """And what is behind it."""
-    head, end, rest = heard.partition(b"\r\n\r\n")
-    if not end:
+    came = head_of(heard)
+    if came is None:
         return None, b""
-    lines = head.split(b"\r\n")
-    status = STATUS.fullmatch(lines[0])
-    if status is None:
-        raise NotHttp(f"an answer begins {heard[:80]!r}")
-    headers = {}
-    for line in lines[1:]:
-        name, colon, value = line.partition(b": ")
-        if not colon or name.lower() in headers:
-            raise NotHttp(f"an answer has the header {line!r}, or has it twice")
-        headers[name.lower()] = value
+    status, headers, rest = came
     if headers.get(b"transfer-encoding") == b"chunked":
         body, is_whole, rest = _unchunked(rest)
     else:
@@ -330,7 +316,7 @@ def first(heard: bytes) -> tuple[Answer | None, bytes]:
         if length < 0:
             raise NotHttp("an answer whose end is not told")
         body, is_whole, rest = rest[:length], len(rest) >= length, rest[length:]
-    return Answer(int(status[1]), headers, body, is_whole), rest
+    return Answer(status, headers, body, is_whole), rest
 
 
 def _unchunked(rest: bytes) -> tuple[bytes, bool, bytes]:

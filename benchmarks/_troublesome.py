@@ -6,19 +6,17 @@ seen since the one before. Started by `llm_trouble`.
 """
 
 import asyncio
-import gc
 import random
 import re
 import socket
 import struct
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import cast
 
 import msgspec
-import uvloop
 
+from benchmarks import _told
 from benchmarks._trouble import (
     KINDS,
     LEAVERS,
@@ -500,27 +498,9 @@ TROUBLE.update(
 assert TROUBLE.keys() == KINDS.keys()
 
 
-async def _control(
-    upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
-    while await reader.readline():
-        writer.write(msgspec.json.encode(upstream.seen()) + b"\n")
-    writer.close()
-
-
-async def serve(port: int, control: int) -> None:
-    loop = asyncio.get_running_loop()
-    upstream = Upstream()
-    await loop.create_server(lambda: Answering(upstream, loop), "127.0.0.1", port, backlog=1024)
-    await asyncio.start_server(lambda *ends: _control(upstream, *ends), "127.0.0.1", control)
-    gc.freeze()
-    await asyncio.Event().wait()
-
-
 def main() -> None:
-    port, control = map(int, sys.argv[1:])
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(port, control))
+    upstream = Upstream()
+    _told.main(lambda loop: Answering(upstream, loop), lambda _: upstream.seen())
 
 
 if __name__ == "__main__":

@@ -6,16 +6,15 @@ thinks of no model. Started and told by `peers/gateways/relaying`.
 """
 
 import asyncio
-import gc
 import json
-import sys
 import time
 from collections import deque
 from typing import cast
 
 import msgspec
-import uvloop
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from benchmarks import _told
 
 MODEL = "gpt-4o-mini"
 """A real one's name: a gateway that looks up prices finds it."""
@@ -176,7 +175,10 @@ class Server:
         self.at_once = ANSWER if manner == Manner(chunks=manner.chunks) else None
         """What every plain call is answered with, where nothing has to be looked at."""
 
-    def seen(self) -> Seen:
+    def told(self, line: bytes) -> Seen:
+        manner = msgspec.json.decode(line, type=Manner | None)
+        if manner is not None:
+            self.be(manner)
         return Seen(self.calls, self.open, list(self.left_s))
 
 
@@ -305,30 +307,9 @@ class Answering(asyncio.Protocol):
         self.server.open -= 1
 
 
-async def _control(
-    server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
-    while line := await reader.readline():
-        manner = msgspec.json.decode(line, type=Manner | None)
-        if manner is not None:
-            server.be(manner)
-        writer.write(msgspec.json.encode(server.seen()) + b"\n")
-    writer.close()
-
-
-async def serve(port: int, control: int) -> None:
-    loop = asyncio.get_running_loop()
-    server = Server()
-    await loop.create_server(lambda: Answering(server, loop), "127.0.0.1", port, backlog=1024)
-    await asyncio.start_server(lambda *ends: _control(server, *ends), "127.0.0.1", control)
-    gc.freeze()
-    await asyncio.Event().wait()
-
-
 def main() -> None:
-    port, control = map(int, sys.argv[1:])
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(port, control))
+    server = Server()
+    _told.main(lambda loop: Answering(server, loop), server.told)
 
 
 if __name__ == "__main__":

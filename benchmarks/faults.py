@@ -36,9 +36,9 @@ from benchmarks._server import (
     ask,
     children,
     connect,
-    first_answer,
     free_port,
     predict_afresh,
+    served,
     stop,
     wait_until_gone,
 )
@@ -61,23 +61,6 @@ UNFINISHED = (
     b"POST /predict/digits HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     b"content-length: 100\r\nexpect: 100-continue\r\n\r\n"
 )
-
-
-@contextmanager
-def served(folder: Path, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-P", "-m", "paceline", "up", "--port", str(port)]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [*command, "--state", str(folder / "state"), *options],
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-        )
-    try:
-        first_answer(server, port)
-        yield server
-    finally:
-        server.kill()
-        server.wait()
 
 
 class Load:
@@ -282,7 +265,8 @@ def tell(fronts: int, count: int, folder: Path) -> Story:
     port = free_port()
     probe = Probe(port)
     probe.start()
-    with served(folder, port, "--fronts", str(fronts), "--drain-s", str(DRAIN_S)) as server:
+    options = ("--fronts", str(fronts), "--drain-s", str(DRAIN_S))
+    with served(folder, *options, port=port) as (server, _):
         load, watch, begun_s = Load(port), Watch(port), time.perf_counter()
         watch.start()
         kills = [kill_oldest(server.pid, port, watch) for _ in range(count)]
@@ -363,8 +347,7 @@ class OwnerKilled(NamedTuple):
 
 
 def kill_owner(folder: Path, in_hand: bool) -> OwnerKilled:
-    port = free_port()
-    with served(folder, port) as server:
+    with served(folder) as (server, port):
         fronts = [os.pidfd_open(pid) for pid in children(server.pid)]
         with unfinished_request(port) if in_hand else nullcontext():
             at_s = time.perf_counter()
@@ -372,7 +355,7 @@ def kill_owner(folder: Path, in_hand: bool) -> OwnerKilled:
             wait_until_gone(fronts)
             gone_s = time.perf_counter() - at_s
     begun_s = time.perf_counter()
-    with served(folder, port, "--log-level", "warning") as successor:
+    with served(folder, "--log-level", "warning", port=port) as (successor, _):
         next_s = time.perf_counter() - begun_s
         stop(successor)
     return OwnerKilled(gone_s, next_s, (folder / "log").read_text())

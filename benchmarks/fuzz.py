@@ -16,29 +16,30 @@ import random
 import re
 import socket
 import struct
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import accumulate, count, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import record
+from benchmarks._beside import Probe
+from benchmarks._heard import NotHttp, head_of
 from benchmarks._server import (
     PREDICT,
     ask,
     children,
     connect,
-    first_answer,
-    free_port,
+    faults_in_log,
     is_right,
+    open_descriptors,
     pss_mb,
+    served,
     stop,
 )
 from paceline.serve import digits
@@ -54,8 +55,6 @@ WARM_UP = 0.2
 GROWTH_MB = 12.0
 """More than that between warm-up and end is a leak; in an hour, 12 bytes a conversation."""
 FAULTS_KEPT = 20
-
-BAD_IN_LOG = ("inside Paceline", "Traceback", "does not answer", "is killed", "ended by itself")
 
 ROW = list(digits.SAMPLE_ROW)
 V2_INFER = f"/v2/models/{digits.NAME}/infer"
@@ -289,48 +288,34 @@ class Answer(NamedTuple):
     closes: bool
 
 
-class NotHttp(Exception):
-    """What an answer must not be."""
-
-
-STATUS = re.compile(rb"HTTP/1\.1 ([1-5]\d\d) [ -~]+")
-
-
 def answers(heard: bytes, heads: bool) -> list[Answer]:
     """All of them, the last one whole too. `heads`: some may be without a body."""
     found = []
     while heard:
-        head, end, rest = heard.partition(b"\r\n\r\n")
-        lines = head.split(b"\r\n")
-        status = STATUS.fullmatch(lines[0])
-        if not status or not end:
+        came = head_of(heard)
+        if came is None:
             raise NotHttp(f"an answer begins {heard[:80]!r}")
-        headers = {}
-        for line in lines[1:]:
-            name, colon, value = line.partition(b": ")
-            if not colon or name.lower() in headers:
-                raise NotHttp(f"an answer has the header {line!r}, or has it twice")
-            headers[name.lower()] = value
-        if status[1] == b"100":
+        status, headers, rest = came
+        if status == 100:
             heard = rest
             continue
         body = b""
         if headers.get(b"transfer-encoding") == b"chunked":
             if not (heads and (not rest or rest.startswith(b"HTTP/1.1 "))):
                 body, rest = unchunked(rest)
-        elif status[1] != b"204":
+        elif status != 204:
             length = int(headers.get(b"content-length", b"%d" % len(rest)))
             if heads and (not rest or rest.startswith(b"HTTP/1.1 ")):
                 length = 0
             if len(rest) < length:
                 raise NotHttp(f"an answer of {length} bytes ends after {len(rest)}")
             body, rest = rest[:length], rest[length:]
-        if int(status[1]) >= 400 and body and not {"error", "code"} <= set(json.loads(body)):
+        if status >= 400 and body and not {"error", "code"} <= set(json.loads(body)):
             raise NotHttp(f"an error without its fields: {body[:80]!r}")
         closes = headers.get(b"connection") == b"close"
         if closes and rest:
             raise NotHttp(f"something follows the last answer: {rest[:80]!r}")
-        found.append(Answer(int(status[1]), body, closes))
+        found.append(Answer(status, body, closes))
         heard = rest
     return found
 
@@ -450,39 +435,14 @@ class Talkers:
                 self.faults.append(f"--seed {self._seed} --only {number}: {fault}")
 
 
-class Probe(threading.Thread):
-    """A good request every 100 ms, in turn on a connection that is kept and on a fresh one."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__(daemon=True)
-        self.took_ms: list[float] = []
-        self.wrong: list[str] = []
-        self._port = port
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        kept = connect(self._port)
-        for number in count():
-            if self._over.wait(PROBE_S):
-                kept.close()
-                return
-            begun_s = time.perf_counter()
-            try:
-                if number % 2:
-                    status, body = ask(kept, PREDICT)
-                else:
-                    with connect(self._port) as fresh:
-                        status, body = ask(fresh, PREDICT)
-                if not is_right(status, body):
-                    self.wrong.append(f"{status} {body[:80]!r}")
-            except OSError as error:
-                self.wrong.append(repr(error))
-                kept = connect(self._port)
-            self.took_ms.append(1e3 * (time.perf_counter() - begun_s))
-
-    def stop(self) -> None:
-        self._over.set()
-        self.join()
+def good(kept: socket.socket, number: int) -> str:
+    """A prediction, in turn on a connection that is kept and on a fresh one."""
+    if number % 2:
+        status, body = ask(kept, PREDICT)
+    else:
+        with connect(kept.getpeername()[1]) as fresh:
+            status, body = ask(fresh, PREDICT)
+    return "" if is_right(status, body) else f"{status} {body[:80]!r}"
 
 
 # --- One run --------------------------------------------------------------------------------------
@@ -516,28 +476,16 @@ class Found(NamedTuple):
         )
 
 
-@contextmanager
-def served(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    port = free_port()
-    command = [sys.executable, "-P", "-m", "paceline", "up", "--port", str(port), "--fronts", "1"]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [*command, "--state", str(folder / "state")], stdout=subprocess.DEVNULL, stderr=log
-        )
-    try:
-        first_answer(server, port)
-        yield server, port
-    finally:
-        server.kill()
-        server.wait()
-
-
 def fuzz(seconds: float, seed: int, folder: Path) -> Found:
-    with served(folder) as (server, port):
+    with served(folder, "--fronts", "1") as (server, port):
         fronts = children(server.pid)
         (front,) = fronts
         before = open_descriptors(front)
-        probe, talkers, begun_s = Probe(port), Talkers(port, seed), time.perf_counter()
+        probe, talkers, begun_s = (
+            Probe(port, PROBE_S, good),
+            Talkers(port, seed),
+            time.perf_counter(),
+        )
         probe.start()
         memory = []
         while time.perf_counter() < begun_s + seconds and children(server.pid) == fronts:
@@ -554,7 +502,6 @@ def fuzz(seconds: float, seed: int, folder: Path) -> Found:
             after = open_descriptors(front)
         stop(server)
     fifth = max(1, int(len(memory) * WARM_UP))
-    lines = (folder / "log").read_text().splitlines()
     return Found(
         seed,
         took_s,
@@ -565,7 +512,7 @@ def fuzz(seconds: float, seed: int, folder: Path) -> Found:
         probe.took_ms,
         probe.wrong,
         same_front,
-        [line for line in lines if any(bad in line for bad in BAD_IN_LOG)],
+        faults_in_log(folder),
         max(memory[fifth : 2 * fifth] or memory),
         sorted(memory[-fifth:])[fifth // 2],
         max(memory),
@@ -573,16 +520,12 @@ def fuzz(seconds: float, seed: int, folder: Path) -> Found:
     )
 
 
-def open_descriptors(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-
-
 def again(seed: int, number: int) -> None:
     """One conversation, shown."""
     said = talk(seed, number)
     print(f"says {said.said[:3000]!r}\ncut at {said.cuts[:50]}, then {said.end}")
     with tempfile.TemporaryDirectory(prefix="paceline-fuzz-") as name:
-        with served(Path(name)) as (server, port):
+        with served(Path(name), "--fronts", "1") as (server, port):
             fault = held(port, said)
             stop(server)
         print(f"fault: {fault or 'none'}\n{(Path(name) / 'log').read_text()}")

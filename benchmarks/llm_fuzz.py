@@ -34,11 +34,13 @@ import uvloop
 
 from benchmarks import _llm_cases as cases
 from benchmarks import _trouble, record
+from benchmarks._beside import Probe
+from benchmarks._heard import NotHttp
 from benchmarks._llm_cases import Case, Meaning, Wanted, Wire
 from benchmarks._llm_front import Front, front
-from benchmarks._server import pss_mb, stop
-from benchmarks._trouble import Answer, Dialect, Hearing, NotHttp
-from benchmarks.fuzz import BAD_IN_LOG, Probe, open_descriptors
+from benchmarks._server import open_descriptors, pss_mb, stop
+from benchmarks._trouble import Answer, Dialect, Hearing
+from benchmarks.fuzz import PROBE_S, good
 from benchmarks.peers.started import end_on_sigterm
 
 WORKERS = 8
@@ -527,7 +529,7 @@ def fuzz(seconds: float, seed: int, folder: Path, *, quiet: bool = False) -> Fou
         with front(folder, settings(port), BOUNDS) as serving:
             runner.run(_long_one(serving.port))
             inside, before = serving.inside(), open_descriptors(serving.pid)
-            probe, begun_s = Probe(serving.port), time.perf_counter()
+            probe, begun_s = Probe(serving.port, PROBE_S, good), time.perf_counter()
             probe.start()
             fuzzing = Fuzzing(serving, answering, seed)
             runner.run(fuzzing.run(seconds, quiet=quiet))
@@ -553,7 +555,7 @@ def fuzz(seconds: float, seed: int, folder: Path, *, quiet: bool = False) -> Fou
         probe.took_ms,
         probe.wrong,
         same_front,
-        [line for line in serving.log() if any(bad in line for bad in BAD_IN_LOG)],
+        serving.said,
         fuzzing.memory_mb,
         (before, after),
         kept,
@@ -598,7 +600,7 @@ def again(seed: int, number: int) -> None:
             print(f"its upstream says {wire.said[:3000]!r}\ncut at {wire.cuts[:50]}")
         print(f"hears {heard.said[:3000]!r}")
         print(f"fault: {heard.fault or judged(case, heard.said, wire, Sdks()) or 'none'}")
-        print("\n".join(serving.log()))
+        print((serving.folder / "log").read_text())
 
 
 def main() -> None:

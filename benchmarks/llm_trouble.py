@@ -17,9 +17,9 @@ reads is given up after a second, and no breaker opens, for here nearly all call
 import argparse
 import asyncio
 import random
+import socket
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,12 +33,21 @@ import numpy as np
 import uvloop
 
 from benchmarks import _trouble, record
+from benchmarks._beside import Probe
 from benchmarks._llm_front import Front, front
-from benchmarks._server import ask, connect, cpu_s, free_port, pss_mb, stop, tree
+from benchmarks._server import (
+    ask,
+    connect,
+    cpu_s,
+    free_port,
+    open_descriptors,
+    pss_mb,
+    stop,
+    tree,
+)
 from benchmarks._trouble import DIALECTS, KINDS, Call
 from benchmarks._trouble_callers import HANG_S, Callers
 from benchmarks._troublesome import Seen
-from benchmarks.fuzz import BAD_IN_LOG, open_descriptors
 from benchmarks.peers.started import end_on_sigterm
 
 CALLS = 100_000
@@ -117,38 +126,14 @@ def upstream() -> Iterator[tuple[int, int]]:
         process.wait()
 
 
-class Probe(threading.Thread):
-    """A good call every 50 ms beside the others, in turn plain and streamed."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__(daemon=True)
-        self.took_ms: list[float] = []
-        self.wrong: list[str] = []
-        self._port = port
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        line = connect(self._port)
-        number = 10**9
-        while not self._over.wait(PROBE_S):
-            number += 1
-            said_in = DIALECTS[number % 2]
-            call = Call(number, "whole", False, said_in, said_in)
-            begun_s = time.perf_counter()
-            try:
-                status, body = ask(line, _trouble.request(call))
-                text = _trouble.read(said_in, body, stream=False).text
-                if status != 200 or text != _trouble.text_of(number, "whole"):
-                    self.wrong.append(f"{status} {body[:80]!r}")
-            except (OSError, ValueError, KeyError) as error:
-                self.wrong.append(repr(error))
-                line = connect(self._port)
-            self.took_ms.append(1e3 * (time.perf_counter() - begun_s))
-        line.close()
-
-    def stop(self) -> None:
-        self._over.set()
-        self.join()
+def good(line: socket.socket, number: int) -> str:
+    """A call, in turn of either dialect."""
+    number += 10**9  # none of the callers'
+    said_in = DIALECTS[number % 2]
+    status, body = ask(line, _trouble.request(Call(number, "whole", False, said_in, said_in)))
+    text = _trouble.read(said_in, body, stream=False).text
+    is_right = status == 200 and text == _trouble.text_of(number, "whole")
+    return "" if is_right else f"{status} {body[:80]!r}"
 
 
 # --- One run --------------------------------------------------------------------------------------
@@ -355,7 +340,11 @@ def trouble(count: int, seed: int, rate: float, folder: Path, *, quiet: bool = F
         port, control = up.enter_context(upstream())
         serving = up.enter_context(front(folder, SETTINGS.format(port=port), BOUNDS))
         inside, descriptors = serving.inside(), open_descriptors(serving.pid)
-        probe, begun_s, used_s = Probe(serving.port), time.perf_counter(), cpu_s([serving.pid])
+        probe, begun_s, used_s = (
+            Probe(serving.port, PROBE_S, good),
+            time.perf_counter(),
+            cpu_s([serving.pid]),
+        )
         probe.start()
         callers = Callers(serving.port, seed, count)
         watch = Watch(serving, callers, count, quiet=quiet)
@@ -408,7 +397,7 @@ def trouble(count: int, seed: int, rate: float, folder: Path, *, quiet: bool = F
         1e3 * used_s / max(1, callers.ended),
         tree_mb,
         same_front,
-        [line for line in serving.log() if any(bad in line for bad in BAD_IN_LOG)],
+        serving.said,
     )
 
 

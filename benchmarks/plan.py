@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import record
-from benchmarks._server import ANSWER_S, PREDICT, children, connect, free_port, request
-from benchmarks.faults import callers_of, served
+from benchmarks._server import ANSWER_S, PREDICT, children, connect, request, served
+from benchmarks.faults import callers_of
 from paceline.serve import digits
 
 FRONTS = 3
@@ -148,8 +148,8 @@ class Load:
 def serving(folder: Path, fronts: int) -> Iterator[tuple[int, int]]:
     """The pid of the owner, and the port, once every front is ready."""
     folder.mkdir()
-    port = free_port()
-    with served(folder, port, "--fronts", str(fronts), "--log-level", "warning") as server:
+    options = ("--fronts", str(fronts), "--log-level", "warning")
+    with served(folder, *options) as (server, port):
         probe = Kept(port)
         while READY % fronts not in probe.exchange(request("GET", "/metrics")).body:
             time.sleep(0.01)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import record
+from benchmarks._server import pss_mb
 from paceline.clock import RealClock
 from paceline.observe.board import Board
 from paceline.serve.tally import Tally
@@ -190,7 +191,7 @@ def lived(hours: int, folder: Path, rate: int = RATE) -> Outcome:
         if second % HOUR == 0:
             truth.append(hour)
             hour = {model: Raw() for model in MODELS}
-            found.pss_mb.append(pss_mb())
+            found.pss_mb.append(pss_mb(os.getpid()))
     for kept, written in zip(file.read(HOUR, 0.0), truth, strict=True):
         for model in MODELS:
             found.amiss.extend(differs(names, kept, model, written[model]))
@@ -229,13 +230,6 @@ def differs(names: Names, kept: Kept, model: str, raw: Raw) -> list[str]:
     if not np.array_equal(cells[UNDER:].astype(np.int64), raw.cells):
         wrong.append(f"{where}: another distribution")
     return wrong
-
-
-def pss_mb() -> float:
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1000
-    return float("nan")
 
 
 def probe_ms(times: int = 200) -> float:

@@ -85,6 +85,14 @@ def own_network() -> str | None:
     return "may not make a network namespace, or has no ip command" if failed else None
 
 
+def schedstat() -> str | None:
+    """The kernel tells how long a thread was ready and had no core."""
+    told = Path("/proc/self/schedstat")
+    return (
+        None if told.exists() and len(told.read_text().split()) == 3 else "no /proc/PID/schedstat"
+    )
+
+
 CAPABILITIES: Mapping[str, Probe] = {
     "promtool": on_path("promtool", remedy="apt-get install prometheus"),
     "chromium": on_path("chromium", "chromium-browser", remedy="apt-get install chromium"),
@@ -97,5 +105,6 @@ CAPABILITIES: Mapping[str, Probe] = {
     "tmpfs": tmpfs,
     "own-network": own_network,
     "strace": strace,
+    "schedstat": schedstat,
     "cc": on_path("cc", remedy="apt-get install gcc libc6-dev"),
 }

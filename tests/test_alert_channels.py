@@ -13,7 +13,7 @@ import pytest
 from paceline.clock import RealClock
 from paceline.terms.alert import Alert, Notice
 from paceline.terms.errors import BadSetting
-from paceline.watch.alerts.channel import ChannelTo
+from paceline.watch.alerts.channel import ChannelTo, Kind
 from paceline.watch.alerts.channels import Channel, channel
 from paceline.watch.alerts.messages import Message
 from paceline.watch.alerts.postman import Outcome
@@ -134,20 +134,29 @@ def test_what_is_not_there_or_hangs_up_is_tried_again() -> None:
     run(main)
 
 
-def test_a_name_that_leads_inside_is_not_called_unless_the_settings_say_so() -> None:
+@pytest.mark.parametrize("kind", ["webhook", "smtp"])
+@pytest.mark.parametrize("private", [False, True])
+def test_a_name_that_leads_inside_is_not_called_unless_the_settings_say_so(
+    kind: Kind, private: bool
+) -> None:
+    """127.1 is a name, of an address that the settings do not say. Who is called hangs up."""
+    callers = []
+
     async def main() -> None:
-        heard: list[tuple[str, Any]] = []
-        async with listening(answering(200, heard)) as port:
-            for kind in ("webhook", "smtp"):
-                name = "ip6-localhost.invalid" if kind == "webhook" else "0"
-                to = ChannelTo(
-                    "ops", kind, f"https://{name}:{port}/", host=name, port=port, to=("x",)
-                )
-                outcome = await sent_to(to, {})
-                assert not outcome.sent
-        assert heard == []
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            callers.append(writer)
+
+        async with listening(hang_up) as port:
+            to = ChannelTo(
+                "ops", kind, f"https://127.1:{port}/", host="127.1", port=port, to=("x@y",),
+                private=private,
+            )  # fmt: skip
+            outcome = await sent_to(to, {})
+        assert not outcome.sent
+        assert ("127.1 is 127.0.0.1 in a private network" in outcome.why) is not private
 
     run(main)
+    assert bool(callers) is private
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from functools import partial
 import msgspec
 import pytest
 
-from paceline.observe import probes
 from paceline.watch.analysis.finding import Finding
 from paceline.watch.report import Report
 from servers import Server
@@ -130,12 +129,11 @@ def neighbours() -> Iterator[None]:
 def told(server: Server, model: str, call: Call, callers: int) -> Finding:
     """The bottleneck in the report of the last seconds, in which so many ask."""
     stop = threading.Event()
-    pace = threading.Event()
     asking = [threading.Thread(target=call, args=(server.port, stop)) for _ in range(callers)]
     for each in asking:
         each.start()
     try:
-        pace.wait(WARM_S + SEEN_S)
+        stop.wait(WARM_S + SEEN_S)
         path = f"/api/report?model={model}&since={SEEN_S}s&granularity=1s"
         answer = server.ask("GET", path)
     finally:
@@ -194,7 +192,7 @@ def test_a_planted_bottleneck_is_named(server: Server, part: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not probes.waits_s(os.getpid()), reason="the kernel does not tell who waits")
+@pytest.mark.needs("schedstat")
 def test_too_few_cores_are_named_and_who_has_them(server: Server) -> None:
     with neighbours():
         for _ in range(2 * ATTEMPTS):  # how long a thread waits is the kernel's choice, and varies

@@ -662,24 +662,6 @@ def test_a_full_disk_is_told_and_can_be_read(
 # Help, and what is imported
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["plan", name]
-        for name in ["show", "diff", "history", "set", "pin", "unpin", "adjust", "undo", "rollback"]
-    ]
-    + [["why"]],
-    ids=" ".join,
-)
-def test_each_commands_help_has_an_example_and_json(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run([*arguments, "--help"]) == EXIT_OK
-    text = capsys.readouterr().out
-    assert f"Example: paceline {' '.join(arguments)}" in " ".join(text.split())
-    assert "--json" in text
-
-
 def test_plan_without_a_command_shows_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plan"]) == EXIT_OK
     assert "rollback" in capsys.readouterr().out

@@ -161,9 +161,8 @@ def check_max_batch(server: Server) -> None:
     """As changed to 2: as many rows are a full batch."""
     before = batches(server, "size reached")
 
-    def is_full() -> (
-        bool
-    ):  # on a busy machine two rows at once may look slower than one, for a while
+    def is_full() -> bool:
+        """For a while, on a busy machine, two rows at once may look slower than one."""
         assert predict(server, rows=2).status == 200
         return batches(server, "size reached") > before
 
@@ -588,9 +587,8 @@ def test_logging_changes_in_owner_and_fronts_and_in_fronts_to_come(tmp_path: Pat
         assert predict(server).status == 200
         assert server.ask("GET", "/api/status").status == 200
         assert predictions_logged(server) == logged
-        bodies = [
-            each["body"] for each in journal(server)
-        ]  # front ended: alerts are told there too
+        # A front ended, and alerts are told there too.
+        bodies = [each["body"] for each in journal(server)]
         said = next(body["changes"] for body in bodies if "changes" in body)
         assert said == ["server.access_log true → false"]
 

@@ -774,15 +774,17 @@ def test_a_long_body_that_stays_as_it_is_goes_on_at_once() -> None:
     relayed(ONE, scenario)
 
 
-@pytest.mark.parametrize("way", [route(["first/n"]), FOREIGN])
-def test_a_long_body_is_written_anew_elsewhere(way: Route) -> None:
+@pytest.mark.parametrize(
+    ("way", "name", "model"), [(route(["first/n"]), "first", "n"), (FOREIGN, "other", "k")]
+)
+def test_a_long_body_is_written_anew_elsewhere(way: Route, name: str, model: str) -> None:
     def scenario(it: Place) -> None:
         it.call(LONG)
         assert not it.first.asked + it.other.asked
         (done,) = it.beside.writing
         done()
-        provider = it.first if it.first.asked else it.other
-        assert json.loads(provider.last.ask.body)["model"] in ("n", "k")
+        provider: FakeProvider = getattr(it, name)
+        assert json.loads(provider.last.ask.body)["model"] == model
         provider.last.answers(ANSWER if provider is it.first else MESSAGE)
         assert it.caller.said == ["whole"]
 

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +28,7 @@ from paceline.serve.knobs import executors
 from paceline.serve.model import TensorSpec
 from paceline.terms.errors import EXIT_START, EXIT_USAGE, BadModel, Misuse
 from servers import START_S, STOP_S, Server
-from test_cli import here
+from test_cli import Done, here
 
 SUMS = """\
 import paceline
@@ -226,30 +226,36 @@ def test_where_nothing_can_be_written_its_memory_is_in_ram(tmp_path: Path) -> No
     assert not kept.exists()
 
 
+def apart(*arguments: str) -> Done:
+    """Where the command begins to serve before it fails."""
+    command = paceline(*arguments)
+    return subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
+
+
 @pytest.mark.parametrize(
-    ("arguments", "status", "says"),
+    ("command", "arguments", "status", "says"),
     [
-        (["nothing.onnx"], EXIT_START, ["no model file for `nothing`", "/nothing.onnx"]),
-        (["broken.onnx"], EXIT_START, ["cannot load the model `broken`", "complete"]),
-        (["nothing.py:f"], EXIT_START, ["no model file", "/nothing.py"]),
-        (["broken.py:f"], EXIT_START, ["NameError: name 'oops'", "broken.py:f"]),
-        (["model.pt"], EXIT_START, ["names no model", "my_model.py:predict"]),
-        (["digits", "--slo", "30"], EXIT_USAGE, ["--slo is a time", "30ms"]),
-        (["digits.onnx", "--name", "a.b"], EXIT_USAGE, ["a.b", "letters"]),
+        (here, ["nothing.onnx"], EXIT_START, ["no model file for `nothing`", "/nothing.onnx"]),
+        (apart, ["broken.onnx"], EXIT_START, ["cannot load the model `broken`", "complete"]),
+        (here, ["nothing.py:f"], EXIT_START, ["no model file", "/nothing.py"]),
+        (apart, ["broken.py:f"], EXIT_START, ["NameError: name 'oops'", "broken.py:f"]),
+        (here, ["model.pt"], EXIT_START, ["names no model", "my_model.py:predict"]),
+        (here, ["digits", "--slo", "30"], EXIT_USAGE, ["--slo is a time", "30ms"]),
+        (here, ["digits.onnx", "--name", "a.b"], EXIT_USAGE, ["a.b", "letters"]),
     ],
 )
 def test_what_cannot_be_served_is_told_with_its_remedy(
-    tmp_path: Path, arguments: list[str], status: int, says: list[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: Callable[..., Done],
+    arguments: list[str],
+    status: int,
+    says: list[str],
 ) -> None:
     (tmp_path / "broken.onnx").write_text("no model")
     (tmp_path / "broken.py").write_text("oops")
-    done = subprocess.run(
-        paceline("serve", "--port", "0", *arguments),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=START_S,
-    )
+    monkeypatch.chdir(tmp_path)
+    done = command("serve", "--port", "0", *arguments)
     assert (done.returncode, done.stdout) == (status, "")
     for each in says:
         assert each in done.stderr

@@ -5,8 +5,7 @@ import json
 import re
 import ssl
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from paceline.serve import digits
 from servers import Server
+from test_cli import Done, here, paceline
 from test_connections import PREDICT, Raw
 
 ROW = list(digits.SAMPLE_ROW)
@@ -95,21 +95,18 @@ def test_who_speaks_plain_http_is_cut_off_and_harms_nobody(
 
 
 @pytest.mark.parametrize(
-    ("cert", "key", "says"),
+    ("command", "cert", "key", "says"),
     [
-        ("nowhere.pem", "nowhere.pem", "No such file"),
-        (__file__, __file__, "cannot be used"),
-        ("cert.pem", "", "tls_key"),
-        ("", "key.pem", "tls_cert"),
+        (paceline, "nowhere.pem", "nowhere.pem", "No such file"),
+        (paceline, __file__, __file__, "cannot be used"),
+        (here, "cert.pem", "", "tls_key"),
+        (here, "", "key.pem", "tls_cert"),
     ],
 )
 def test_files_that_do_not_fit_are_told_before_it_listens(
-    tmp_path: Path, cert: str, key: str, says: str
+    tmp_path: Path, command: Callable[..., Done], cert: str, key: str, says: str
 ) -> None:
     options = [*(("--tls-cert", cert) if cert else ()), *(("--tls-key", key) if key else ())]
-    command = [sys.executable, "-m", "paceline", "up", "--state", str(tmp_path / "state")]
-    done = subprocess.run(
-        [*command, "--port", "0", *options], capture_output=True, text=True, timeout=20, check=False
-    )
+    done = command("up", "--state", str(tmp_path / "state"), "--port", "0", *options)
     assert done.returncode != 0
     assert says in done.stderr
