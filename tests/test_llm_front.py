@@ -28,6 +28,8 @@ from paceline.gateway.usage import DATA_TOKENS, estimated_input
 from paceline.net.connection import Connection
 from paceline.net.server import Connections
 from paceline.observe.board import Board, read
+from paceline.terms.errors import Overloaded
+from paceline.terms.limits import LLM_TRANSLATED_BYTES
 from paceline.terms.metric import LLM_LOST_TOKENS
 from paceline.web.door import Door
 from paceline.web.llm import Llm
@@ -347,6 +349,24 @@ def test_what_was_told_of_it_is_not_estimated() -> None:
     at(scenario, FOREIGN)
 
 
+def test_a_stream_that_had_begun_and_fails_without_content_brought_none() -> None:
+    error = b'event: error\ndata: {"type":"error","error":{"type":"api_error","message":"m"}}\n\n'
+
+    async def scenario(it: Place) -> None:
+        for last in (error, b""):  # it says so, or its connection ends
+            _, sink = it.ask("/v1/messages", size=4000, stream=True, max_tokens=9)
+            it.other.last.streams(MESSAGE_STREAM.partition(b"event: content_block_start")[0])
+            await it.clock.until(it.clock.now() + 6.0)
+            assert sink.wrote.startswith(b"HTTP/1.1 200 OK")
+            it.other.last.heard.body(last)
+            if not it.other.last.stopped:
+                it.other.last.ends()
+            assert b"error" in sink.wrote
+        assert it.lost == {"other/input/told": 6.0, "other/output/told": 2.0}
+
+    at(scenario, FOREIGN)
+
+
 def test_a_stream_that_had_begun_without_content_is_estimated_too() -> None:
     async def scenario(it: Place) -> None:
         connection, _ = it.ask(size=4000, stream=True)
@@ -512,3 +532,28 @@ def test_an_answer_that_there_is_no_room_for_is_refused() -> None:
         assert it.room.taken == len(LONG_MESSAGE)
 
     at(scenario, route(["other/k"], retries=0))
+
+
+def test_an_answer_that_is_dropped_was_paid_for_and_nobody_else_is_asked_for_such_a_one() -> None:
+    def scenario(it: Place) -> None:
+        it.room.take(MOST - 100_000)
+        _, sink = it.ask(size=4000)
+        says(it, LONG_MESSAGE)
+        assert sink.wrote.startswith(b"HTTP/1.1 503")
+        it.room.give_back(MOST - 100_000)
+        _, sink = it.ask(size=4000)
+        says(it, LONG_MESSAGE)
+        it.near.wrong = Overloaded("as many as may be", remedy="Ask later.")
+        (say,) = it.near.writing
+        say()
+        assert sink.wrote.startswith(b"HTTP/1.1 503")
+        assert it.room.taken == 0
+        _, sink = it.ask(size=4000)
+        it.other.last.heard.head(200, JSON)
+        it.other.last.heard.body(bytes(LLM_TRANSLATED_BYTES + 1))
+        assert sink.wrote.startswith(b"HTTP/1.1 502")
+        assert it.room.taken == 0
+        assert (len(it.other.asked), len(it.spare.asked)) == (3, 0)
+        assert 3000 <= it.lost["other/input/estimated"] <= 3150
+
+    at(scenario, route(["other/k"], ["second"]))

@@ -215,6 +215,8 @@ class Near:
 
     def __init__(self) -> None:
         self.writing: list[Callable[[], None]] = []
+        self.wrong: PacelineError | None = None
+        """with which it refuses answers"""
 
     def write(
         self,
@@ -243,7 +245,7 @@ class Near:
     ) -> None:
         def done() -> None:
             try:
-                told(answered(body, call.dialect, call.asked.model, created_s))
+                told(self.wrong or answered(body, call.dialect, call.asked.model, created_s))
             except PacelineError as error:
                 told(error)
 
@@ -291,7 +293,9 @@ class Place:
             self.clock.now(),
             JSON,
         )
-        return self.relay.begin(call, self.router.resolve(asked.model or "m"), self.caller)
+        run = Run(self.relay, call, self.router.resolve(asked.model or "m"), self.caller)
+        run.start()
+        return run
 
     def messages(self, body: bytes = MESSAGES) -> Run:
         return self.call(body, "messages", "/messages")

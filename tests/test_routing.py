@@ -16,13 +16,14 @@ from paceline.gateway.routes import Hedge, Route, Tier
 from paceline.gateway.routing import Router
 from paceline.gateway.standing import FADE_CALLS, FADE_S, TargetStatus
 from paceline.gateway.upstream import Target
-from paceline.gateway.verdicts import Answer, verdict_of
+from paceline.gateway.verdicts import Answer, Dropped, verdict_of
 from paceline.terms.errors import (
     BadRequest,
     BadSetting,
     DeadlineExceeded,
     LimitReached,
     NotFound,
+    Overloaded,
     PacelineError,
     ProviderFailed,
     Unavailable,
@@ -1027,8 +1028,9 @@ def test_where_nobody_else_is_a_slow_attempt_goes_on() -> None:
 
 # --- Whatever happens -----------------------------------------------------------------------------
 
-ENDS: list[Lost | Answer | PacelineError] = [
+ENDS: list[Lost | Answer | Dropped | PacelineError] = [
     BadRequest("it has no words for this", remedy="Ask another."),
+    Dropped(Overloaded("no room", remedy="Ask later.")),
     *get_args(Lost),
     *(answer(each) for each in (400, 401, 408, 429, 500, 529)),
     answer(429, retry_after="5"),
@@ -1131,7 +1133,7 @@ def _one_call(
     return now
 
 
-def _end(data: st.DataObject) -> Lost | Answer | PacelineError:
+def _end(data: st.DataObject) -> Lost | Answer | Dropped | PacelineError:
     return data.draw(st.sampled_from([each for each in ENDS if each != "late"]))
 
 
@@ -1236,6 +1238,16 @@ def test_a_breaker_that_opens_on_one_front_keeps_the_others_away() -> None:
     assert status(it.two, A, now).state == "open"
     assert served(it.two, until_s) == A
     assert status(it.two, A, until_s + 1).state == "closed"
+
+
+def test_calls_that_fail_when_it_is_known_already_are_no_news() -> None:
+    it = Fronts(route([A], retries=0))
+    under_way = [call(it.one, 1.0) for _ in range(50)]
+    for each in under_way:
+        each.start(1.0)
+    for each in under_way:
+        each.failed(0, 1.1, "unreachable")
+    assert len(it.told) == 1
 
 
 def test_what_another_front_says_holds_no_longer_than_a_provider_is_believed() -> None:

@@ -426,6 +426,19 @@ def test_who_stands_in_line_is_in_hand_and_is_answered_when_the_front_stops() ->
     told(story, slo_ms=None)
 
 
+def test_who_stands_in_line_when_the_front_drains_is_finished() -> None:
+    async def story(front: Front) -> None:
+        await front.knows(3 * BEGUN)
+        front.ask_all()
+        front.door.begin_drain(refuse=True)
+        await front.later(1.0)
+        assert {wire.said[9:12] for wire in front.wires} == {b"200"}
+        front.ask_all()
+        assert {wire.said[9:12] for wire in front.wires} == {b"503"}, "that came later"
+
+    told(story, slo_ms=None)
+
+
 def test_a_bug_that_one_request_finds_is_its_own() -> None:
     async def story(front: Front) -> None:
         await front.knows(3 * BEGUN)

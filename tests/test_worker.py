@@ -15,7 +15,8 @@ from paceline.processes import worker as worker_module
 from paceline.processes import working
 from paceline.processes.child import LINK_FD
 from paceline.processes.worker import Job, Work, Worker
-from paceline.terms.errors import BadField, Overloaded, PacelineError, Unavailable
+from paceline.terms.errors import BadField, BadRequest, Overloaded, PacelineError, Unavailable
+from paceline.terms.limits import LINK_MESSAGE_BYTES
 from turner import Turn, Turned
 
 WAIT_S = 20.0
@@ -113,6 +114,35 @@ def test_what_is_refused_is_told_with_its_place_and_no_longer_than_a_message_has
         assert len(error.cause) == working.ERROR_CHARS
         assert await it.turned(b"ab") == b"ba"
         assert it.worker.held == 0
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("size", [LINK_MESSAGE_BYTES, 3 * LINK_MESSAGE_BYTES])
+def test_what_is_too_long_to_be_told_is_refused_and_the_process_goes_on(size: int) -> None:
+    async def scenario(it: Asked) -> None:
+        pid = it.started()
+        error = await it.refused(b"n" * size, "name")
+        assert isinstance(error, BadRequest)
+        assert await it.turned(b"ab") == b"ba"
+        assert it.worker.pid == pid
+
+    run(scenario, bytes=10 * LINK_MESSAGE_BYTES)
+
+
+def test_whoever_cannot_hear_of_a_job_does_not_keep_the_others_waiting() -> None:
+    async def scenario(it: Asked) -> None:
+        failed: list[object] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: failed.append(context["exception"]))
+
+        def cannot(done: Turned | PacelineError, job: Job[Turned]) -> None:
+            raise ZeroDivisionError
+
+        it.worker.begin(Turn(it.worker.number(), 2), b"ab", cannot)
+        assert await asyncio.gather(it.turned(b"ab"), it.turned(b"cd")) == [b"ba", b"dc"]
+        await until(lambda: failed)
+        assert [type(each) for each in failed] == [ZeroDivisionError]
 
     run(scenario)
 

@@ -12,12 +12,13 @@ from paceline.terms.errors import BadField
 
 
 class Turn(working.Order, frozen=True):
-    how: Literal["turn", "refuse", "die", "hang"] = "turn"
+    how: Literal["turn", "refuse", "die", "hang", "name"] = "turn"
 
 
 class Turned(working.Done, frozen=True, tag="done"):
     size: int
     """of what lies behind the body"""
+    name: str = ""
 
 
 outcomes = msgspec.json.Decoder[Turned | Refused](Turned | Refused)
@@ -30,6 +31,8 @@ def work(order: Turn, memory: int) -> Turned:
         os.kill(os.getpid(), signal.SIGKILL)
     if order.how == "hang":
         signal.pause()
+    if order.how == "name":
+        return Turned(order.number, 0, os.pread(memory, order.size, 0).decode())
     put(memory, os.pread(memory, order.size, 0)[::-1], order.size)
     return Turned(order.number, order.size)
 

@@ -2,7 +2,7 @@
 
 As `openai.py` for the other. Usage comes in two halves here: the input with `message_start`, the
 output, which grows, with each `message_delta`. What is said in errors stands in `failures.py`.
-Pure; called by `web/llm.py` and `relay.py`.
+Pure; called by `web/llm.py`, `hearing.py` and `scribe.py`.
 """
 
 from collections.abc import Sequence

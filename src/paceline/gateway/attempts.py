@@ -29,9 +29,10 @@ but ends the first attempt; where nobody else can take it, it stays where it is.
 or another was faster is the target's failure only if it was overdue (`Pace.overdue`); counted not
 at all, a target that hangs would never be found, as its callers leave before it fails.
 
-*How it ends*, when no target gave content: the last answer that an upstream gave, as it came, if
-there was one; else 502 after a lost connection, 504 when the deadline came; and where no target
-could be gone to at all, 429 if all limit what they are asked, else 503, with when to come back.
+*How it ends*, when no target gave content: with the reason where an answer had to be dropped; else
+with the last answer that an upstream gave, as it came, if there was one; else 502 after a lost
+connection, 504 when the deadline came; and where no target could be gone to at all, 429 if all
+limit what they are asked, else 503, with when to come back.
 """
 
 import math
@@ -52,7 +53,7 @@ from paceline.gateway.standing import (
     least_latency,
 )
 from paceline.gateway.upstream import Target
-from paceline.gateway.verdicts import FINAL, Answer, Verdict, verdict_of
+from paceline.gateway.verdicts import FINAL, Answer, Dropped, Verdict, verdict_of
 from paceline.terms.errors import (
     DeadlineExceeded,
     LimitReached,
@@ -67,9 +68,10 @@ SOON_S = 2.0
 """So long a call waits in one tier before it goes to the next, and before its first attempt."""
 
 Why = Literal["first", "again", "elsewhere", "hedge"]
-Ended = Literal["running", "done", "left", "outrun", "slow", "answered", "cannot", Lost]
+Ended = Literal["running", "done", "left", "outrun", "slow", "answered", "dropped", "cannot", Lost]
 """`outrun`: another brought content first. `slow`: it was handed on. `answered`: with an error.
-`cannot`: nothing was sent, the target cannot be asked this."""
+`dropped`: its answer could not be passed on. `cannot`: nothing was sent, the target cannot be asked
+this."""
 
 
 class Go(msgspec.Struct, frozen=True):
@@ -253,11 +255,15 @@ class Attempts(msgspec.Struct):
         self._stop_others(now, "left")
 
     def failed(
-        self, number: int, now: float, ended: Lost | Answer | PacelineError, detail: str = ""
+        self,
+        number: int,
+        now: float,
+        ended: Lost | Answer | Dropped | PacelineError,
+        detail: str = "",
     ) -> Decision:
-        """An attempt is over, with no answer or one that is an error; or nothing was sent, for the
-        target cannot be asked this, and the error says why. After content this ends the call, and
-        what was told of the answer with it."""
+        """An attempt is over, with no answer, or one that is an error or was dropped; or nothing
+        was sent, for the target cannot be asked this, and the error says why. After content this
+        ends the call, and what was told of the answer with it."""
         tried = self._tries[number]
         assert tried.ended == "running", "it had ended already"
         assert not self.over, "it was over already"
@@ -267,6 +273,9 @@ class Attempts(msgspec.Struct):
             self._end(tried, now, "cannot", CANNOT, "")
             return self._next(now)
         verdict = verdict_of(ended, self._repeatable)
+        if isinstance(ended, Dropped):
+            self._end(tried, now, "dropped", verdict, "")
+            return self._give_up(now, ended.error)
         if isinstance(ended, Answer):
             self._answer = ended
             tried.status = ended.status
@@ -503,9 +512,11 @@ class Attempts(msgspec.Struct):
 
     # --- The end ----------------------------------------------------------------------------------
 
-    def _give_up(self, now: float) -> GiveUp:
+    def _give_up(self, now: float, error: PacelineError | None = None) -> GiveUp:
         self.over = True
         self._stop_others(now, "outrun")
+        if error is not None:
+            return GiveUp(error)
         if self.committed is None and self._answer is not None:
             return GiveUp(_refused(self._tries, self._answer), self._answer)
         if not self._tries and now < self.deadline_s:

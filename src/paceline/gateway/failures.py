@@ -6,7 +6,7 @@ status and headers. So an error of ours has the status and the words of the vend
 where trying again cannot help, true where waiting does. What a provider answers is passed on as it
 came where its dialect is the caller's, and by `translate/errors.py` where it is not.
 
-Pure; called by `web/llm.py` and `relay.py`.
+Pure; called by `web/llm.py`, `relay.py` and `hearing.py`.
 """
 
 import math

@@ -19,7 +19,7 @@ from paceline.gateway.room import Room
 from paceline.gateway.translate import answers, errors
 from paceline.gateway.translate.streams import ToChat, ToMessages
 from paceline.gateway.usage import Told, Usage
-from paceline.gateway.verdicts import Answer
+from paceline.gateway.verdicts import Answer, Dropped
 from paceline.observe import log
 from paceline.terms.errors import Overloaded, PacelineError, ProviderFailed
 from paceline.terms.limits import (
@@ -101,7 +101,7 @@ class Listener(Protocol):
     def failed(
         self,
         attempt: "Attempt",
-        ended: Lost | Answer | PacelineError,
+        ended: Lost | Answer | Dropped,
         detail: str = "",
         last: bytes | None = None,
     ) -> None: ...
@@ -358,14 +358,15 @@ class Attempt:
     def _to_translate(self, piece: bytes) -> None:
         before = self._size
         size = before + len(piece)
+        wrong: PacelineError | None = None
         if size > LLM_TRANSLATED_BYTES:
-            self._garbled("its answer is longer than one that is translated may be")
-            return
-        if size > LLM_SHORT_BYTES and not self._run.room.take(
-            size if before <= LLM_SHORT_BYTES else len(piece)
-        ):
+            wrong = _too_long(size)
+        elif size > LLM_SHORT_BYTES:
+            taken = size if before <= LLM_SHORT_BYTES else len(piece)
+            wrong = None if self._run.room.take(taken) else _no_room(size)
+        if wrong is not None:
             self.leave()
-            self._run.failed(self, _no_room(size))
+            self._run.failed(self, Dropped(wrong))
             return
         self._parts.append(piece)
         self._size = size
@@ -386,7 +387,7 @@ class Attempt:
             if isinstance(body, ProviderFailed):
                 self._garbled(str(body))
             elif isinstance(body, PacelineError):
-                run.failed(self, body)
+                run.failed(self, Dropped(body))
             else:
                 run.usage = usage
                 run.whole(self, self._status, _of_json(failures.passed(self._headers)), body)
@@ -597,6 +598,14 @@ def _has_no_end(headers: Headers, is_other: bool) -> bool:
     if said != b"application/json" or _is_coded(headers):
         return False
     return all(name not in FRAMED for name, _ in headers)
+
+
+def _too_long(size: int) -> ProviderFailed:
+    return ProviderFailed(
+        "its answer is longer than one that is translated may be",
+        value=f"{size} bytes so far",
+        remedy="Ask for less in one answer, or in the dialect of its provider.",
+    )
 
 
 def _no_room(size: int) -> Overloaded:

@@ -3,7 +3,8 @@
 Bodies are bytes before and after; `members.py` finds the place that is to change. What is said in
 errors stands in `failures.py`. Fields of the chat API that other vendors added (DeepSeek's and
 xAI's counts, errors within a chunk as OpenRouter has them) are read where they bear on usage or on
-whether an answer is whole. Pure; called by `web/llm.py` and `relay.py`.
+whether an answer is whole. Pure; called by `web/llm.py`,
+`asking.py`, `hearing.py` and `scribe.py`.
 """
 
 import re

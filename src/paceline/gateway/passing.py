@@ -2,7 +2,7 @@
 
 Every event is shown once to `see`, which looks as little as it can at those in the middle. Nothing
 is changed here and nothing kept but numbers and words. The dialects have one class for each form of
-stream; `relay.py` has one object for each stream that it passes on.
+stream; `hearing.py` has one object for each stream that it passes on.
 """
 
 from typing import Literal, Protocol

@@ -6,9 +6,10 @@ told, so what fails before it goes elsewhere; from then on there is one attempt,
 as they come. Where nothing must change they are the provider's own. A stream that has no content
 after its route's `begins_s` begins without, or its caller, or a proxy, would give up waiting.
 
-    run = relay.begin(call, route, told)
-    run.stop()                             # the caller has gone; or pause(), resume()
-    run.ended(status)                      # once, when the caller has its answer, or has gone
+    run = Run(relay, call, route, told)
+    run.start()                  # may tell an end before it returns
+    run.stop()                   # the caller has gone; or pause(), resume()
+    run.ended(status)            # once, when the caller has its answer, or has gone
 
 Called by `web/llm.py`, which knows the caller's connection; nothing of HTTP is known here.
 """
@@ -33,7 +34,7 @@ from paceline.gateway.routes import Route
 from paceline.gateway.routing import Router
 from paceline.gateway.tally import Tally
 from paceline.gateway.usage import Usage, estimated_input
-from paceline.gateway.verdicts import Answer, verdict_of
+from paceline.gateway.verdicts import Answer, Dropped, verdict_of
 from paceline.observe import log
 from paceline.terms.errors import BadRequest, PacelineError
 from paceline.terms.limits import LLM_TIMELINES
@@ -181,11 +182,6 @@ class Relay:
         if self._silent:
             self._look_at(min(self._silent.values()))
 
-    def begin(self, call: Call, route: Route, told: Told) -> "Run":
-        run = Run(self, call, route, told)
-        run.start()
-        return run
-
     def provider(self, name: str, dialect: Dialect) -> Provider:
         """Of that name, the one that speaks the caller's dialect where there is one."""
         of_name = self.providers[name]
@@ -307,11 +303,11 @@ class Run:
         committed, usage = None, self.usage
         if (attempt := self.committed) is not None:
             committed = attempt.number
-            if usage is None and attempt.seen is not None:  # it was cut, or left
+            if usage is None and attempt.seen is not None:  # it was left
                 usage = attempt.seen.usage
-                if self.first_s is None:
-                    relay.tally.lost(route.name, attempt.provider_name, usage, self._estimated)
-                    usage = None
+            if self.first_s is None:
+                relay.tally.lost(route.name, attempt.provider_name, usage, self._estimated)
+                usage = None
         relay.tally.ended(call, route.name, tried, committed, status, self.first_s, now, usage)
         timeline = Timeline(
             call.id,
@@ -404,7 +400,7 @@ class Run:
     def failed(
         self,
         attempt: Attempt,
-        ended: Lost | Answer | PacelineError,
+        ended: Lost | Answer | Dropped | PacelineError,
         detail: str = "",
         last: bytes | None = None,
     ) -> None:

@@ -3,7 +3,7 @@ but whether there is room for one more.
 
 What is short is bounded by the number of calls (LLM_IN_FLIGHT). A long one takes its place when it
 is there, not when it is announced, so that whoever sends slowly keeps nobody else out. Taken by
-`web/llm.py` for bodies and by `relay.py` for answers; given back by the same, once.
+`web/llm.py` for bodies and by `hearing.py` for answers; given back by the same, once.
 """
 
 from paceline.terms.limits import LLM_LONG_BYTES, LLM_SHORT_BYTES

@@ -11,7 +11,7 @@ ended in LF, waits for the byte after it, which may be the LF of that CRLF; no o
 
 Not a decoder: data stays bytes, and what it means is the dialects' business (`openai.py`,
 `anthropic.py`). Fields other than `event` and `data` are in the raw bytes alone. Called by
-`relay.py` and `translate/`.
+`hearing.py` and `translate/`.
 """
 
 import re

@@ -233,8 +233,9 @@ class Standing:
         self.failures += 1
         self.clear = False
         self.troubled = True
+        was_open = self.breaker.status(now).state == "open"
         self.breaker.failed(now, ticket, why)
-        if self.news is not None:
+        if self.news is not None and not was_open:  # else others that were under way fail as well
             status = self.breaker.status(now)
             if status.until_s is not None and status.until_s >= now + LLM_NEWS_LEAST_S:
                 self.news(self.target, status.until_s, status.because)

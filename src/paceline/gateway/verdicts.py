@@ -10,14 +10,16 @@
 | 409 | yes | yes | no | no |
 | 401, 402, 403, 404 | no | yes | no | no |
 | any other answer | no | no | no | no |
+| dropped by us | no | no | no | yes |
 
 *Failure* is what a circuit breaker counts. A 429 is none: whoever says it is well, and says when it
 wants to be asked again. 401 to 404 speak of our key, our account or what this target has, and not
 of the call: another may do it. What may have been worked on is tried again, anywhere, only as long
 as the retry budget of whoever lost it lasts, for it may be paid for twice. An answer that is an
 error is not billed, except where somebody on the way to the model ran out of patience (408, 504,
-524): it may work on. `x-should-retry` is obeyed for its sender alone: whether somebody else can do
-it is not the sender's to know.
+524): it may work on. An answer is dropped where it is too long, has no room, or nobody translates
+it: another target's would fare no better, and be paid for as well. `x-should-retry` is obeyed for
+its sender alone: whether somebody else can do it is not the sender's to know.
 
 A request that does something (a file, a batch) is not `repeatable`: only what was never sent, or
 refused with 429, is sent again. Called by `attempts.py`.
@@ -30,6 +32,7 @@ from typing import NamedTuple
 
 from paceline.gateway.call import Headers
 from paceline.gateway.provider import Lost
+from paceline.terms.errors import PacelineError
 from paceline.terms.limits import RETRY_AFTER_MOST_S
 
 LIMITED = 429
@@ -49,6 +52,12 @@ class Answer(NamedTuple):
     status: int
     headers: Headers
     body: bytes
+
+
+class Dropped(NamedTuple):
+    """An answer was there, or on its way, and could not be passed on: why."""
+
+    error: PacelineError
 
 
 class Verdict(NamedTuple):
@@ -71,9 +80,12 @@ OF_LOST: Mapping[Lost, Verdict] = {
 }
 
 FINAL = Verdict(here=False, elsewhere=False)
+DROPPED = FINAL._replace(billed=True)
 
 
-def verdict_of(ended: "Lost | Answer", repeatable: bool = True) -> Verdict:
+def verdict_of(ended: "Lost | Answer | Dropped", repeatable: bool = True) -> Verdict:
+    if isinstance(ended, Dropped):
+        return DROPPED
     if not isinstance(ended, Answer):
         verdict = OF_LOST[ended]
         if repeatable or ended == "unreachable":

@@ -28,8 +28,8 @@ class Line(Protocol):
 
     transport: asyncio.Transport
 
-    @property
-    def can_write(self) -> bool: ...
+    write_paused: bool
+    """the caller does not take what was written"""
 
     @property
     def lost_caller(self) -> bool: ...
@@ -186,7 +186,7 @@ class AsgiCall:
 
     async def _flushed(self) -> None:
         """Until there is room again; a caller who does not read is cut off, this task with it."""
-        while not self._connection.can_write and not self._connection.lost_caller:
+        while self._connection.write_paused and not self._connection.lost_caller:
             self._room.clear()
             self._connection.within(SEND_S)
             await self._room.wait()

@@ -736,10 +736,6 @@ class Connection(asyncio.Protocol):
             self.transport.write(CONTINUE)
 
     @property
-    def can_write(self) -> bool:
-        return not self.write_paused
-
-    @property
     def lost_caller(self) -> bool:
         return self._lost
 

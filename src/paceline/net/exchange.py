@@ -40,9 +40,6 @@ class Wire(Protocol):
 
     def begin_answer(self, exchange: "Exchange", status: int, headers: bytes) -> None: ...
 
-    @property
-    def can_write(self) -> bool: ...
-
 
 class Out(Protocol):
     """An answer in pieces (`pieces.py`)."""
@@ -163,8 +160,3 @@ class Exchange:
         the last chunk. A caller of HTTP/1.0 cannot tell that from an end."""
         if self.out is not None:
             self.out.cut()
-
-    @property
-    def full(self) -> bool:
-        """Whether the caller does not take what was written."""
-        return not self.connection.can_write

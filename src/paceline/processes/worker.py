@@ -246,11 +246,13 @@ class Worker(Generic[What]):
         self._current = None
         if self._timer is not None:
             self._timer.cancel()
-        if isinstance(outcome, Refused):
-            self._end(job, _as_error(outcome))
-        else:
-            job.told(outcome, job)
-        self._next()
+        try:
+            if isinstance(outcome, Refused):
+                self._end(job, _as_error(outcome))
+            else:
+                job.told(outcome, job)
+        finally:  # whatever happens to whom it is told, the others wait for the next
+            self._next()
 
     def _end(self, job: Job[What], error: PacelineError) -> None:
         self.release(job)

@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from paceline.processes.memory import keep_freed
-from paceline.terms.errors import BadField, PacelineError
+from paceline.terms.errors import BadField, BadRequest, PacelineError
 from paceline.terms.limits import KEPT_BYTES, LINK_MESSAGE_BYTES
 
 LINK_FD = 3
@@ -65,7 +65,7 @@ def serve(orders: msgspec.json.Decoder[Ordered], work: Callable[[Ordered, int], 
             finally:
                 os.close(memory)
             try:
-                link.send(msgspec.json.encode(outcome))
+                link.send(_message(outcome))
             except (BrokenPipeError, ConnectionResetError):
                 return
 
@@ -82,5 +82,22 @@ def _outcome(work: Callable[[Ordered, int], Done], order: Ordered, memory: int) 
     try:
         return work(order, memory)
     except PacelineError as error:
-        fields = {key: text[:ERROR_CHARS] for key, text in error.as_fields().items()}
-        return Refused(order.number, fields, error.param if isinstance(error, BadField) else None)
+        return _refused(order.number, error)
+
+
+def _message(outcome: Done | Refused) -> bytes:
+    """A name in a body may be as long as the body; what says it would not arrive whole."""
+    message = msgspec.json.encode(outcome)
+    if len(message) <= LINK_MESSAGE_BYTES:
+        return message
+    error = BadRequest(
+        "what is named in this body is too long",
+        value=f"{len(message)} bytes",
+        remedy="Send shorter names.",
+    )
+    return msgspec.json.encode(_refused(outcome.number, error))
+
+
+def _refused(number: int, error: PacelineError) -> Refused:
+    fields = {key: text[:ERROR_CHARS] for key, text in error.as_fields().items()}
+    return Refused(number, fields, error.param if isinstance(error, BadField) else None)

@@ -24,7 +24,9 @@ class AttemptView(msgspec.Struct, frozen=True):
 
     target: Annotated[str, Meta(description="Provider and model.")]
     why: Annotated[str, Meta(description="First, again, elsewhere, or a hedge.")]
-    ended: Annotated[str, Meta(description="How: done, left, outrun, answered, or what was lost.")]
+    ended: Annotated[
+        str, Meta(description="How: done, left, outrun, answered, dropped, or what was lost.")
+    ]
     sent_ms: Ms
     content_ms: Annotated[Ms | None, Meta(description="Null: none came.")] = None
     ended_ms: Annotated[Ms | None, Meta(description="Null: it was stopped with its call.")] = None

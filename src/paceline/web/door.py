@@ -80,8 +80,8 @@ class Refusal:
 
 
 class Held:
-    """One hot request in hand: it has no task, and is answered by whoever finishes it. Made by
-    `Inference` with its head; ends once, however that comes about."""
+    """One hot request in hand: it has no task, and is answered by whoever finishes it. Made with
+    its head, by `Inference` and `Llm`; ends once, however that comes about."""
 
     __slots__ = ("answered", "door", "endless", "exchange", "id")
 

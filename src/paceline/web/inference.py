@@ -5,7 +5,7 @@ Here are addresses, headers, plans, and who may begin; what becomes of a request
 `infer_call.py`. What every request passes is `door.py`.
 
 One request, in order: `Inference.begin` (head), perhaps a wait for a turn of the loop (`turns.py`),
-`InferCall.took` (body), `_submit` (decoded), the runner, `_told` (outputs), `Exchange.answer`.
+`InferCall.took` (body), `read`, `submit` (decoded), the runner, `_told` (outputs), `send`.
 """
 
 import difflib
@@ -60,7 +60,7 @@ class Inference:
         self._board = board
         self.clock = clock
         self.turns = Turns(clock.now)
-        self.serving = Serving("0", b"", {})
+        self.serving = Serving(b"", {})
         self._plan_version = board.gauge(PLAN_VERSION, str(front))
         self._addresses: dict[bytes, Address] = {}
         self._places = {
@@ -92,7 +92,6 @@ class Inference:
     def prepare(self, plan: InForce) -> Callable[[], None]:
         """What puts the plan in force; raises where this front cannot serve by it."""
         serving = Serving(
-            str(plan.version),
             b"x-plan-version: %d\r\n" % plan.version,
             {name: rules(name, plan) for name in self._places},
         )
@@ -162,8 +161,10 @@ class Inference:
     def call(
         self, exchange: Exchange, door: Door, way: Way, came_s: float | None
     ) -> InferCall | None:
-        """None where there is no room for it."""
-        if door.is_open and way.place.in_hand < way.rules.max_in_flight:
+        """None where there is no room for it. Who stood in line has come in already: a front that
+        drains meanwhile finishes it."""
+        is_in = came_s is not None or door.is_open
+        if is_in and way.place.in_hand < way.rules.max_in_flight:
             return InferCall(door, exchange, way, came_s)
         error = door.why_closed()
         if error is None:

@@ -1,8 +1,9 @@
 """What a request's head says of the way it takes: which model, by which rules, how urgent.
 
 A client sends the same head again and again, so `inference.py` finds a `Way` once for a connection,
-and it holds until the head, the keys or the plan are others. Decides nothing about one request;
-`infer_call.py` follows it.
+and it holds until the head, the keys or the plan are others. It leads to a `Place`, a model in this
+front, where the requests of one turn of the loop go from stage to stage together. Decides nothing
+about one request; `infer_call.py` follows it.
 """
 
 import asyncio
@@ -39,9 +40,8 @@ Address: TypeAlias = tuple[Kind, str, str | None]
 class Serving(NamedTuple):
     """How this front serves now: replaced as a whole, so that no request sees half a plan."""
 
-    version: str
     stamp: bytes
-    """the header line that names it"""
+    """the header line that names the plan's version; nothing before the first plan"""
     rules: Mapping[str, Rules]
 
 

@@ -3,8 +3,8 @@
 The status stays what it is, so that an SDK raises the class it would have raised, and tries again
 or not, as the provider means it. Bodies of neither dialect (a proxy's page, a framework's `detail`)
 become errors all the same. Not errors of our own; those are written by the dialects (`openai.py`,
-`anthropic.py`). Called by `relay.py`, and by `streams.py` for errors within a stream, which have no
-status of their own.
+`anthropic.py`). Called by `hearing.py`, and by `streams.py` for errors within a stream, which have
+no status of their own.
 """
 
 from collections.abc import Mapping

@@ -12,7 +12,7 @@ Reasoning: OpenAI's models always think as they see fit, and `reasoning_effort` 
 is Anthropic's `thinking` of type `adaptive` with `output_config.effort`; `none` is its `disabled`.
 A budget of tokens to think with has no counterpart.
 
-Pure: bytes in, bytes out; a long body may be given to another process. Called by `relay.py`; what
+Pure: bytes in, bytes out; a long body may be given to another process. Called by `asking.py`; what
 was said so far is in `turns.py`.
 """
 

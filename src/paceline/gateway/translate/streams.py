@@ -14,7 +14,7 @@ ends when something else begins and its arguments are whole, so fragments of sev
 mixed; only then are several blocks open at once, which its SDK reads as well.
 
 Remembered of a stream: its usage, and of each call, of which there are TRANSLATED_CALLS, a few
-numbers; never its content. Pure. Called by `relay.py`.
+numbers; never its content. Pure. Called by `hearing.py`.
 """
 
 import re
