@@ -140,7 +140,7 @@ def test_whoever_cannot_hear_of_a_job_does_not_keep_the_others_waiting() -> None
             raise ZeroDivisionError
 
         it.worker.begin(Turn(it.worker.number(), 2), b"ab", cannot)
-        assert await asyncio.gather(it.turned(b"ab"), it.turned(b"cd")) == [b"ba", b"dc"]
+        assert [*await asyncio.gather(it.turned(b"ab"), it.turned(b"cd"))] == [b"ba", b"dc"]
         await until(lambda: failed)
         assert [type(each) for each in failed] == [ZeroDivisionError]
 

@@ -179,6 +179,11 @@ class Upstream:
         """Answers that are held go on."""
         self._on_loop(_each(self._protocols, _Connection.go_on))
 
+    def reset(self) -> None:
+        """The connections of answers that are held are reset: whoever heard what came before has
+        it, where a reset right behind it may take it along."""
+        self._on_loop(_each(self._protocols, _Connection.reset_held))
+
     def close_idle(self) -> None:
         """Closes the connections that nothing is asked on, as servers do after a while."""
         self._on_loop(_each(self._protocols, _Connection.close_if_idle))
@@ -523,6 +528,10 @@ class _Connection(asyncio.Protocol):
         if self._answering is not None:
             self._answering.release()
 
+    def reset_held(self) -> None:
+        if self._answering is not None:
+            self._answering.reset()
+
     def close_if_idle(self) -> None:
         if self._answering is None:
             self.transport.close()
@@ -646,6 +655,10 @@ class _Answering:
         if self._script.stop_with == "hold":
             self._held = False
             self.turn()
+
+    def reset(self) -> None:
+        if self._script.stop_with == "hold" and self._held:
+            self._stop(self._reset)
 
     def _interrupt(self) -> None:
         how = self._script.stop_with
