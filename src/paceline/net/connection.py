@@ -176,7 +176,7 @@ class Connection(asyncio.Protocol):
         ):
             exchange = known.again(data, self)
             if exchange is not None:
-                self._begin_alone(exchange)
+                self._begin(exchange)  # where it is answered at once, `finished` goes on
                 return
         if (
             self._held
@@ -467,16 +467,6 @@ class Connection(asyncio.Protocol):
             self._advancing = False
         if not self._closing and not self.write_paused:
             self._await_more()
-
-    def _begin_alone(self, exchange: Exchange) -> None:
-        """It is whole, and there is nothing else: what `_advance` would do of it, and no more."""
-        self._advancing = True
-        try:
-            self._begin(exchange)
-        finally:
-            self._advancing = False
-        if self._current is None:
-            self._advance()
 
     def _go_on_soon(self) -> None:
         """One slice, and few requests, in a turn of the loop: what is answered at once would else

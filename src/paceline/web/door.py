@@ -74,7 +74,9 @@ class Refusal:
 
     def to(self, request_id: bytes) -> tuple[bytes, bytes]:
         """Headers and body."""
-        name = msgspec.json.encode(request_id.decode())
+        name = b'"%b"' % request_id
+        if b'"' in request_id or b"\\" in request_id:
+            name = msgspec.json.encode(request_id.decode())
         headers = self._headers + b"x-request-id: %b\r\n" % request_id
         return headers, b'%b,"request_id":%b}' % (self._body, name)
 
@@ -175,6 +177,7 @@ class Door:
         self._in_flight = board.gauge(IN_FLIGHT_METRIC).cell
         self._counters: dict[tuple[str, ...], Counter] = {}
         self._answered: dict[tuple[bytes, int], Counter] = {}
+        self._refused: dict[str, Counter] = {}
         self._emptied: asyncio.Event | None = None
         self._names = _names(chance)
 
@@ -248,7 +251,10 @@ class Door:
             self._emptied.set()
 
     def refused(self, error: PacelineError) -> None:
-        self._counter(REFUSED, error.code).add()
+        counter = self._refused.get(error.code)
+        if counter is None:
+            counter = self._refused[error.code] = self._board.counter(REFUSED, error.code)
+        counter.cell[0] += 1
 
     def refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         """At once, before it is in hand."""
