@@ -17,6 +17,8 @@ else:
             self._name = name
 
         def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):  # pytest looks whether it is a fixture
+                raise AttributeError(name)
             return getattr(import_module(self._name), name)
 
     anthropic, openai = _Later("anthropic"), _Later("openai")

@@ -79,20 +79,20 @@ def check(root: Path) -> list[Finding]:
 
 
 def _judge(module: Module) -> Iterator[Finding]:
-    aliases = _aliases(module.tree)
+    aliases = _aliases(module.nodes)
     bare = {
         id(node.func)
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.Call) and not node.args and not node.keywords
     }
     yields = {
         id(node.func)
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.Call) and [getattr(it, "value", None) for it in node.args] == [0]
     }
     # `time` in `time.sleep` is a name of its own to ast.walk; only the whole chain is judged.
-    inner = {id(node.value) for node in ast.walk(module.tree) if isinstance(node, ast.Attribute)}
-    for node in ast.walk(module.tree):
+    inner = {id(node.value) for node in module.nodes if isinstance(node, ast.Attribute)}
+    for node in module.nodes:
         if not isinstance(node, ast.Name | ast.Attribute) or id(node) in inner:
             continue
         name = _resolve(node, aliases)
@@ -103,10 +103,10 @@ def _judge(module: Module) -> Iterator[Finding]:
             yield Finding(module.path, node.lineno, f"{name} is used here", remedy)
 
 
-def _aliases(tree: ast.Module) -> dict[str, str]:
+def _aliases(nodes: list[ast.AST]) -> dict[str, str]:
     """What each imported name stands for: `import time as t` makes `t` stand for `time`."""
     known: dict[str, str] = {}
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             for name in node.names:
                 first = name.name.partition(".")[0]

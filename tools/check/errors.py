@@ -48,7 +48,7 @@ def check(root: Path) -> list[Finding]:
     classes = _classes(source)
     found = list(_table(source, classes.values()))
     for module in source:
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if isinstance(node, ast.Call):
                 found += _call(module.path, node, classes)
             elif isinstance(node, ast.Raise):
@@ -63,7 +63,7 @@ def _classes(source: list[Module]) -> dict[str, Class]:
     nodes = [
         (module.path, node)
         for module in source
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.ClassDef)
     ]
     known: dict[str, Class] = {}

@@ -31,6 +31,11 @@ class Module(NamedTuple):
     path: str
     tree: ast.Module
 
+    @property
+    def nodes(self) -> list[ast.AST]:
+        """All of the tree, in the order of `ast.walk`."""
+        return _walked(self.tree)
+
 
 def files(root: Path) -> list[str]:
     """Everything that is, or may become, part of the repository, as paths relative to root."""
@@ -72,6 +77,12 @@ def _parsed(text: str) -> ast.Module | None:
         return ast.parse(text)
     except SyntaxError:
         return None
+
+
+@functools.cache
+def _walked(tree: ast.Module) -> list[ast.AST]:
+    """Once for all steps: it takes longer than parsing."""
+    return list(ast.walk(tree))
 
 
 def python_paths(root: Path) -> list[str]:

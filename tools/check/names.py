@@ -27,7 +27,7 @@ def _judge(root: Path) -> Iterator[Finding]:
         for part in PurePosixPath(module.path).with_suffix("").parts:
             for word in BANNED.intersection(words(part)):
                 yield Finding(module.path, 1, f"`{word}` is in the name `{part}`", REMEDY)
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if isinstance(node, ast.ClassDef):
                 for word in BANNED.intersection(words(node.name)):
                     wrong = f"`{word}` is in the name `{node.name}`"

@@ -49,11 +49,12 @@ def _foreign(root: Path) -> Iterator[Finding]:
         if len(content) > LARGEST_BYTES:
             yield Finding(path, 1, f"{len(content)} bytes", f"Keep files under {LARGEST_BYTES}")
         try:
-            lines = content.decode().splitlines()
+            text = content.decode()
         except UnicodeDecodeError:
             continue
-        for number, line in enumerate(lines, start=1):
-            for pattern, wrong, remedy in FOREIGN:
+        here = [each for each in FOREIGN if each[0].search(text)]  # in few files; then, where
+        for number, line in enumerate(text.splitlines() if here else (), start=1):
+            for pattern, wrong, remedy in here:
                 if match := pattern.search(line):
                     yield Finding(path, number, f"{wrong}: `{match[0]}`", remedy)
 

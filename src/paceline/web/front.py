@@ -260,8 +260,9 @@ class Front:
 
 
 def _settle() -> None:
-    """What is there now stays for the life of the process: the garbage collector need not look at
-    it again, and looks less often at what comes and goes, for hardly any of that is in cycles."""
-    gc.collect()
+    """What is there now stays for the life of the process: the garbage collector, which was off
+    since it began, need not look at it, and looks less often at what comes and goes, for hardly
+    any of that is in cycles."""
     gc.freeze()
     gc.set_threshold(*COLLECT)
+    gc.enable()
