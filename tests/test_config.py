@@ -1059,13 +1059,13 @@ def test_every_setting_is_explained_in_the_reference() -> None:
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
     assert [row[0] for row in rows] == [
         f"| `{'.'.join(names)}`"
-        for names in leaves(catalogue(["MODEL"]), ["MODEL"], *(["NAME"] for _ in range(3)))
+        for names in leaves(catalogue(["MODEL"]), ["MODEL"], *(["NAME"] for _ in range(4)))
     ]
     assert all(row[3].strip() for row in rows)
 
 
 def test_everything_in_the_structs_can_be_set() -> None:
-    known = leaves(catalogue(MODELS), MODELS, ["p"], ["r"], ["c"])
+    known = leaves(catalogue(MODELS), MODELS, ["p"], ["r"], ["p/m"], ["c"])
     assert {names[0] for names in known} == set(Settings.__struct_fields__)
     assert {names[1] for names in known if names[0] == "server"} == set(Server.__struct_fields__)
     of_models = {names[2] for names in known if names[0] == "models"}

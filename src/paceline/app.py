@@ -11,7 +11,7 @@ import resource
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,8 +27,7 @@ from paceline.changes.desk import Desk, Nobody, Wanted
 from paceline.clock import Chance, RealClock
 from paceline.config import Server
 from paceline.config.source import Loaded
-from paceline.gateway.routes import Route
-from paceline.gateway.upstream import SIMULATED, Target, Upstream, costs
+from paceline.gateway.upstream import SIMULATED, Target, costs
 from paceline.journal.fold import State
 from paceline.journal.journal import Journal
 from paceline.journal.pending import Pending
@@ -53,7 +52,7 @@ if TYPE_CHECKING:
     from paceline.watch.alerts.desk import Alerts
     from paceline.web.fronts import Takes
     from paceline.web.llm import Llm
-    from paceline.web.messages import TargetNews
+    from paceline.web.messages import Start, TargetNews
 
 KEY_FILE = "keys.json"
 SHIPPED = {digits.NAME: digits.MODEL_PATH}
@@ -246,9 +245,7 @@ def run_front() -> None:
             not_ready,
             clock,
         )
-        llm = _llm(
-            start.providers, start.routes, board, clock, wish if settings.fronts > 1 else None
-        )
+        llm = _llm(start, board, clock, wish if settings.fronts > 1 else None)
         door = Door(routes, gate, board, clock, Chance(), llm.begin, inference.begin)
         return Parts(door, gate, inference, clock, llm, tls_of(settings))
 
@@ -259,14 +256,14 @@ def run_front() -> None:
 
 
 def _llm(
-    upstreams: Sequence[Upstream],
-    routes: Sequence[Route],
+    start: "Start",
     board: Board,
     clock: RealClock,
     tell: "Callable[[TargetNews], None] | None",
 ) -> "Llm":
     """Providers with their keys, which no message between processes has, and the ways to them."""
     from paceline.gateway.beside import Beside
+    from paceline.gateway.prices import Prices
     from paceline.gateway.provider import Provider
     from paceline.gateway.providers.http import HttpProvider, secret
     from paceline.gateway.providers.simulated import SimulatedProvider, Simulation
@@ -275,6 +272,7 @@ def _llm(
     from paceline.gateway.tally import Tally
     from paceline.web.llm import Llm
 
+    upstreams, routes = start.providers, start.routes
     chance = Chance()
     providers: dict[str, list[Provider]] = {}
     for each in upstreams:
@@ -296,7 +294,9 @@ def _llm(
     }
     news = None if tell is None else _news(tell, clock)
     router = Router(routes, chance.fork("routes"), clock.now(), news)
-    relay = Relay(providers, router, Tally(board), clock, Beside(clock))
+    simulated = [each.name for each in upstreams if each.kind == SIMULATED]
+    tally = Tally(board, Prices(start.prices, free=simulated))
+    relay = Relay(providers, router, tally, clock, Beside(clock))
     return Llm(relay, board, withheld)
 
 

@@ -215,6 +215,22 @@ LLM_LOST_TOKENS = Metric(
     "lost, or outrun by another. Source told: by the provider; estimated: from what was sent.",
     ("route", "provider", "kind", "source"),
 )
+LLM_COST = Metric(
+    "paceline_llm_cost_usd_total",
+    "counter",
+    "USD",
+    "What tokens cost, by the prices of the settings. Kind used: of answers; lost: what requests "
+    "that brought no content may cost all the same. Absent where no price is known.",
+    ("route", "provider", "kind"),
+)
+LLM_UNPRICED = Metric(
+    "paceline_llm_unpriced_total",
+    "counter",
+    "requests",
+    "Requests to LLM providers of which nobody knows what they cost: there is no price, or the "
+    "provider told no tokens.",
+    ("route", "provider"),
+)
 LLM_ATTEMPTS = Metric(
     "paceline_llm_attempts_total",
     "counter",
@@ -391,6 +407,8 @@ METRICS: tuple[Metric, ...] = (
     LLM_TOKEN_SECONDS,
     LLM_TOKENS,
     LLM_LOST_TOKENS,
+    LLM_COST,
+    LLM_UNPRICED,
     LLM_ATTEMPTS,
     LLM_IN_FLIGHT,
     HTTP_REQUESTS,

@@ -236,6 +236,7 @@ class Owner:
             models=self._models,
             providers=self._loaded.providers,
             routes=self._loaded.routes,
+            prices=self._loaded.prices,
         )
 
     def _on_change(self) -> None:

@@ -76,6 +76,7 @@ class SettingsInForce:
         self._models = loaded.models
         self._providers = loaded.providers
         self._routes = loaded.routes
+        self._prices = loaded.prices
         self._alerting = loaded.alerting
         self._desk = desk
         self._on_change = on_change
@@ -109,6 +110,7 @@ class SettingsInForce:
                 *served.needs_restart(self._models, loaded.models),
                 *llm.needs_restart(self._providers, loaded.providers, "providers"),
                 *llm.needs_restart(self._routes, loaded.routes, "routes"),
+                *llm.needs_restart(self._prices, loaded.prices, "prices"),
                 *alerting.needs_restart(self._alerting, loaded.alerting),
             )
         view = ReloadView((*changed, *goals, *map(of_step, done.steps)), waiting, done.version)
