@@ -586,10 +586,27 @@ def test_the_file_says_what_is_an_alert_and_who_is_told(tmp_path: Path) -> None:
     assert [each.secrets for each in alerts.channels] == [("OPS_HOOK",), ()]
     both = ALERTING.replace("[alerts]", "[alerts]\nthresholds = true")
     loaded = source(written(tmp_path, both)).load()
-    assert loaded.alerting.bounds.keys() == RULES.keys() - {"restarts"}
+    assert loaded.alerting.bounds.keys() == RULES.keys() - {"restarts", "cost"}
     assert alerting.needs_restart(alerts, loaded.alerting) == ("rules",)
     with pytest.raises(BadSetting, match="OPS_HOOK"):
         loaded.check_start()
+
+
+@pytest.mark.parametrize(
+    ("said", "bounds"),
+    [
+        ("warning = 5", Bounds(5.0, float("inf"), 0.0)),
+        ("critical = 20", Bounds(20.0, 20.0, 0.0)),
+        ("warning = 5\ncritical = 20", Bounds(5.0, 20.0, 0.0)),
+        ("for_s = 60", None),
+        ("warning = 5\nenabled = false", None),
+    ],
+)
+def test_what_an_hour_may_cost_is_watched_once_somebody_says_how_much(
+    tmp_path: Path, said: str, bounds: Bounds | None
+) -> None:
+    found = source(written(tmp_path, f"[rules.cost]\n{said}\n")).load().alerting.bounds
+    assert found.get("cost") == bounds
 
 
 @pytest.mark.parametrize(

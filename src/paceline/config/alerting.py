@@ -19,7 +19,7 @@ from paceline.terms.limits import ALERT_CHANNELS, PROVIDER_NAME_CHARS
 from paceline.watch.alerts.channel import LOG, ChannelTo, check_url
 from paceline.watch.alerts.latch import Bounds
 from paceline.watch.alerts.life import Channel, Policy
-from paceline.watch.alerts.rules import RULES
+from paceline.watch.alerts.rules import NEVER, RULES
 
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{PROVIDER_NAME_CHARS - 1}}}")
 
@@ -71,6 +71,10 @@ def bounds_of(
     bounds = RULES[name].bounds
     on = said.enabled or (thresholds and not enabled_said)
     if bounds is not None:
+        if said.warning == said.critical == NEVER:
+            return
+        if said.warning == NEVER:
+            said = msgspec.structs.replace(said, warning=said.critical)
         sign = 1 if bounds.rising else -1
         if sign * said.critical < sign * said.warning:
             yield (

@@ -340,6 +340,16 @@ GPU_MEMORY_LIMIT = Metric(
 GPU_WATTS = Metric(
     "paceline_gpu_power_watts", "gauge", "watts", "Power that a GPU takes.", ("gpu",)
 )
+GPU_CELSIUS = Metric(
+    "paceline_gpu_temperature_celsius", "gauge", "°C", "Temperature of a GPU.", ("gpu",)
+)
+GPU_CELSIUS_LIMIT = Metric(
+    "paceline_gpu_temperature_limit_celsius",
+    "gauge",
+    "°C",
+    "From here on a GPU computes more slowly to cool down; absent where its driver does not tell.",
+    ("gpu",),
+)
 COST = Metric(
     "paceline_cost_usd_total",
     "counter",
@@ -433,6 +443,8 @@ METRICS: tuple[Metric, ...] = (
     GPU_MEMORY,
     GPU_MEMORY_LIMIT,
     GPU_WATTS,
+    GPU_CELSIUS,
+    GPU_CELSIUS_LIMIT,
     COST,
     DISK_BYTES,
     DISK_FREE,
