@@ -587,7 +587,12 @@ def test_the_file_says_what_is_an_alert_and_who_is_told(tmp_path: Path) -> None:
     both = ALERTING.replace("[alerts]", "[alerts]\nthresholds = true")
     loaded = source(written(tmp_path, both)).load()
     assert loaded.alerting.bounds.keys() == RULES.keys() - {"restarts", "cost"}
-    assert alerting.needs_restart(alerts, loaded.alerting) == ("rules",)
+    assert alerting.differences(alerts, alerts) == ()
+    assert set(alerting.differences(alerts, loaded.alerting)) == {
+        f"rules.{name}" for name in loaded.alerting.bounds.keys() - alerts.bounds.keys()
+    }
+    quiet = source(written(tmp_path, both.replace("[channels.ops]", "[channels.on]"))).load()
+    assert alerting.differences(loaded.alerting, quiet.alerting) == ("channels.ops", "channels.on")
     with pytest.raises(BadSetting, match="OPS_HOOK"):
         loaded.check_start()
 

@@ -11,7 +11,7 @@ import resource
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,9 +47,10 @@ from paceline.terms.limits import CONNECTION_BACKLOG, KEPT_BYTES, LLM_NEWS_PER_S
 from paceline.terms.plan import Address, Catalogue, Knob, changed
 
 if TYPE_CHECKING:
+    from paceline.config.alerting import Alerting
     from paceline.gateway.standing import News
-    from paceline.watch.alerts.channels import Channel
     from paceline.watch.alerts.desk import Alerts
+    from paceline.watch.alerts.ways import Ways
     from paceline.web.fronts import Takes
     from paceline.web.llm import Llm
     from paceline.web.messages import Start, TargetNews
@@ -66,6 +67,7 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
     """Serves until it is told to stop. `on_ready` gets the address and what the models take, once
     requests are answered."""
     from paceline.observe.gpus import Gpus
+    from paceline.watch.alerts.ways import Ways
     from paceline.web.owner import Owner
     from paceline.web.probe import ModelCpu, Recent, ended_cpu_s, of_gpus, probe
 
@@ -108,7 +110,8 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
                 log.get(__name__).warning("standard output cannot be written", error=str(error))
 
         async def serve() -> None:
-            ways = _channels(loaded, clock)
+            ways = Ways(os.environ, clock.now)
+            ways.change(ways.prepared(loaded.alerting.channels))
             alerts = _alerts(loaded, journal, ways, address, clock)
             owner = Owner(
                 loaded,
@@ -125,6 +128,7 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
                     *of_gpus(gpus()),
                 ],
                 alerts,
+                lambda new: _following(alerts, ways, new),
                 clock,
                 new_secret(),
                 ready,
@@ -132,31 +136,31 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
             try:
                 await owner.run()
             finally:
-                for way in ways.values():
-                    await way.close()
+                await ways.close()
 
         uvloop.run(serve())
     finally:
         held.release()
 
 
-def _channels(loaded: Loaded, clock: RealClock) -> "dict[str, Channel]":
-    """With their secrets, which stand in the environment alone."""
-    from paceline.watch.alerts.channel import LOG
-    from paceline.watch.alerts.channels import LogChannel, channel
+def _following(alerts: "Alerts", ways: "Ways", new: "Alerting") -> "Callable[[], Awaitable[None]]":
+    """Other channels are made at once, so that what is wrong with one is told before anything has
+    changed."""
+    made = ways.prepared(new.channels)
 
-    ways: dict[str, Channel] = {LOG: LogChannel()}
-    for each in loaded.alerting.channels:
-        for variable in each.secrets:
-            log.hide(os.environ.get(variable, ""))
-        ways[each.name] = channel(each, os.environ, clock.now)
-    return ways
+    async def follow() -> None:
+        left = ways.change(made)
+        await alerts.follow(new.bounds, new.policy, ways.senders)
+        for way in left:
+            await way.close()
+
+    return follow
 
 
 def _alerts(
     loaded: Loaded,
     journal: Journal,
-    ways: "Mapping[str, Channel]",
+    ways: "Ways",
     address: str,
     clock: RealClock,
 ) -> "Alerts":
@@ -166,7 +170,7 @@ def _alerts(
         journal,
         loaded.alerting.bounds,
         loaded.alerting.policy,
-        {name: way.send for name, way in ways.items()},
+        ways.senders,
         [model.name for model in loaded.models],
         address.partition("://")[2],
         clock,
