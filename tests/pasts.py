@@ -64,7 +64,8 @@ class MadePast:
         count = int((self.now_s - from_s) / step_s)
         moments = [self.now_s - step_s * back for back in range(count, -1, -1)]
         found = self._found(metric, where)
-        return [Step(at, sum(each.curve(at) for each in found)) for at in moments if found]
+        values = [(at, sum(each.curve(at) for each in found)) for at in moments if found]
+        return [Step(at, value, value * step_s, known_s=step_s) for at, value in values]
 
     def series(self, metric: Metric) -> Sequence[Labels]:
         return [each.labels for each in self._made.get(metric.name, ())]

@@ -612,6 +612,44 @@ def test_a_channel_that_no_settings_name_any_more_is_owed_nothing() -> None:
     run_simulated(main)
 
 
+def test_other_settings_are_followed_and_lose_nothing() -> None:
+    async def main(clock: SimulatedClock, chance: Chance) -> None:
+        past = MadePast(clock.now())
+        failing(past, "m0", clock.now(), clock.now() + 1e6)
+        same, old, new = Ear(clock), Ear(clock), Ear(clock)
+        old.down_until_s = float("inf")
+        life_ = Life(Kept(), clock, past, {"same": same.send, "ops": old.send, "gone": old.send})
+        await life_.pass_s(60)
+        assert (same.whats, new.whats) == ([("errors:m0", "fired")], [])
+
+        async def follow(warning: float, senders: dict[str, Any]) -> None:
+            policy = Policy(tuple(Channel(name) for name in senders), every_s=1.0)
+            bounds = {**BOUNDS, "errors": Bounds(warning, 1.0, for_s=10.0)}
+            await life_.alerts.follow(bounds, policy, senders)
+
+        await follow(0.05, {"same": same.send, "ops": new.send})
+        await life_.pass_s(5)
+        # What was owed to a channel that is another now is told by that; whose is gone, given up.
+        assert new.whats == [("errors:m0", "fired")]
+        assert [each.channel for each in life_.alerts.book.dead] == ["gone"]
+        assert len(same.heard) == 1
+        # It stays an alert until it is seen to be on the right side of the new bound for a while.
+        await follow(0.6, {"same": same.send, "ops": new.send})
+        states = []
+        for seconds in (5, 90):
+            await life_.pass_s(seconds)
+            states.append(life_.alerts.book.alerts["errors:m0"].state)
+        assert states == ["firing", "resolved"]
+        assert same.whats[-1] == ("errors:m0", "resolved")
+        await follow(0.3, {"same": same.send})
+        await life_.pass_s(30)
+        assert same.whats[-1] == ("errors:m0", "fired")
+        assert new.whats[-1] == ("errors:m0", "resolved")
+        await life_.stop()
+
+    run_simulated(main)
+
+
 def test_a_full_disk_is_asked_again_and_then_all_is_told() -> None:
     async def main(clock: SimulatedClock, chance: Chance) -> None:
         past = MadePast(clock.now())

@@ -13,12 +13,20 @@ from paceline.terms.metric import (
     CONTAINER_CPU_SECONDS,
     CONTAINER_MEMORY,
     CONTAINER_MEMORY_LIMIT,
+    COST,
     DISK_BYTES,
     DISK_FREE,
     FRONT_RESTARTS,
     FRONTS_READY,
     FRONTS_WANTED,
+    GPU_BUSY,
+    GPU_CELSIUS,
+    GPU_CELSIUS_LIMIT,
+    GPU_MEMORY,
+    GPU_MEMORY_LIMIT,
     LLM_CALLS,
+    LLM_COST,
+    LLM_UNPRICED,
     METRICS,
     NOT_RUN,
     QUEUE_AGE,
@@ -221,6 +229,12 @@ def healthy(models: int, rate: float, latency_s: float, queued: float = 0.0) -> 
     past.make(CONTAINER_MEMORY_LIMIT, {}, constant(100e9))
     past.make(DISK_BYTES, {}, constant(8e12))
     past.make(DISK_FREE, {}, constant(0.05 * 8e12))
+    past.make(GPU_BUSY, {"gpu": "0"}, constant(1.0))
+    past.make(GPU_MEMORY, {"gpu": "0"}, constant(120e9))
+    past.make(GPU_MEMORY_LIMIT, {"gpu": "0"}, constant(141e9))
+    past.make(GPU_CELSIUS, {"gpu": "0"}, constant(75.0))
+    past.make(GPU_CELSIUS_LIMIT, {"gpu": "0"}, constant(90.0))
+    past.make(COST, {"kind": "compute"}, steady(1e3))
     past.now_s = 4 * 86400.0
     return past
 
@@ -283,8 +297,47 @@ def test_what_is_wrong_is_found_by_the_rule_for_it() -> None:
         "queue:m0": "warning",
         "memory:host": "warning",
         "cpu:host": "critical",
+        "gpu:host.gpu0": "critical",
         "throughput:m0.throughput_rps": "warning",
     }
+
+
+def test_a_gpu_is_watched_as_far_as_its_driver_tells() -> None:
+    past = healthy(1, 10.0, 0.1)
+    for number, (used, celsius) in enumerate([(91e9, 90.0), (98e9, 86.0), (89e9, 80.0)], 1):
+        labels = {"gpu": str(number)}
+        past.make(GPU_BUSY, labels, constant(1.0))
+        past.make(GPU_MEMORY, labels, constant(used))
+        past.make(GPU_MEMORY_LIMIT, labels, constant(100e9))
+        past.make(GPU_CELSIUS, labels, constant(celsius))
+        if number < 3:
+            past.make(GPU_CELSIUS_LIMIT, labels, constant(90.0))
+    assert found(past, {}, ["m0"]) == {
+        "gpu_memory:host.gpu1": "warning",
+        "gpu_memory:host.gpu2": "critical",
+        "gpu_temperature:host.gpu1": "critical",
+        "gpu_temperature:host.gpu2": "warning",
+    }
+
+
+def test_what_an_hour_may_cost_is_found_when_it_has_been_spent() -> None:
+    past = MadePast()
+    past.make(COST, {"kind": "compute"}, steady(1 / 3600))
+    began_s = 86400.0
+    of_llm = {"route": "r", "provider": "p"}
+    past.make(LLM_COST, {**of_llm, "kind": "used"}, steady(60 / 3600, began_s, began_s + 7200))
+    past.make(LLM_UNPRICED, of_llm, steady(1.0, began_s))
+    watchdog = Watchdog({"cost": Bounds(2.0, 11.0, for_s=0.0)}, [], NO_ALERTS)
+    told: dict[Severity, float] = {}
+    for past.now_s in range(int(began_s) - 600, int(began_s) + 12000, 10):
+        for finding in watchdog.look(past, {}, past.now_s).findings.values():
+            told.setdefault(finding.severity, past.now_s - began_s)
+            last = past.now_s - began_s
+    assert told == {"warning": pytest.approx(60, abs=10), "critical": pytest.approx(600, abs=10)}
+    # The last of it leaves the window an hour after it was spent; the latch holds a little longer.
+    assert last == pytest.approx(7200 + 3600, abs=180)
+    assert "of it for tokens" in finding.value
+    assert "3 600 LLM requests of unknown cost are not in it" in finding.value
 
 
 def test_a_server_that_still_loads_its_models_has_no_dead_process() -> None:
@@ -337,7 +390,7 @@ def test_the_table_names_only_metrics_that_are_recorded() -> None:
             if word.startswith("paceline_"):
                 assert word.strip(")") in names, rule.name
     assert {rule.name for rule in RULES.values() if rule.usual} == {
-        BURN, "saturation", "dead_process", "restarts", "disk",
+        BURN, "saturation", "dead_process", "restarts", "disk", "cost",
     }  # fmt: skip
 
 

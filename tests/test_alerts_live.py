@@ -120,6 +120,21 @@ def test_a_killed_front_is_an_alert_that_is_told_and_outlives_a_killed_owner(
             (notice,) = message["notices"]
             assert (notice["alert"], notice["what"]) == (RESTARTS, "fired")
 
+            file = tmp_path / "paceline.toml"
+            file.write_text(
+                file.read_text().replace("ops", "boss")
+                + "[alerts]\nthresholds = true\n[rules.restarts]\nwarning = 2\n"
+            )
+            told = server.ask("POST", "/api/config/reload", {}).json
+            assert told["needs_restart"] == []
+            assert {"rules.restarts", "rules.memory", "channels.boss"} <= {*told["changed"]}
+            assert waiting(server).keys() == {"log", "boss"}
+            file.write_text(file.read_text() + '[channels.x]\nurl_env = "NOT_THERE"\n')
+            refused = server.ask("POST", "/api/config/reload", {})
+            assert refused.status >= 400
+            assert b"NOT_THERE" in refused.body
+            assert waiting(server).keys() == {"log", "boss"}
+
 
 @pytest.mark.parametrize("text", ["2", "0d", "31d", "40h", "-1h"])
 def test_a_silence_lasts_a_time_that_makes_sense(tmp_path: Path, text: str) -> None:

@@ -586,10 +586,32 @@ def test_the_file_says_what_is_an_alert_and_who_is_told(tmp_path: Path) -> None:
     assert [each.secrets for each in alerts.channels] == [("OPS_HOOK",), ()]
     both = ALERTING.replace("[alerts]", "[alerts]\nthresholds = true")
     loaded = source(written(tmp_path, both)).load()
-    assert loaded.alerting.bounds.keys() == RULES.keys() - {"restarts"}
-    assert alerting.needs_restart(alerts, loaded.alerting) == ("rules",)
+    assert loaded.alerting.bounds.keys() == RULES.keys() - {"restarts", "cost"}
+    assert alerting.differences(alerts, alerts) == ()
+    assert set(alerting.differences(alerts, loaded.alerting)) == {
+        f"rules.{name}" for name in loaded.alerting.bounds.keys() - alerts.bounds.keys()
+    }
+    quiet = source(written(tmp_path, both.replace("[channels.ops]", "[channels.on]"))).load()
+    assert alerting.differences(loaded.alerting, quiet.alerting) == ("channels.ops", "channels.on")
     with pytest.raises(BadSetting, match="OPS_HOOK"):
         loaded.check_start()
+
+
+@pytest.mark.parametrize(
+    ("said", "bounds"),
+    [
+        ("warning = 5", Bounds(5.0, float("inf"), 0.0)),
+        ("critical = 20", Bounds(20.0, 20.0, 0.0)),
+        ("warning = 5\ncritical = 20", Bounds(5.0, 20.0, 0.0)),
+        ("for_s = 60", None),
+        ("warning = 5\nenabled = false", None),
+    ],
+)
+def test_what_an_hour_may_cost_is_watched_once_somebody_says_how_much(
+    tmp_path: Path, said: str, bounds: Bounds | None
+) -> None:
+    found = source(written(tmp_path, f"[rules.cost]\n{said}\n")).load().alerting.bounds
+    assert found.get("cost") == bounds
 
 
 @pytest.mark.parametrize(
@@ -1059,13 +1081,13 @@ def test_every_setting_is_explained_in_the_reference() -> None:
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
     assert [row[0] for row in rows] == [
         f"| `{'.'.join(names)}`"
-        for names in leaves(catalogue(["MODEL"]), ["MODEL"], *(["NAME"] for _ in range(3)))
+        for names in leaves(catalogue(["MODEL"]), ["MODEL"], *(["NAME"] for _ in range(4)))
     ]
     assert all(row[3].strip() for row in rows)
 
 
 def test_everything_in_the_structs_can_be_set() -> None:
-    known = leaves(catalogue(MODELS), MODELS, ["p"], ["r"], ["c"])
+    known = leaves(catalogue(MODELS), MODELS, ["p"], ["r"], ["p/m"], ["c"])
     assert {names[0] for names in known} == set(Settings.__struct_fields__)
     assert {names[1] for names in known if names[0] == "server"} == set(Server.__struct_fields__)
     of_models = {names[2] for names in known if names[0] == "models"}

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from paceline.config.source import Loaded
+from paceline.gateway.prices import FREE, Price, Priced
 from paceline.gateway.providers.simulated import MODELS
 from paceline.gateway.routes import Hedge, Route, Tier
 from paceline.gateway.upstream import KNOWN, SIMULATED, Target, costs, is_private
 from paceline.terms.errors import BadSetting, LimitReached
-from paceline.terms.limits import LLM_BEGINS_S, PROVIDERS, ROUTES
+from paceline.terms.limits import LLM_BEGINS_S, PRICES, PROVIDERS, ROUTES
 from test_config import refused, source, written
 
 LOCAL = '[providers.local]\nurl = "http://127.0.0.1:1/v1"\n'
@@ -193,3 +194,43 @@ def test_an_own_address_is_told_from_others(url: str, private: bool) -> None:
 def test_every_known_provider_costs_but_the_simulated_one() -> None:
     assert {name for name, each in KNOWN.items() if not costs(each)} == {SIMULATED}
     assert {each.removesuffix(":*") for each in KNOWN[SIMULATED].models} == set(MODELS)
+
+
+# --- Prices -----------------------------------------------------------------------------------
+
+
+def test_prices_are_read_as_they_are_written(tmp_path: Path) -> None:
+    text = LOCAL + (
+        '[prices."local/gpt-4o"]\ninput = 2.5\noutput = 10\n'
+        '[prices."local/claude-*"]\ninput = 3\noutput = 15\ncached_input = 0.3\n'
+        "cache_write = 3.75\ncache_write_1h = 6\n"
+        '[prices."local/*"]\ninput = 0\noutput = 0\n'
+    )
+    assert loaded(tmp_path, text).prices == (
+        Priced("local/gpt-4o", Price(2_500_000, 10_000_000, 2_500_000)),
+        Priced("local/claude-*", Price(3_000_000, 15_000_000, 300_000, 3_750_000, 6_000_000)),
+        Priced("local/*", FREE),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[prices."local/m"]\ninput = 1\n', "has no output"),
+        ('[prices."local/m"]\noutput = 1\n', "has no input"),
+        ('[prices."lcoal/m"]\ninput = 1\noutput = 1\n', "Did you mean local?"),
+        ("[prices.local]\ninput = 1\noutput = 1\n", "PROVIDER/MODEL"),
+        ('[prices."local/m"]\ninput = -1\noutput = 1\n', "0 to"),
+        ('[prices."local/m"]\ninput = 1\noutput = 1\ncache = 1\n', "cache"),
+        ('[prices."local/m *"]\ninput = 1\noutput = 1\n', "name of one of the prices"),
+    ],
+)
+def test_a_price_that_is_none_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    assert said in refused(tmp_path, LOCAL + text)
+
+
+def test_prices_have_a_bound(tmp_path: Path) -> None:
+    each = '[prices."local/{}"]\ninput = 1\noutput = 1\n'
+    text = LOCAL + "".join(each.format(number) for number in range(PRICES + 1))
+    with pytest.raises(LimitReached, match="prices"):
+        loaded(tmp_path, text)

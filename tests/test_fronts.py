@@ -137,7 +137,9 @@ def test_a_front_that_never_becomes_ready_is_killed() -> None:
 
 
 def call(name: str, received: float, took_ms: float) -> CallView:
-    return CallView(name, received, "chat", "m", "m", None, 200, "done", took_ms, 1.0, 1, 1, ())
+    return CallView(
+        name, received, "chat", "m", "m", None, 200, "done", took_ms, 1.0, 1, 1, None, ()
+    )
 
 
 def test_the_last_calls_of_all_fronts_are_told_together_and_a_dead_one_is_not_waited_for() -> None:

@@ -26,6 +26,13 @@ int nvmlDeviceGetPowerUsage(void *gpu, unsigned *milliwatts) {
     static int calls;
     *milliwatts = 123456; return calls++ % 2 ? 3 : 0;  /* the second cannot tell */
 }
+int nvmlDeviceGetTemperature(void *gpu, int sensor, unsigned *celsius) {
+    *celsius = 61; return sensor;
+}
+int nvmlDeviceGetTemperatureThreshold(void *gpu, int which, unsigned *celsius) {
+    static int calls;
+    *celsius = which == 1 ? 89 : 95; return calls++ % 2 ? 3 : 0;
+}
 """
 
 
@@ -41,8 +48,8 @@ def test_gpus_are_what_their_driver_says(tmp_path: Path) -> None:
     now = 100.0
     gpus = Gpus(lambda: now, planted(tmp_path))
     seen = [
-        Gpu(0, 0.25, 3 << 33, 1 << 40, 123.456),
-        Gpu(1, 0.26, 3 << 33, 1 << 40, None),
+        Gpu(0, 0.25, 3 << 33, 1 << 40, 123.456, 61.0, 89.0),
+        Gpu(1, 0.26, 3 << 33, 1 << 40, None, 61.0, None),
     ]
     assert gpus() == seen
     assert gpus() == seen  # it is not asked again so soon
@@ -52,6 +59,9 @@ def test_gpus_are_what_their_driver_says(tmp_path: Path) -> None:
     assert told["paceline_gpu_busy_ratio", ("1",)] == 0.26
     assert told["paceline_gpu_power_watts", ("0",)] == 123.456
     assert ("paceline_gpu_power_watts", ("1",)) not in told
+    assert told["paceline_gpu_temperature_celsius", ("1",)] == 61
+    assert told["paceline_gpu_temperature_limit_celsius", ("0",)] == 89
+    assert ("paceline_gpu_temperature_limit_celsius", ("1",)) not in told
 
 
 @pytest.mark.needs("cc")

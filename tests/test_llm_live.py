@@ -7,6 +7,7 @@ fails the test otherwise). Each test is one thing that programs do.
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from paceline.testing.llm_upstream import (
 )
 from sdks import anthropic, openai
 from servers import Server
+from test_cli import here
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +92,9 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             [routes.spare]
             targets = ["gpt/{GPT}"]
             fallbacks = ["claude/{CLAUDE}"]
+            [prices."gpt/gpt-*"]
+            input = 2.5
+            output = 10
             """
         )
         config = ("--config", str(folder / "paceline.toml"))
@@ -566,3 +571,22 @@ def test_connections_that_the_upstream_has_ended_are_not_noticed(
             chat(client, GPT)
             end(place.gpt)
         chat(client, GPT)
+
+
+# --- What they cost -----------------------------------------------------------------------------
+
+
+def test_what_a_call_cost_is_told_and_what_nobody_knows_is_not_nothing(place: Place) -> None:
+    usage = chat(place.openai(), GPT).usage
+    expected = (usage.prompt_tokens * 2.5 + usage.completion_tokens * 10) / 1e6
+    chat(place.openai(), CLAUDE)
+    unknown, priced = place.server.ask("GET", "/api/calls?limit=2").json["calls"]
+    assert priced["cost_usd"] == pytest.approx(expected, rel=1e-12)
+    assert unknown["cost_usd"] is None
+    lines = here("calls", "-n", "2", "--state", str(place.server.state)).stdout.splitlines()
+    assert lines[0].endswith(", at a price that nobody has said")
+    assert re.search(r", 0\.0\d* USD$", lines[1])
+    of = {each["name"]: each for each in place.server.ask("GET", "/api/status").json["providers"]}
+    assert of["gpt"]["cost_usd"] >= expected
+    assert of["claude"]["cost_usd"] is None
+    assert of["claude"]["unpriced"] >= 1

@@ -20,6 +20,7 @@ from paceline.gateway.asking import written
 from paceline.gateway.beside import Beside
 from paceline.gateway.call import Ask, Call, Dialect, Endpoint, Headers
 from paceline.gateway.hearing import Attempt
+from paceline.gateway.prices import Price, Priced, Prices
 from paceline.gateway.provider import Heard, Lost, Running
 from paceline.gateway.relay import Relay, Run
 from paceline.gateway.routes import Hedge, Route, Tier
@@ -31,7 +32,14 @@ from paceline.gateway.usage import Usage
 from paceline.observe.board import Board, read
 from paceline.terms.errors import PacelineError
 from paceline.terms.limits import LLM_HELD_BYTES, LLM_READ_IN_PLACE_BYTES, LLM_WHOLE_BYTES
-from paceline.terms.metric import LLM_ATTEMPTS, LLM_CALLS, LLM_TOKENS
+from paceline.terms.metric import (
+    LLM_ATTEMPTS,
+    LLM_CALLS,
+    LLM_COST,
+    LLM_LOST_TOKENS,
+    LLM_TOKENS,
+    LLM_UNPRICED,
+)
 
 JSON: Headers = [(b"content-type", b"application/json")]
 EVENTS: Headers = [(b"content-type", b"text/event-stream")]
@@ -265,7 +273,7 @@ class Place:
         by_name = {each.name: [each] for each in (self.first, self.second, self.other)}
         self.beside = Near()
         self.relay = Relay(
-            by_name, self.router, Tally(self.board), clock, cast(Beside, self.beside)
+            by_name, self.router, Tally(self.board, Prices([GPT])), clock, cast(Beside, self.beside)
         )
         self.caller = Caller()
 
@@ -316,6 +324,9 @@ def route(*tiers: Sequence[str], **options: Any) -> Route:
     return Route("m", tuple(Tier(targets(*each)) for each in tiers), **options)
 
 
+GPT = Priced("first/*", Price(2_500_000, 10_000_000, 2_500_000))
+"""2.50 USD for a million tokens of input, 10 of output; nobody says what others cost."""
+
 ONE = route(["first"])
 FALLBACK = route(["first"], ["second"], retries_per_target=0)
 FOREIGN = route(["other/k"])
@@ -351,6 +362,61 @@ def test_the_very_bytes_go_on_in_both_directions() -> None:
         assert told[LLM_TOKENS.name, "m", "first", "input"] == 3
         assert told[LLM_TOKENS.name, "m", "first", "output"] == 2
         assert told[LLM_ATTEMPTS.name, "first", "first", "done"] == 1
+
+    relayed(ONE, scenario)
+
+
+def test_what_an_answer_costs_is_counted_and_remembered() -> None:
+    usd = (3 * 2.5 + 2 * 10) / 1e6
+
+    def scenario(it: Place) -> None:
+        for _ in range(2):
+            it.caller = Caller()
+            run = it.call()
+            it.first.last.answers(ANSWER)
+            timeline = run.ended(200)
+            assert timeline.picousd == round(usd * 1e12)
+            assert timeline.fields()["cost_usd"] == pytest.approx(usd)
+        told = it.measured()
+        assert told[LLM_COST.name, "m", "first", "used"] == pytest.approx(2 * usd)
+        assert (LLM_UNPRICED.name, "m", "first") not in told
+
+    relayed(ONE, scenario)
+
+
+def test_what_has_no_price_is_told_as_unknown_and_not_as_nothing() -> None:
+    def scenario(it: Place) -> None:
+        run = it.call()
+        it.other.last.answers(MESSAGE)
+        assert run.ended(200).picousd is None
+        told = it.measured()
+        assert told[LLM_UNPRICED.name, "m", "other"] == 1
+        assert (LLM_COST.name, "m", "other", "used") not in told
+
+    relayed(FOREIGN, scenario)
+
+
+def test_what_is_lost_may_cost_and_is_told_apart() -> None:
+    def scenario(it: Place) -> None:
+        run = it.call()
+        run.stop()
+        assert run.ended(0).picousd is None
+        told = it.measured()
+        estimated = told[LLM_LOST_TOKENS.name, "m", "first", "input", "estimated"]
+        lost = told[LLM_COST.name, "m", "first", "lost"]
+        assert lost == pytest.approx(estimated * 2.5 / 1e6)
+        assert (LLM_COST.name, "m", "first", "used") not in told
+
+    relayed(ONE, scenario)
+
+
+def test_what_fails_costs_nothing_and_is_not_missed() -> None:
+    def scenario(it: Place) -> None:
+        run = it.call()
+        it.first.last.answers(b'{"error":{"message":"no"}}', status=400)
+        assert run.ended(400).picousd is None
+        names = {each[0] for each in it.measured()}
+        assert not names & {LLM_COST.name, LLM_UNPRICED.name}
 
     relayed(ONE, scenario)
 

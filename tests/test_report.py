@@ -27,6 +27,8 @@ from paceline.terms.metric import (
     COST,
     CPU_SECONDS,
     EXECUTORS,
+    LLM_COST,
+    LLM_UNPRICED,
     MODEL_SECONDS,
     PART_SECONDS,
     QUEUED,
@@ -41,7 +43,7 @@ from paceline.watch.analysis.moved import reach_s, series, step_for
 from paceline.watch.analysis.parts import parts
 from paceline.watch.archive import archive
 from paceline.watch.past import Past
-from paceline.watch.report import Level, OpenAlert, Report, open_alerts, report
+from paceline.watch.report import Level, LlmCost, OpenAlert, Report, open_alerts, report
 from paceline.web.history_api import HistoryQuery, as_csv, history, of_model
 from servers import Server
 from test_history import WALL_S, Life
@@ -66,6 +68,9 @@ def lived(folder: Path | None = None) -> Life:
         board.counter(PART_SECONDS, "m", "queue").add(0.2)
         board.counter(PART_SECONDS, "m", "infer").add(0.4)
         board.counter(PART_SECONDS, "other", "infer").add(1.2)
+        board.counter(LLM_COST, "chat", "openai", "used").add(0.02)
+        board.counter(LLM_COST, "chat", "openai", "lost").add(0.001)
+        board.counter(LLM_UNPRICED, "chat", "mine").add()
         board.gauge(QUEUED, "m", "normal").set(8 if slow else 1)
         cpu_s, usd = cpu_s + 5.0, usd + 0.01
         life.others = [
@@ -115,6 +120,11 @@ def test_a_report_says_what_happened(told: Report) -> None:
     assert (totals.queued.peak, totals.queued.now) == (8, 1)
     assert told.machine.cpu_cores.mean == pytest.approx(0.5, rel=1e-3)
     assert told.machine.memory_bytes.peak == pytest.approx(1e8)
+    priced, unknown = told.llm
+    assert (priced.route, priced.provider, priced.unpriced) == ("chat", "openai", 0)
+    assert priced.usd == pytest.approx(1.2)
+    assert priced.lost_usd == pytest.approx(0.06)
+    assert unknown == LlmCost("chat", "mine", None, 0, 60)
     assert told.cost is not None
     assert told.cost.server_usd == pytest.approx(0.6, rel=1e-4)
     assert told.cost.share == pytest.approx(0.25, rel=1e-4)

@@ -151,6 +151,10 @@ class SlowSource:
         return msgspec.structs.replace(self.loaded, settings=settings)
 
 
+async def nothing() -> None:
+    pass
+
+
 class AnyDesk:
     state = SimpleNamespace(goals={})
 
@@ -166,7 +170,9 @@ def test_settings_are_loaded_beside_the_loop_one_after_another(tmp_path: Path) -
             file=None, environ={}, flags={}, catalogue=catalogue, models=models, cores=1.0
         ).load()
         source.loaded = msgspec.structs.replace(loaded, source=cast("Source", source))
-        in_force = SettingsInForce(source.loaded, cast("Desk", AnyDesk()), lambda server: None)
+        in_force = SettingsInForce(
+            source.loaded, cast("Desk", AnyDesk()), lambda server: None, lambda alerts: nothing
+        )
         first = asyncio.ensure_future(in_force.reload("one"))
         second = asyncio.ensure_future(in_force.reload("two"))
         await asyncio.to_thread(lambda: None)

@@ -104,11 +104,12 @@ def constants(module: ast.Module) -> Iterator[tuple[str, str]]:
 def settings() -> str:
     rows = []
     some = ["NAME"]
-    for names, leaf in leaves(catalogue(["MODEL"]), ["MODEL"], some, some, some).items():
+    for names, leaf in leaves(catalogue(["MODEL"]), ["MODEL"], *[some] * 4).items():
         of_server = names[0] == "server"
         option = f"`{flag(leaf.name)}`" if of_server else ""
         at_reload = {"server": AT_RELOAD, "models": {leaf.name} - MODEL_AT_START}
-        when = "reload" if leaf.name in at_reload.get(names[0], ()) else "start"
+        of_alerts = names[0] in ("alerts", "rules", "channels")
+        when = "reload" if of_alerts or leaf.name in at_reload.get(names[0], ()) else "start"
         rows.append(
             (
                 f"`{dotted(names)}`",
@@ -125,10 +126,11 @@ def settings() -> str:
         "src/paceline/config/ and src/paceline/serve/knobs.py",
         "What `paceline.toml`, the environment and the options of `paceline up` may say; the\n"
         "[guide](../guides/settings.md) tells how. `MODEL` stands for the name of a model, `NAME`\n"
-        "for that of a provider, of a channel, or of a route, which is a model that LLM calls ask\n"
-        "for. Rules are on where `enabled` is true, and all of them with `alerts.thresholds`.\n"
-        "A knob without a pin starts from its default, and others may turn it. The last column\n"
-        "says when a new value counts: at a reload, or at the next start.",
+        "for that of a provider, of a channel, of a route, which is a model that LLM calls ask\n"
+        "for, or of a price: PROVIDER/MODEL. Rules are on where `enabled` is true, and all of\n"
+        "them with `alerts.thresholds`. A knob without a pin starts from its default, and others\n"
+        "may turn it. The last column says when a new value counts: at a reload, or at the next\n"
+        "start.",
         table(("setting", "takes", "default", "meaning", "variable", "option", "at"), rows),
     )
 

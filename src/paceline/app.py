@@ -11,7 +11,7 @@ import resource
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,8 +27,7 @@ from paceline.changes.desk import Desk, Nobody, Wanted
 from paceline.clock import Chance, RealClock
 from paceline.config import Server
 from paceline.config.source import Loaded
-from paceline.gateway.routes import Route
-from paceline.gateway.upstream import SIMULATED, Target, Upstream, costs
+from paceline.gateway.upstream import SIMULATED, Target, costs
 from paceline.journal.fold import State
 from paceline.journal.journal import Journal
 from paceline.journal.pending import Pending
@@ -48,12 +47,13 @@ from paceline.terms.limits import CONNECTION_BACKLOG, KEPT_BYTES, LLM_NEWS_PER_S
 from paceline.terms.plan import Address, Catalogue, Knob, changed
 
 if TYPE_CHECKING:
+    from paceline.config.alerting import Alerting
     from paceline.gateway.standing import News
-    from paceline.watch.alerts.channels import Channel
     from paceline.watch.alerts.desk import Alerts
+    from paceline.watch.alerts.ways import Ways
     from paceline.web.fronts import Takes
     from paceline.web.llm import Llm
-    from paceline.web.messages import TargetNews
+    from paceline.web.messages import Start, TargetNews
 
 KEY_FILE = "keys.json"
 SHIPPED = {digits.NAME: digits.MODEL_PATH}
@@ -67,6 +67,7 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
     """Serves until it is told to stop. `on_ready` gets the address and what the models take, once
     requests are answered."""
     from paceline.observe.gpus import Gpus
+    from paceline.watch.alerts.ways import Ways
     from paceline.web.owner import Owner
     from paceline.web.probe import ModelCpu, Recent, ended_cpu_s, of_gpus, probe
 
@@ -109,7 +110,8 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
                 log.get(__name__).warning("standard output cannot be written", error=str(error))
 
         async def serve() -> None:
-            ways = _channels(loaded, clock)
+            ways = Ways(os.environ, clock.now)
+            ways.change(ways.prepared(loaded.alerting.channels))
             alerts = _alerts(loaded, journal, ways, address, clock)
             owner = Owner(
                 loaded,
@@ -126,6 +128,7 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
                     *of_gpus(gpus()),
                 ],
                 alerts,
+                lambda new: _following(alerts, ways, new),
                 clock,
                 new_secret(),
                 ready,
@@ -133,31 +136,31 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
             try:
                 await owner.run()
             finally:
-                for way in ways.values():
-                    await way.close()
+                await ways.close()
 
         uvloop.run(serve())
     finally:
         held.release()
 
 
-def _channels(loaded: Loaded, clock: RealClock) -> "dict[str, Channel]":
-    """With their secrets, which stand in the environment alone."""
-    from paceline.watch.alerts.channel import LOG
-    from paceline.watch.alerts.channels import LogChannel, channel
+def _following(alerts: "Alerts", ways: "Ways", new: "Alerting") -> "Callable[[], Awaitable[None]]":
+    """Other channels are made at once, so that what is wrong with one is told before anything has
+    changed."""
+    made = ways.prepared(new.channels)
 
-    ways: dict[str, Channel] = {LOG: LogChannel()}
-    for each in loaded.alerting.channels:
-        for variable in each.secrets:
-            log.hide(os.environ.get(variable, ""))
-        ways[each.name] = channel(each, os.environ, clock.now)
-    return ways
+    async def follow() -> None:
+        left = ways.change(made)
+        await alerts.follow(new.bounds, new.policy, ways.senders)
+        for way in left:
+            await way.close()
+
+    return follow
 
 
 def _alerts(
     loaded: Loaded,
     journal: Journal,
-    ways: "Mapping[str, Channel]",
+    ways: "Ways",
     address: str,
     clock: RealClock,
 ) -> "Alerts":
@@ -167,7 +170,7 @@ def _alerts(
         journal,
         loaded.alerting.bounds,
         loaded.alerting.policy,
-        {name: way.send for name, way in ways.items()},
+        ways.senders,
         [model.name for model in loaded.models],
         address.partition("://")[2],
         clock,
@@ -246,9 +249,7 @@ def run_front() -> None:
             not_ready,
             clock,
         )
-        llm = _llm(
-            start.providers, start.routes, board, clock, wish if settings.fronts > 1 else None
-        )
+        llm = _llm(start, board, clock, wish if settings.fronts > 1 else None)
         door = Door(routes, gate, board, clock, Chance(), llm.begin, inference.begin)
         return Parts(door, gate, inference, clock, llm, tls_of(settings))
 
@@ -259,14 +260,14 @@ def run_front() -> None:
 
 
 def _llm(
-    upstreams: Sequence[Upstream],
-    routes: Sequence[Route],
+    start: "Start",
     board: Board,
     clock: RealClock,
     tell: "Callable[[TargetNews], None] | None",
 ) -> "Llm":
     """Providers with their keys, which no message between processes has, and the ways to them."""
     from paceline.gateway.beside import Beside
+    from paceline.gateway.prices import Prices
     from paceline.gateway.provider import Provider
     from paceline.gateway.providers.http import HttpProvider, secret
     from paceline.gateway.providers.simulated import SimulatedProvider, Simulation
@@ -275,6 +276,7 @@ def _llm(
     from paceline.gateway.tally import Tally
     from paceline.web.llm import Llm
 
+    upstreams, routes = start.providers, start.routes
     chance = Chance()
     providers: dict[str, list[Provider]] = {}
     for each in upstreams:
@@ -296,7 +298,9 @@ def _llm(
     }
     news = None if tell is None else _news(tell, clock)
     router = Router(routes, chance.fork("routes"), clock.now(), news)
-    relay = Relay(providers, router, Tally(board), clock, Beside(clock))
+    simulated = [each.name for each in upstreams if each.kind == SIMULATED]
+    tally = Tally(board, Prices(start.prices, free=simulated))
+    relay = Relay(providers, router, tally, clock, Beside(clock))
     return Llm(relay, board, withheld)
 
 

@@ -7,6 +7,7 @@ import typer
 
 from paceline.cli.plan import Config, Json, State
 from paceline.cli.reach import place, who
+from paceline.terms.amounts import usd
 from paceline.terms.errors import Unavailable
 from paceline.terms.limits import LLM_CALLS_TOLD
 
@@ -59,5 +60,8 @@ def _line(call: "CallView") -> str:
     went = ", then ".join(each.target for each in call.attempts) or "nowhere"
     first = "" if call.first_ms is None else f", first content after {call.first_ms:.0f} ms"
     tokens = "" if call.output_tokens is None else f", {call.output_tokens} tokens"
+    cost = "" if not call.cost_usd else f", {usd(call.cost_usd)}"
+    if call.output_tokens is not None and call.cost_usd is None:
+        cost = ", at a price that nobody has said"
     ended = f"{call.outcome} {call.status or ''}".strip()
-    return f"{at}  {call.model} to {went}: {ended}, {call.took_ms:.0f} ms{first}{tokens}"
+    return f"{at}  {call.model} to {went}: {ended}, {call.took_ms:.0f} ms{first}{tokens}{cost}"

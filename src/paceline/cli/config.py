@@ -37,8 +37,19 @@ WIDEST = 50
 
 PROVIDERS = ("openai",)
 ROUTES = ("gpt-4o",)
+PRICES = ("openai/gpt-4o",)
 CHANNELS = ("ops",)
 """Those in the file that `init` writes, as examples."""
+EXAMPLE_USD = {
+    "input": 2.5,
+    "output": 10.0,
+    "cached_input": 1.25,
+    "cache_write": 2.5,
+    "cache_write_1h": 2.5,
+}
+
+NAMED = ("providers", "routes", "prices", "channels")
+"""Of these, to name one is to have one."""
 
 File = Annotated[Path | None, typer.Argument(help=CONFIG_HELP, show_default=False)]
 NewFile = Annotated[
@@ -145,11 +156,18 @@ def _lines(catalogue: Catalogue, models: tuple[str, ...]) -> Iterator[str]:
     yield "# Settings of Paceline. `paceline config check` says whether they are right, and"
     yield "# `paceline config show` which of them hold, and why. A # makes a line a comment."
     section = None
-    for (*above, name), leaf in leaves(catalogue, models, PROVIDERS, ROUTES, CHANNELS).items():
+    for (*above, name), leaf in leaves(
+        catalogue, models, PROVIDERS, ROUTES, PRICES, CHANNELS
+    ).items():
         yield ""
         if above != section:
             section = above
-            free = above[0] in ("providers", "routes", "channels")  # to name one is to have one
+            free = above[0] in (
+                "providers",
+                "routes",
+                "prices",
+                "channels",
+            )  # to name one is to have one
             yield f"{'# ' * free}[{dotted(above)}]"
             if above[-1] == "pins":
                 yield f"# {fields(ModelSettings)['pins'].meaning}"
@@ -166,6 +184,8 @@ def _example(above: list[str], name: str, default: object) -> object:
             return getattr(llm.defaults(provider), name)
         case ["routes", model] if name == "targets":
             return [f"{PROVIDERS[0]}/{model}"]
+        case ["prices", _]:
+            return EXAMPLE_USD[name]
         case ["channels", _] if name == "url":
             return "https://example.org/hook"
     return default

@@ -9,7 +9,7 @@ from paceline.terms import amounts
 from paceline.terms.amounts import counted, in_words, long_time, percent
 from paceline.watch.alerts.messages import budget
 from paceline.watch.analysis.finding import Evidence, Finding, Impact
-from paceline.watch.report import Level, OpenAlert, Report, Row, Times
+from paceline.watch.report import Level, LlmCost, OpenAlert, Report, Row, Times
 
 NONE = "–"
 STEPS_SHOWN = 20
@@ -187,10 +187,22 @@ def figures(report: Report) -> Iterator[tuple[str, str]]:
             f"{usd(cost.usd)} of {usd(cost.server_usd)} for the machine, "
             f"{usd(cost.usd_per_1000_requests)} per 1000 requests",
         )
+    if report.llm:
+        yield "LLM calls", "; ".join(map(_llm, report.llm))
     spark = sparks([row.requests_per_s for row in report.rows])
     if spark:
         yield "requests/s", spark
         yield "p99", sparks([row.p99_ms for row in report.rows])
+
+
+def _llm(cost: LlmCost) -> str:
+    told = []
+    if cost.usd is not None:
+        lost = f" and {usd(cost.lost_usd)} that may be billed" if cost.lost_usd else ""
+        told.append(f"{usd(cost.usd)}{lost}")
+    if cost.unpriced:
+        told.append(f"{counted(cost.unpriced)} whose cost is not known")
+    return f"{cost.route} by {cost.provider} {', '.join(told)}"
 
 
 def _cells(row: Row) -> Sequence[str]:
@@ -265,7 +277,7 @@ def share(value: float | None) -> str:
 
 
 def usd(value: float | None) -> str:
-    return NONE if value is None else f"{counted(value)} USD"
+    return NONE if value is None else amounts.usd(value)
 
 
 def size(value_bytes: float | None) -> str:

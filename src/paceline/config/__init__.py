@@ -15,7 +15,14 @@ from paceline.gateway.upstream import Kind, TokensField
 from paceline.observe import log
 from paceline.terms.alert import Severity
 from paceline.terms.errors import BadSetting
-from paceline.terms.limits import DRAIN_LEAST_S, FRONTS, LLM_BEGINS_S, LLM_DEADLINE_S, LLM_RETRIES
+from paceline.terms.limits import (
+    DRAIN_LEAST_S,
+    FRONTS,
+    LLM_BEGINS_S,
+    LLM_DEADLINE_S,
+    LLM_RETRIES,
+    PRICE_USD,
+)
 from paceline.terms.plan import Value
 from paceline.watch.alerts.channel import Encryption
 from paceline.watch.alerts.channel import Kind as ChannelKind
@@ -204,6 +211,42 @@ class RouteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = ()
 
 
+class PriceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`input` and `output` are needed; which are left out is seen by whoever reads them."""
+
+    input: Annotated[
+        float, Meta(description="USD for a million tokens of input.", ge=0, le=PRICE_USD)
+    ] = 0.0
+    output: Annotated[
+        float,
+        Meta(description="USD for a million tokens of output, reasoning too.", ge=0, le=PRICE_USD),
+    ] = 0.0
+    cached_input: Annotated[
+        float,
+        Meta(
+            description="The same for input that its cache had; left out: as other input.",
+            ge=0,
+            le=PRICE_USD,
+        ),
+    ] = 0.0
+    cache_write: Annotated[
+        float,
+        Meta(
+            description="The same for input that is written to its cache; left out: not known.",
+            ge=0,
+            le=PRICE_USD,
+        ),
+    ] = 0.0
+    cache_write_1h: Annotated[
+        float,
+        Meta(
+            description="The same where it is kept for an hour; left out: not known.",
+            ge=0,
+            le=PRICE_USD,
+        ),
+    ] = 0.0
+
+
 class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     thresholds: Annotated[
         bool,
@@ -282,6 +325,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     routes: Annotated[
         dict[str, RouteSettings],
         Meta(description="Where LLM calls go, by the model that they ask for."),
+    ] = {}
+    prices: Annotated[
+        dict[str, PriceSettings], Meta(description="What tokens cost, by provider and model.")
     ] = {}
     alerts: Annotated[AlertSettings, Meta(description="Who is told of alerts, and how often.")] = (
         AlertSettings()

@@ -19,7 +19,7 @@ from paceline.terms.limits import ALERT_CHANNELS, PROVIDER_NAME_CHARS
 from paceline.watch.alerts.channel import LOG, ChannelTo, check_url
 from paceline.watch.alerts.latch import Bounds
 from paceline.watch.alerts.life import Channel, Policy
-from paceline.watch.alerts.rules import RULES
+from paceline.watch.alerts.rules import NEVER, RULES
 
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{PROVIDER_NAME_CHARS - 1}}}")
 
@@ -71,6 +71,10 @@ def bounds_of(
     bounds = RULES[name].bounds
     on = said.enabled or (thresholds and not enabled_said)
     if bounds is not None:
+        if said.warning == said.critical == NEVER:
+            return
+        if said.warning == NEVER:
+            said = msgspec.structs.replace(said, warning=said.critical)
         sign = 1 if bounds.rising else -1
         if sign * said.critical < sign * said.warning:
             yield (
@@ -215,13 +219,24 @@ def check_start(alerting: Alerting, environ: Mapping[str, str]) -> None:
                 )
 
 
-def needs_restart(started_with: Alerting, new: Alerting) -> tuple[str, ...]:
-    """What differs and cannot change in a running server, in words."""
-    differ = []
-    if started_with.policy != new.policy:
-        differ.append("alerts")
-    if started_with.bounds != new.bounds:
-        differ.append("rules")
-    if started_with.channels != new.channels:
-        differ.append("channels")
-    return tuple(differ)
+def differences(before: Alerting, after: Alerting) -> tuple[str, ...]:
+    """What a reload changes, in words."""
+    return (
+        *(["alerts"] if _but_channels(before.policy) != _but_channels(after.policy) else []),
+        *(f"rules.{name}" for name in _differing(before.bounds, after.bounds)),
+        *(f"channels.{name}" for name in _differing(_by_name(before), _by_name(after))),
+    )
+
+
+def _by_name(one: Alerting) -> Mapping[str, ChannelTo]:
+    return {each.name: each for each in one.channels}
+
+
+def _but_channels(policy: Policy) -> Policy:
+    return msgspec.structs.replace(policy, channels=())
+
+
+def _differing(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
+    for name in dict.fromkeys((*before, *after)):
+        if (name in before) != (name in after) or before.get(name) != after.get(name):
+            yield name

@@ -15,6 +15,7 @@ from paceline.config import (
     AlertSettings,
     ChannelSettings,
     ModelSettings,
+    PriceSettings,
     ProviderSettings,
     RouteSettings,
     RuleSettings,
@@ -89,6 +90,7 @@ def leaves(
     models: Iterable[str],
     providers: Iterable[str] = (),
     routes: Iterable[str] = (),
+    prices: Iterable[str] = (),
     channels: Iterable[str] = (),
 ) -> dict[Names, Leaf]:
     """Everything that can be set, by its place in the file, in the order in which it is shown."""
@@ -104,6 +106,8 @@ def leaves(
         found |= {("providers", provider, name): each for name, each in of_provider}
     for route in routes:
         found |= {("routes", route, name): each for name, each in fields(RouteSettings).items()}
+    for price in prices:
+        found |= {("prices", price, name): each for name, each in fields(PriceSettings).items()}
     found |= {("alerts", name): each for name, each in fields(AlertSettings).items()}
     for rule in RULES.values():
         found |= {("rules", rule.name, each.name): each for each in of_rule(rule)}

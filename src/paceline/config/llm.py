@@ -6,18 +6,20 @@ money) is `check_start`, asked by whoever starts a server.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from paceline.config import ProviderSettings, RouteSettings
+from paceline.config import PriceSettings, ProviderSettings, RouteSettings
 from paceline.config.fields import did_you_mean
+from paceline.gateway.prices import Price, Priced, per_token
 from paceline.gateway.routes import Hedge, Route, Tier
 from paceline.gateway.upstream import KNOWN, SIMULATED, Target, Upstream, costs, is_private
 from paceline.terms.errors import BadSetting, LimitReached
 from paceline.terms.limits import (
     LLM_MODEL_CHARS,
+    PRICES,
     PROVIDER_MODELS,
     PROVIDER_NAME_CHARS,
     PROVIDER_URL_CHARS,
@@ -53,6 +55,14 @@ def routes_named(tree: Mapping[str, Any] | None) -> list[str]:
     if not isinstance(said, dict):
         return []
     _bounded("routes", said, ROUTES)
+    return [name for name, each in said.items() if _is(MODEL, name, each)]
+
+
+def prices_named(tree: Mapping[str, Any] | None) -> list[str]:
+    said = {} if tree is None else tree.get("prices", {})
+    if not isinstance(said, dict):
+        return []
+    _bounded("prices", said, PRICES)
     return [name for name, each in said.items() if _is(MODEL, name, each)]
 
 
@@ -298,6 +308,55 @@ def target_of(text: str) -> Target:
     return Target(provider, model)
 
 
+def price_of(
+    name: str, said: PriceSettings, given: Collection[str], providers: Iterable[str]
+) -> Iterator[tuple[str, BadSetting] | Priced]:
+    """The price, or what is wrong with it; `given` are the fields that somebody wrote."""
+    known = [*providers]
+    provider, slash, model = name.partition("/")
+    if provider not in known or not model:
+        near = did_you_mean(provider, known, "{}? ")
+        yield (
+            "input",
+            BadSetting(
+                "a price is of a provider and a model, and there is no such provider"
+                if slash
+                else "a price is of a provider and a model",
+                value=name,
+                remedy=f"{near}Write PROVIDER/MODEL, or PROVIDER/* for all of them; "
+                f"there is {', '.join(known)}.",
+            ),
+        )
+        return
+    for field in ("input", "output"):
+        if field not in given:
+            yield (
+                field,
+                BadSetting(
+                    f"the price of {name} has no {field}",
+                    value=name,
+                    remedy=f"Say {field} = what a million tokens cost in USD; 0 is nothing.",
+                ),
+            )
+            return
+
+    def price(field: str, left_out: int | None) -> int | None:
+        return per_token(getattr(said, field)) if field in given else left_out
+
+    entry = per_token(said.input)
+    unknown = None if entry else 0  # what costs nothing to read is not paid to be kept
+    yield Priced(
+        name,
+        Price(
+            entry,
+            per_token(said.output),
+            per_token(said.cached_input) if "cached_input" in given else entry,
+            price("cache_write", unknown),
+            price("cache_write_1h", unknown),
+        ),
+    )
+
+
 def check_start(
     providers: Iterable[Upstream], environ: Mapping[str, str], *, of_file: bool
 ) -> None:
@@ -320,7 +379,9 @@ def check_start(
 
 
 def needs_restart(
-    started_with: Sequence[Upstream | Route], new: Sequence[Upstream | Route], above: str
+    started_with: Sequence[Upstream | Route | Priced],
+    new: Sequence[Upstream | Route | Priced],
+    above: str,
 ) -> tuple[str, ...]:
     """What differs and cannot change in a running server, in words."""
     before, after = ({each.name: each for each in given} for given in (started_with, new))

@@ -21,6 +21,7 @@ from paceline.config import (
     AlertSettings,
     ChannelSettings,
     ModelSettings,
+    PriceSettings,
     RouteSettings,
     Server,
     Settings,
@@ -43,6 +44,7 @@ from paceline.config.fields import (
     toml,
     variable,
 )
+from paceline.gateway.prices import Priced
 from paceline.gateway.routes import Route
 from paceline.gateway.upstream import Upstream
 from paceline.serve.model_source import ModelSource
@@ -119,6 +121,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """and not found in the environment"""
     routes: tuple[Route, ...]
     """those of the settings, and one for each model that is a provider's own"""
+    prices: tuple[Priced, ...]
+    """what tokens cost"""
     alerting: Alerting
     """what is an alert, and who is told"""
     file: Path | None
@@ -203,13 +207,15 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             named = [self.only.model.name]
         providers: list[str] = []
         routes: list[str] = []
+        prices: list[str] = []
         channels: list[str] = []
         of_file = False
         if self.only is None:
             providers, of_file = llm.providers_named(text.tree if text else None, self.environ)
             routes = llm.routes_named(text.tree if text else None)
+            prices = llm.prices_named(text.tree if text else None)
             channels = alerting.channels_named(text.tree if text else None)
-        known = leaves(self.catalogue(named), named, providers, routes, channels)
+        known = leaves(self.catalogue(named), named, providers, routes, prices, channels)
         said = [] if of_file else [*_from_found(providers)]
         said += [*_from_file(text, known, self.models, faults)] if text else []
         said += _from_environ(self.environ, known, faults)
@@ -225,15 +231,17 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         sources = [] if faults else [*self._sources(named, given, file, faults)]
         settings = None
         if not faults:
-            settings = self._settings(given, named, providers, routes, channels)
+            settings = self._settings(given, named, providers, routes, prices, channels)
         upstreams: list[Upstream] = []
         routes_named: list[Route] = []
+        priced: list[Priced] = []
         alerts: Alerting | None = None
         if settings is not None:
             folder = Path() if file is None else file.parent
             upstreams += _upstreams(settings, given, text, folder, faults)
             routes_named += _routes(settings, given, text, faults)
             routes_named += llm.routes_of_models(upstreams, routes_named)
+            priced += _prices(settings, given, text, faults)
             alerts = _alerting(settings, given, text, folder, faults)
         if faults or settings is None or alerts is None:
             raise _together(faults)
@@ -259,6 +267,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             providers=tuple(upstreams),
             providers_of_file=of_file,
             routes=tuple(routes_named),
+            prices=tuple(priced),
             alerting=alerts,
             file=file,
             places=places,
@@ -298,6 +307,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         named: Sequence[str],
         providers: Sequence[str],
         routes: Sequence[str],
+        prices: Sequence[str],
         channels: Sequence[str],
     ) -> Settings:
         def below(*above: str) -> dict[str, Any]:
@@ -323,6 +333,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             models=of_models,
             providers=of_providers,
             routes={name: RouteSettings(**below("routes", name)) for name in routes},
+            prices={name: PriceSettings(**below("prices", name)) for name in prices},
             alerts=AlertSettings(**below("alerts")),
             rules=of_rules,
             channels={name: ChannelSettings(**below("channels", name)) for name in channels},
@@ -376,6 +387,21 @@ def _routes(
                 yield each
             else:
                 faults.append(_of_section(("routes", name), each, given, text))
+
+
+def _prices(
+    settings: Settings,
+    given: Mapping[Names, _Given],
+    text: "_Text | None",
+    faults: list[_Fault],
+) -> Iterator[Priced]:
+    for name, said in settings.prices.items():
+        named = {names[-1] for names in given if names[:-1] == ("prices", name)}
+        for each in llm.price_of(name, said, named, settings.providers):
+            if isinstance(each, Priced):
+                yield each
+            else:
+                faults.append(_of_section(("prices", name), each, given, text))
 
 
 def _alerting(
@@ -494,7 +520,7 @@ def _from_file(
     file = str(text.path)
     tables = dict.fromkeys(names[:length] for names in known for length in range(len(names)))
     # with any names, or none that is one
-    tables |= dict.fromkeys((("providers",), ("routes",), ("channels",)))
+    tables |= dict.fromkeys((("providers",), ("routes",), ("prices",), ("channels",)))
 
     def walk(above: Names, table: Mapping[str, Any]) -> Iterator[_Said]:
         for name, value in table.items():
@@ -650,7 +676,7 @@ def _unknown_key(
                 )
         case ["models", model, "pins"]:
             cause = f"{model} has no knob {name}"
-        case ["providers" | "routes" as kind] if isinstance(value, dict):
+        case ["providers" | "routes" | "prices" as kind] if isinstance(value, dict):
             cause = f"this cannot be the name of one of the {kind}"
             return _fault(origin, cause, name, llm.remedy(kind))
         case ["channels"] if isinstance(value, dict):

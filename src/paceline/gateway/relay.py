@@ -28,11 +28,13 @@ from paceline.gateway.attempts import NEVER, Attempts, Decision, GiveUp, Go, Tri
 from paceline.gateway.beside import Beside
 from paceline.gateway.call import Ask, Call, Dialect, Endpoint, Headers
 from paceline.gateway.hearing import BUG, Attempt
+from paceline.gateway.prices import usd
 from paceline.gateway.provider import Lost, Provider
 from paceline.gateway.room import Room
 from paceline.gateway.routes import Route
 from paceline.gateway.routing import Router
 from paceline.gateway.tally import Tally
+from paceline.gateway.upstream import Target
 from paceline.gateway.usage import Usage, estimated_input
 from paceline.gateway.verdicts import Answer, Dropped, verdict_of
 from paceline.observe import log
@@ -105,6 +107,8 @@ class Timeline(msgspec.Struct, frozen=True):
     status: int
     tried: tuple[Tried, ...]
     usage: Usage | None
+    picousd: int | None = None
+    """what the answer cost; None: there was none, or nobody knows"""
 
     def fields(self) -> dict[str, object]:
         """For a line of the log."""
@@ -126,6 +130,8 @@ class Timeline(msgspec.Struct, frozen=True):
         if self.usage is not None:
             told["input_tokens"] = self.usage.input_tokens
             told["output_tokens"] = self.usage.output_tokens
+        if self.picousd is not None:
+            told["cost_usd"] = usd(self.picousd)
         return told
 
 
@@ -300,15 +306,20 @@ class Run:
         relay, call, route = self._relay, self.call, self.route
         now = relay.now() if self._done_s is None else self._done_s
         tried = self._attempts.tried
-        committed, usage = None, self.usage
+        committed, usage, picousd = None, self.usage, None
         if (attempt := self.committed) is not None:
             committed = attempt.number
             if usage is None and attempt.seen is not None:  # it was left
                 usage = attempt.seen.usage
+            provider, model = attempt.provider_name, self._model_of(tried[committed].target)
             if self.first_s is None:
-                relay.tally.lost(route.name, attempt.provider_name, usage, self._estimated)
+                relay.tally.lost(route.name, provider, model, usage, self._estimated)
                 usage = None
-        relay.tally.ended(call, route.name, tried, committed, status, self.first_s, now, usage)
+            else:
+                picousd = relay.tally.cost(provider, model, usage)
+        relay.tally.ended(
+            call, route.name, tried, committed, status, self.first_s, now, usage, picousd
+        )
         timeline = Timeline(
             call.id,
             call.endpoint,
@@ -321,6 +332,7 @@ class Run:
             status,
             tried,
             usage,
+            picousd,
         )
         relay.timelines.append(timeline)
         self.committed = None  # they hold each other, and the collector rarely looks
@@ -457,7 +469,8 @@ class Run:
             return
         usage = None if attempt.seen is None else attempt.seen.usage
         estimated = 0 if usage is not None else estimated_input(self.call.body)
-        self._relay.tally.lost(self.route.name, attempt.provider_name, usage, estimated)
+        model = self._model_of(self._attempts.tried[attempt.number].target)
+        self._relay.tally.lost(self.route.name, attempt.provider_name, model, usage, estimated)
 
     # --- What is to be done -----------------------------------------------------------------------
 
@@ -480,6 +493,12 @@ class Run:
                 self._timer = self._relay.loop.call_later(wait_s, self._due)
             return
 
+    def _model_of(self, target: Target) -> str:
+        asked = self.call.asked.model
+        if target.model and target.model != asked:
+            return self.route.model_for(asked, target)
+        return asked
+
     def _go(self, go: Go) -> PacelineError | None:
         """Why the target cannot be asked, if it cannot."""
         if go.instead_of is not None:
@@ -494,9 +513,7 @@ class Run:
             target.provider, call.dialect
         )
         dialect = provider.dialect
-        model = call.asked.model
-        if target.model and target.model != model:
-            model = self.route.model_for(model, target)
+        model = self._model_of(target)
         foreign = dialect != call.dialect and call.endpoint in SPOKEN
         attempt = Attempt(self, go.number, provider, foreign)
         try:

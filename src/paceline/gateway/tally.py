@@ -7,22 +7,28 @@ from collections.abc import Sequence
 
 from paceline.gateway.attempts import Tried
 from paceline.gateway.call import Call
+from paceline.gateway.prices import Prices, charged, usd
 from paceline.gateway.usage import Usage
 from paceline.observe.board import Board, Counter
 from paceline.terms.limits import LLM_SERIES
 from paceline.terms.metric import (
     LLM_ATTEMPTS,
     LLM_CALLS,
+    LLM_COST,
     LLM_FIRST_SECONDS,
     LLM_LOST_TOKENS,
     LLM_SECONDS,
     LLM_TOKEN_SECONDS,
     LLM_TOKENS,
+    LLM_UNPRICED,
 )
 
 OTHERS = "others"
 NOBODY = "none"
 """In the place of a route or a provider, where a call has come to none."""
+
+WITHOUT_TOKENS = frozenset({"other", "count_tokens", "moderations"})
+"""Answers of these that tell no tokens are not missed: they cost nothing, or nobody reads them."""
 
 
 class _Series:
@@ -31,6 +37,7 @@ class _Series:
     __slots__ = (
         "_board",
         "_calls",
+        "_cost",
         "_input",
         "_kinds",
         "_output",
@@ -52,6 +59,8 @@ class _Series:
         self._output = board.counter(LLM_TOKENS, route, provider, "output")
         self._kinds: dict[str, Counter] = {}
         self._calls: dict[tuple[str, int], Counter] = {}
+        self._cost: Counter | None = None
+        """from the first cost that is known: what nobody knows is not 0"""
 
     def call(self, endpoint: str, status: int) -> None:
         counter = self._calls.get((endpoint, status))
@@ -70,7 +79,19 @@ class _Series:
             self._kind("cache_write", usage.cache_write_tokens)
             self._kind("reasoning", usage.reasoning_tokens)
 
-    def lost(self, usage: Usage | None, estimated: int) -> None:
+    def cost(self, picousd: int | None) -> None:
+        if picousd is None:
+            self._board.counter(LLM_UNPRICED, self.route, self.provider).add()
+            return
+        if self._cost is None:
+            self._cost = self._board.counter(LLM_COST, self.route, self.provider, "used")
+        self._cost.cell[0] += usd(picousd)
+
+    def lost(self, usage: Usage | None, estimated: int, picousd: int | None) -> None:
+        if picousd is None:
+            self._board.counter(LLM_UNPRICED, self.route, self.provider).add()
+        else:
+            self._board.counter(LLM_COST, self.route, self.provider, "lost").add(usd(picousd))
         if usage is None:
             self._lost("input", "estimated", estimated)
         else:
@@ -91,8 +112,12 @@ class _Series:
 
 
 class Tally:
-    def __init__(self, board: Board) -> None:
+    """On the board money is a sum of doubles of USD: of a million calls it is right to a billionth
+    of a cent. Whoever decides by it, as budgets do, adds up whole numbers (`prices.py`) instead."""
+
+    def __init__(self, board: Board, prices: Prices | None = None) -> None:
         self._board = board
+        self._prices = Prices() if prices is None else prices
         self._series: dict[tuple[str, str], _Series] = {}
         self._attempts: dict[tuple[str, str, str], Counter] = {}
 
@@ -100,9 +125,17 @@ class Tally:
         """A call that came to no route."""
         self._of(NOBODY, NOBODY).call(endpoint, status)
 
-    def lost(self, route: str, provider: str, usage: Usage | None, estimated: int) -> None:
+    def cost(self, provider: str, model: str, usage: Usage | None) -> int | None:
+        """Of an answer, in 10⁻¹² USD; None: nobody knows."""
+        return charged(usage, self._prices.of(provider, model))
+
+    def lost(
+        self, route: str, provider: str, model: str, usage: Usage | None, estimated: int
+    ) -> None:
         """A request to a provider that brought no content, and may be billed."""
-        (self._series.get((route, provider)) or self._of(route, provider)).lost(usage, estimated)
+        picousd = self.cost(provider, model, Usage(estimated) if usage is None else usage)
+        series = self._series.get((route, provider)) or self._of(route, provider)
+        series.lost(usage, estimated, picousd)
 
     def ended(
         self,
@@ -114,9 +147,10 @@ class Tally:
         first_s: float | None,
         now: float,
         usage: Usage | None,
+        picousd: int | None,
     ) -> None:
         """`committed` is the attempt whose answer it is; `first_s` is when its first content came;
-        `status` 0 where its caller had left."""
+        `status` 0 where its caller had left; `picousd` what `cost` says of it."""
         provider = NOBODY
         for each in tried:
             provider = each.standing.target.provider
@@ -131,6 +165,12 @@ class Tally:
         series.call(call.endpoint, status)
         if usage is not None:
             series.used(usage)
+        if picousd is not None or (
+            committed is not None
+            and first_s is not None
+            and (usage is not None or call.endpoint not in WITHOUT_TOKENS)
+        ):
+            series.cost(picousd)
         if status == 200:
             received_s = call.received_s
             series.seconds.record(now - received_s)

@@ -20,15 +20,22 @@ logger = log.get(__name__)
 LIBRARY = "libnvidia-ml.so.1"
 GPU_S = 5.0
 
+SENSOR = 0
+SLOWDOWN = 1
+"""Of NVML: the sensor of the GPU itself, and the temperature at which it slows down."""
+
 
 class Gpu(msgspec.Struct, frozen=True):
-    """`busy` is the share of the last moments, up to a second, in which a kernel ran."""
+    """`busy` is the share of the last moments, up to a second, in which a kernel ran; from
+    `slow_celsius` on it computes more slowly to cool down."""
 
     index: int
     busy: float | None
     memory_used_bytes: int | None
     memory_bytes: int | None
     watts: float | None
+    celsius: float | None = None
+    slow_celsius: float | None = None
 
 
 class _Utilization(ctypes.Structure):
@@ -84,15 +91,22 @@ class Gpus:
 
     def _gpu(self, index: int, handle: ctypes.c_void_p) -> Gpu:
         busy, memory, milliwatts = _Utilization(), _Memory(), ctypes.c_uint()
+        celsius, slow = ctypes.c_uint(), ctypes.c_uint()
         no_busy = self._call("nvmlDeviceGetUtilizationRates", handle, ctypes.byref(busy))
         no_memory = self._call("nvmlDeviceGetMemoryInfo", handle, ctypes.byref(memory))
         no_watts = self._call("nvmlDeviceGetPowerUsage", handle, ctypes.byref(milliwatts))
+        no_celsius = self._call("nvmlDeviceGetTemperature", handle, SENSOR, ctypes.byref(celsius))
+        no_slow = self._call(
+            "nvmlDeviceGetTemperatureThreshold", handle, SLOWDOWN, ctypes.byref(slow)
+        )
         return Gpu(
             index,
             None if no_busy else busy.gpu / 100,
             None if no_memory else memory.used,
             None if no_memory else memory.total,
             None if no_watts else milliwatts.value / 1e3,
+            None if no_celsius else float(celsius.value),
+            None if no_slow or not slow.value else float(slow.value),
         )
 
     def _call(self, name: str, *given: object) -> int:

@@ -152,6 +152,10 @@ def counted(number: float) -> str:
     return f"{number:,.0f}".replace(",", " ")
 
 
+def usd(value: float) -> str:
+    return f"{counted(value)} USD"
+
+
 def unbroken(text: str) -> str:
     """With what belongs to a number held to it, so that no line ends between them."""
     return _BESIDE_NUMBER.sub("\N{NO-BREAK SPACE}", text)

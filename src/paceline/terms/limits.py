@@ -507,6 +507,12 @@ PROVIDER_MODELS = 200
 ROUTES = 256
 """routes of LLM calls of one server"""
 
+PRICES = 512
+"""prices of LLM models that the settings may name; a name with a `*` counts as one"""
+
+PRICE_USD = 1e6
+"""the highest price of a million tokens"""
+
 ROUTE_TARGETS = 16
 """targets, and fallbacks, of one route"""
 

@@ -215,6 +215,22 @@ LLM_LOST_TOKENS = Metric(
     "lost, or outrun by another. Source told: by the provider; estimated: from what was sent.",
     ("route", "provider", "kind", "source"),
 )
+LLM_COST = Metric(
+    "paceline_llm_cost_usd_total",
+    "counter",
+    "USD",
+    "What tokens cost, by the prices of the settings. Kind used: of answers; lost: what requests "
+    "that brought no content may cost all the same. Absent where no price is known.",
+    ("route", "provider", "kind"),
+)
+LLM_UNPRICED = Metric(
+    "paceline_llm_unpriced_total",
+    "counter",
+    "requests",
+    "Requests to LLM providers of which nobody knows what they cost: there is no price, or the "
+    "provider told no tokens.",
+    ("route", "provider"),
+)
 LLM_ATTEMPTS = Metric(
     "paceline_llm_attempts_total",
     "counter",
@@ -324,6 +340,16 @@ GPU_MEMORY_LIMIT = Metric(
 GPU_WATTS = Metric(
     "paceline_gpu_power_watts", "gauge", "watts", "Power that a GPU takes.", ("gpu",)
 )
+GPU_CELSIUS = Metric(
+    "paceline_gpu_temperature_celsius", "gauge", "°C", "Temperature of a GPU.", ("gpu",)
+)
+GPU_CELSIUS_LIMIT = Metric(
+    "paceline_gpu_temperature_limit_celsius",
+    "gauge",
+    "°C",
+    "From here on a GPU computes more slowly to cool down; absent where its driver does not tell.",
+    ("gpu",),
+)
 COST = Metric(
     "paceline_cost_usd_total",
     "counter",
@@ -391,6 +417,8 @@ METRICS: tuple[Metric, ...] = (
     LLM_TOKEN_SECONDS,
     LLM_TOKENS,
     LLM_LOST_TOKENS,
+    LLM_COST,
+    LLM_UNPRICED,
     LLM_ATTEMPTS,
     LLM_IN_FLIGHT,
     HTTP_REQUESTS,
@@ -415,6 +443,8 @@ METRICS: tuple[Metric, ...] = (
     GPU_MEMORY,
     GPU_MEMORY_LIMIT,
     GPU_WATTS,
+    GPU_CELSIUS,
+    GPU_CELSIUS_LIMIT,
     COST,
     DISK_BYTES,
     DISK_FREE,

@@ -5,7 +5,7 @@ what is missing there was not known. Quantiles are of merged distributions, rate
 was seen. Called by `web/history_api.py`, and by the command while no server runs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -23,6 +23,8 @@ from paceline.terms.metric import (
     EXECUTORS,
     GPU_BUSY,
     GPU_MEMORY,
+    LLM_COST,
+    LLM_UNPRICED,
     MODEL_BYTES,
     MODEL_PARAMETERS,
     MODEL_SECONDS,
@@ -136,12 +138,25 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """What the machine cost, at `usd_h`. Tokens of LLM calls are not in it: there are no prices."""
+    """What the machine cost, at `usd_h`. What tokens of LLM calls cost is told apart."""
 
     server_usd: float
     share: Annotated[float | None, _said("Of the run time of all models, this one's.")]
     usd: Annotated[float | None, _said("That share of the server's cost.")]
     usd_per_1000_requests: float | None
+
+
+class LlmCost(msgspec.Struct, frozen=True):
+    """What LLM calls of one route cost at one provider, by the prices of the settings. They are of
+    the server, and of none of its models."""
+
+    route: str
+    provider: str
+    usd: Annotated[float | None, _said("Of answers; null where no price is known.")]
+    lost_usd: Annotated[
+        float, _said("What requests that brought no content may cost all the same, at most.")
+    ]
+    unpriced: Annotated[float, _said("Requests whose cost nobody knows.")]
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -180,6 +195,7 @@ class Report(msgspec.Struct, frozen=True):
     totals: Totals
     machine: Machine
     cost: Annotated[Cost | None, _said("Null where `usd_h` is not set.")]
+    llm: Annotated[tuple[LlmCost, ...], _said("What tokens of LLM calls cost, the dearest first.")]
     alerts: Annotated[tuple[OpenAlert, ...], _said("The worst first.")]
     findings: Annotated[
         tuple[Finding, ...], _said("What analysis says, with what to do: the bottleneck first.")
@@ -213,6 +229,7 @@ def report(
         totals=_totals(past, of_model, last_s, step_s, rows),
         machine=_machine(past, last_s, step_s),
         cost=_cost(past, of_model, last_s),
+        llm=tuple(_llm(past, last_s)),
         alerts=tuple(alerts),
         findings=tuple(findings),
         rows=rows,
@@ -361,6 +378,27 @@ def _cost(past: Past, of_model: Where, last_s: float) -> Cost | None:
     of_this = None if share is None else share * usd
     each = None if of_this is None or not requests else of_this / requests * 1000
     return Cost(usd, share, of_this, each)
+
+
+def _llm(past: Past, last_s: float) -> Iterator[LlmCost]:
+    """The dearest first."""
+    found = []
+    priced = {(each["route"], each["provider"]) for each in past.series(LLM_COST)}
+    unpriced = {(each["route"], each["provider"]) for each in past.series(LLM_UNPRICED)}
+    for route, provider in priced | unpriced:
+        where = {"route": route, "provider": provider}
+        cost = LlmCost(
+            route,
+            provider,
+            past.grew(LLM_COST, {**where, "kind": "used"}, last_s)
+            if (route, provider) in priced
+            else None,
+            past.grew(LLM_COST, {**where, "kind": "lost"}, last_s),
+            past.grew(LLM_UNPRICED, where, last_s),
+        )
+        if cost.usd or cost.lost_usd or cost.unpriced:
+            found.append(cost)
+    yield from sorted(found, key=lambda each: (-(each.usd or 0.0), each.route, each.provider))
 
 
 def _rows(past: Past, of_model: Where, last_s: float, step_s: float) -> tuple[Row, ...]:

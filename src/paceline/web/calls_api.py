@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from paceline.gateway.prices import usd
 from paceline.gateway.relay import Timeline
 from paceline.terms.limits import LLM_CALLS_TOLD
 from paceline.web.operations import AnyDeclaration, Declaration, Operation
@@ -51,6 +52,13 @@ class CallView(msgspec.Struct, frozen=True):
     first_ms: Annotated[Ms | None, Meta(description="To the first content; null: none came.")]
     input_tokens: Annotated[int | None, Meta(description="Null: its provider told none.")]
     output_tokens: Annotated[int | None, Meta(description="Null: its provider told none.")]
+    cost_usd: Annotated[
+        float | None,
+        Meta(
+            description="What the answer cost, by the prices of the settings; null: there is none, "
+            "or nobody knows."
+        ),
+    ]
     attempts: tuple[AttemptView, ...]
 
 
@@ -120,6 +128,7 @@ def _view(timeline: Timeline, since_s: float) -> CallView:
         None if timeline.first_s is None else ms(timeline.first_s),
         None if usage is None else usage.input_tokens,
         None if usage is None else usage.output_tokens,
+        None if timeline.picousd is None else usd(timeline.picousd),
         tuple(
             AttemptView(
                 str(each.target),

@@ -52,7 +52,7 @@ from paceline.web.fronts import Fronts, Takes
 from paceline.web.machine import MachineCost, of_files, of_plan
 from paceline.web.messages import KeysChanged, SettingsChanged, Start
 from paceline.web.scores import Scores
-from paceline.web.settings_api import SettingsInForce, wanted
+from paceline.web.settings_api import FollowAlerting, SettingsInForce, wanted
 from paceline.web.status import (
     Status,
     alert_status,
@@ -90,6 +90,7 @@ class Owner:
         files: Mapping[str, Path],
         probe: Probe,
         alerts: Alerts,
+        follow_alerting: FollowAlerting,
         clock: Clock,
         session_secret: bytes,
         on_ready: Callable[[Takes], None],
@@ -138,7 +139,7 @@ class Owner:
         )
         self._steered = Steered(self._desk)
         self._scores = Scores(self._desk, self._totals, clock)
-        self._settings = SettingsInForce(loaded, self._desk, self._on_settings)
+        self._settings = SettingsInForce(loaded, self._desk, self._on_settings, follow_alerting)
         self._cost = MachineCost(lambda: self._settings.server.usd_h, clock)
         self._watcher = Watcher(
             held.path,
@@ -236,6 +237,7 @@ class Owner:
             models=self._models,
             providers=self._loaded.providers,
             routes=self._loaded.routes,
+            prices=self._loaded.prices,
         )
 
     def _on_change(self) -> None:

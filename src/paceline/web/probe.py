@@ -30,6 +30,8 @@ from paceline.terms.metric import (
     CPU_SECONDS,
     CPU_WAIT_SECONDS,
     GPU_BUSY,
+    GPU_CELSIUS,
+    GPU_CELSIUS_LIMIT,
     GPU_MEMORY,
     GPU_MEMORY_LIMIT,
     GPU_WATTS,
@@ -134,6 +136,8 @@ def of_gpus(gpus: Iterable[Gpu]) -> list[Measurement]:
             GPU_MEMORY: each.memory_used_bytes,
             GPU_MEMORY_LIMIT: each.memory_bytes,
             GPU_WATTS: each.watts,
+            GPU_CELSIUS: each.celsius,
+            GPU_CELSIUS_LIMIT: each.slow_celsius,
         }
         for metric, value in values.items():
             if value is not None:

@@ -6,7 +6,7 @@ start. Called by the owner, for its control API, for SIGHUP and when the file is
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from paceline.changes.decide import FilePin
 from paceline.changes.desk import Desk, Turns, Wanted
 from paceline.changes.wording import of_step
 from paceline.config import AT_RELOAD, Server, alerting, at_reload, llm, needs_restart, served
+from paceline.config.alerting import Alerting
 from paceline.config.fields import toml
 from paceline.config.source import Loaded
 from paceline.observe import log
@@ -67,16 +68,28 @@ def wanted(loaded: Loaded) -> Wanted:
     )
 
 
+FollowAlerting = Callable[[Alerting], Callable[[], Awaitable[None]]]
+"""Makes what new settings of alerts need, or raises what is wrong with them; what it answers has
+them followed from then on."""
+
+
 class SettingsInForce:
     """`on_change` gets the settings of the server whenever some of them changed."""
 
-    def __init__(self, loaded: Loaded, desk: Desk, on_change: Callable[[Server], None]) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        desk: Desk,
+        on_change: Callable[[Server], None],
+        follow_alerting: FollowAlerting,
+    ) -> None:
         self._loaded = loaded
         self._started_with = loaded.settings.server
         self._models = loaded.models
         self._providers = loaded.providers
         self._routes = loaded.routes
-        self._alerting = loaded.alerting
+        self._prices = loaded.prices
+        self._follow_alerting = follow_alerting
         self._desk = desk
         self._on_change = on_change
         self._turns = Turns()
@@ -100,18 +113,23 @@ class SettingsInForce:
             changed = _differences(self.server, loaded.settings.server)
             wants = wanted(loaded)
             goals = _new_goals(self._desk.state.goals, wants.goals)
-            done = await self._desk.configure(wants, who, changed)
+            alerts = alerting.differences(self._loaded.alerting, loaded.alerting)
+            follow = self._follow_alerting(loaded.alerting) if alerts else None
+            done = await self._desk.configure(wants, who, (*changed, *alerts))
             self._loaded = loaded
             if changed:
                 self._on_change(self.server)
+            if follow is not None:
+                await follow()
             waiting = (
                 *needs_restart(self._started_with, loaded.settings.server),
                 *served.needs_restart(self._models, loaded.models),
                 *llm.needs_restart(self._providers, loaded.providers, "providers"),
                 *llm.needs_restart(self._routes, loaded.routes, "routes"),
-                *alerting.needs_restart(self._alerting, loaded.alerting),
+                *llm.needs_restart(self._prices, loaded.prices, "prices"),
             )
-        view = ReloadView((*changed, *goals, *map(of_step, done.steps)), waiting, done.version)
+        steps = map(of_step, done.steps)
+        view = ReloadView((*changed, *alerts, *goals, *steps), waiting, done.version)
         logger.info("settings were read again", who=who, changed=view.changed, waiting=waiting)
         return view
 

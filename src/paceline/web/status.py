@@ -17,7 +17,9 @@ from paceline.terms.metric import (
     CONTAINER_MEMORY_LIMIT,
     CPU_SECONDS,
     LLM_CALLS,
+    LLM_COST,
     LLM_TOKENS,
+    LLM_UNPRICED,
     MODEL_SECONDS,
     REFUSED,
     REQUEST_SECONDS,
@@ -45,6 +47,8 @@ class ModelStatus(msgspec.Struct):
     run_p50_ms: Milliseconds | None = None
 
 
+OF_PROVIDERS = (LLM_CALLS, LLM_TOKENS, LLM_COST, LLM_UNPRICED)
+
 State = Literal["simulated", "on", "without budget", "off"]
 
 
@@ -62,6 +66,11 @@ class ProviderStatus(msgspec.Struct):
     left: Annotated[float, Meta(description="Those of them whose caller left.")] = 0.0
     input_tokens: Annotated[float, Meta(description="As it counted them.")] = 0.0
     output_tokens: Annotated[float, Meta(description="As it counted them.")] = 0.0
+    cost_usd: Annotated[
+        float | None,
+        Meta(description="What its answers cost, where that is known; null: no price is."),
+    ] = None
+    unpriced: Annotated[float, Meta(description="Requests to it whose cost nobody knows.")] = 0.0
 
 
 class AlertStatus(msgspec.Struct, frozen=True):
@@ -155,13 +164,18 @@ def of_providers(
         each.name: ProviderStatus(each.name, _state(each), each.models) for each in upstreams
     }
     for each in measured:
-        if each.metric not in (LLM_CALLS, LLM_TOKENS) or not isinstance(each.value, float):
+        if each.metric not in OF_PROVIDERS or not isinstance(each.value, float):
             continue
-        *_, name, what = each.labels
-        provider = providers.get(name)
+        provider = providers.get(each.labels[each.metric.labels.index("provider")])
         if provider is None:
             continue
-        if each.metric is LLM_CALLS:
+        what = each.labels[-1]
+        if each.metric is LLM_UNPRICED:
+            provider.unpriced += each.value
+        elif each.metric is LLM_COST:
+            if what == "used":
+                provider.cost_usd = (provider.cost_usd or 0.0) + each.value
+        elif each.metric is LLM_CALLS:
             provider.calls += each.value
             provider.left += each.value if what == "0" else 0.0
             provider.errors += each.value if what >= "300" else 0.0

@@ -56,26 +56,59 @@ class Alerts:
         self._ages = Ages()
         self._seen = NOTHING_SEEN
         self._told: dict[tuple[str, str], int] = {}
-        self.postmen = tuple(
-            Postman(name, server, send, journal, clock, chance, self._count)
-            for name, send in senders.items()
-        )
+        self._server = server
+        self._chance = chance
+        self._senders = dict(senders)
+        self._postmen = {name: self._postman(name) for name in senders}
+        self._rounds: dict[str, asyncio.Task[None]] = {}
+        """of the postmen that are at work"""
+        self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._writing = False
         self._again_s = float("-inf")
 
     def start(self) -> None:
-        for postman in self.postmen:
-            self._begin(postman.run())
-        gone = self.book.owed.keys() - {each.channel for each in self.postmen}
-        if gone:
-            self._begin(self._give_up(gone))
+        for name, postman in self._postmen.items():
+            self._rounds[name] = self._begin(postman.run())
+        self._let_go()
+
+    async def follow(
+        self, bounds: Mapping[str, Bounds | None], policy: Policy, senders: Mapping[str, Send]
+    ) -> None:
+        """Other settings from now on. Who is told by a way that is the same goes on; a message on
+        a way that is not is told again by the new one."""
+        if self._closed:
+            return
+        self._watchdog.follow(bounds, self.book)
+        self._policy = policy
+        changed = {name for name, send in self._senders.items() if senders.get(name) != send}
+        rounds = [self._rounds.pop(name) for name in changed if name in self._rounds]
+        for task in rounds:
+            task.cancel()
+        await asyncio.gather(*rounds, return_exceptions=True)
+        self._senders = dict(senders)
+        self._postmen = {
+            name: self._postman(name)
+            if name in changed or name not in self._postmen
+            else self._postmen[name]
+            for name in senders
+        }
+        if not self._closed:
+            for name, postman in self._postmen.items():
+                if name not in self._rounds:
+                    self._rounds[name] = self._begin(postman.run())
+            self._let_go()
 
     async def close(self) -> None:
         """What is not told by now is owed, and told by the next server."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def postmen(self) -> tuple[Postman, ...]:
+        return tuple(self._postmen.values())
 
     @property
     def book(self) -> AlertBook:
@@ -186,6 +219,22 @@ class Alerts:
         finally:
             self._writing = False
 
+    def _postman(self, name: str) -> Postman:
+        return Postman(
+            name,
+            self._server,
+            self._senders[name],
+            self._journal,
+            self._clock,
+            self._chance,
+            self._count,
+        )
+
+    def _let_go(self) -> None:
+        gone = self.book.owed.keys() - self._postmen.keys()
+        if gone:
+            self._begin(self._give_up(gone))
+
     async def _give_up(self, channels: Collection[str]) -> None:
         """Channels that no settings name any more can be told nothing."""
 
@@ -205,10 +254,11 @@ class Alerts:
         key = channel, "sent" if sent else "given up"
         self._told[key] = self._told.get(key, 0) + notices
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

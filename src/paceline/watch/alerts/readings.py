@@ -8,7 +8,7 @@ should, a busy processor only where somebody is late. Called by the table in `ru
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from paceline.terms.amounts import counted, in_words, percent, size
+from paceline.terms.amounts import counted, in_words, percent, size, usd
 from paceline.terms.goal import Limit
 from paceline.terms.limits import (
     ALERT_DISK_ENOUGH_BYTES,
@@ -21,12 +21,20 @@ from paceline.terms.metric import (
     CONTAINER_CPU_SECONDS,
     CONTAINER_MEMORY,
     CONTAINER_MEMORY_LIMIT,
+    COST,
     DISK_BYTES,
     DISK_FREE,
     FRONT_RESTARTS,
     FRONTS_READY,
     FRONTS_WANTED,
+    GPU_BUSY,
+    GPU_CELSIUS,
+    GPU_CELSIUS_LIMIT,
+    GPU_MEMORY,
+    GPU_MEMORY_LIMIT,
     LLM_CALLS,
+    LLM_COST,
+    LLM_UNPRICED,
     NOT_RUN,
     QUEUE_AGE,
     QUEUED,
@@ -38,6 +46,7 @@ from paceline.watch.alerts.objectives import OUR_FAULT, QUANTILES, Failing, answ
 from paceline.watch.past import Past
 
 MINUTE_S = 60.0
+HOUR_S = 3600.0
 RESTARTS_S = 300.0
 DISK_TREND_S = 3600.0
 
@@ -259,6 +268,78 @@ def cpu(sight: Sight) -> Iterator[Reading]:
         share,
         "the processor is busy, and requests are late",
         f"{percent(share)} of {cores:g} cores in the last minute",
+    )
+
+
+def gpu(sight: Sight) -> Iterator[Reading]:
+    """A busy GPU, too, is what it was bought for."""
+    past = sight.past
+    late = past.known_s() >= MINUTE_S and _somebody_is_late(sight)
+    for each in past.series(GPU_BUSY):
+        about = _gpu(each)
+        steps = past.steps(GPU_BUSY, each, MINUTE_S, 5.0) if late else ()
+        known_s = sum(step.known_s for step in steps)
+        if not known_s:
+            yield Reading(about, None)
+            continue
+        share = sum(step.sum for step in steps) / known_s
+        yield Reading(
+            about,
+            share,
+            f"GPU {each['gpu']} is busy, and requests are late",
+            f"{percent(share)} of the last minute",
+        )
+
+
+def gpu_memory(sight: Sight) -> Iterator[Reading]:
+    yield from _of_limit(
+        sight.past,
+        GPU_MEMORY,
+        GPU_MEMORY_LIMIT,
+        "the memory of GPU {} is nearly all in use",
+        lambda used, limit: f"{percent(used / limit)} of {size(limit)}, by whomever",
+    )
+
+
+def gpu_temperature(sight: Sight) -> Iterator[Reading]:
+    yield from _of_limit(
+        sight.past,
+        GPU_CELSIUS,
+        GPU_CELSIUS_LIMIT,
+        "GPU {} is nearly so hot that it slows down, or does",
+        lambda is_, limit: f"{is_:g} °C; from {limit:g} °C on it slows down",
+    )
+
+
+def _of_limit(
+    past: Past, metric: Metric, most: Metric, cause: str, said: Callable[[float, float], str]
+) -> Iterator[Reading]:
+    """Of each GPU, what it says as a share of its limit."""
+    for each in past.series(metric):
+        is_, limit = past.latest(metric, each), past.latest(most, each)
+        if is_ is None or not limit:
+            yield Reading(_gpu(each), None)
+            continue
+        yield Reading(_gpu(each), is_ / limit, cause.format(each["gpu"]), said(is_, limit))
+
+
+def _gpu(labels: Mapping[str, str]) -> str:
+    return f"{HOST}.gpu{labels['gpu']}"
+
+
+def cost(sight: Sight) -> Iterator[Reading]:
+    """What the last hour cost, in USD: no rate, so that a moment that is dear is not taken for an
+    hour of them. What nobody knows is not in it, and is told."""
+    past = sight.past
+    tokens = past.grew(LLM_COST, {}, HOUR_S)
+    machine = past.grew(COST, {}, HOUR_S)
+    unpriced = past.grew(LLM_UNPRICED, {}, HOUR_S)
+    more = f"; {counted(unpriced)} LLM requests of unknown cost are not in it" if unpriced else ""
+    yield Reading(
+        HOST,
+        tokens + machine,
+        "the last hour cost more than the settings allow",
+        f"{usd(tokens + machine)}, {usd(tokens)} of it for tokens of LLM calls{more}",
     )
 
 

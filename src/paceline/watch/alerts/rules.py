@@ -1,10 +1,11 @@
 """The one table of rules: what is watched, from which value on, for how long, and what to do then.
 
 Thresholds, settings, the guide's table and the rules for Prometheus all come from here. A rule
-whose source does not exist yet (cache, GPU, cost per hour) is not in the table until it does.
+whose source does not exist yet (the hit rate of a cache) is not in the table until it does.
 `usual` ones are on by default; the others are a preset, on with `alerts.thresholds`.
 """
 
+import math
 from collections.abc import Mapping
 
 import msgspec
@@ -19,6 +20,9 @@ from paceline.watch.alerts.latch import Bounds
 from paceline.watch.alerts.readings import Read
 
 BURN = "slo_burn"
+
+NEVER = math.inf
+"""The bound of a rule that is off until somebody sets one."""
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -155,6 +159,48 @@ RULES: Mapping[str, Rule] = {
             read=readings.cpu,
             promql="(rate(paceline_container_cpu_seconds_total[1m]) / "
             f"paceline_container_cpu_cores) and on() {LATE}",
+        ),
+        Rule(
+            "gpu",
+            "A GPU is busy, and requests are late.",
+            "share of the time",
+            usual=False,
+            bounds=Bounds(0.8, 0.95, for_s=120.0),
+            remedy="Give it another GPU, or another server.",
+            read=readings.gpu,
+            promql=f"avg_over_time(paceline_gpu_busy_ratio[1m]) and on() {LATE}",
+        ),
+        Rule(
+            "gpu_memory",
+            "The memory of a GPU is nearly all in use.",
+            "share of it",
+            usual=False,
+            bounds=Bounds(0.9, 0.97, for_s=30.0),
+            remedy="Let fewer models or fronts use it; `nvidia-smi` tells who else does. Where a "
+            "runtime takes all of it at its start, this rule says nothing: switch it off.",
+            read=readings.gpu_memory,
+            promql="paceline_gpu_memory_bytes / paceline_gpu_memory_limit_bytes",
+        ),
+        Rule(
+            "gpu_temperature",
+            "A GPU is so hot that it slows down, or nearly.",
+            "share of the temperature at which it slows down",
+            usual=False,
+            bounds=Bounds(0.95, 1.0, for_s=30.0),
+            remedy="See to its cooling; `nvidia-smi -q -d TEMPERATURE` tells more.",
+            read=readings.gpu_temperature,
+            promql="paceline_gpu_temperature_celsius / paceline_gpu_temperature_limit_celsius",
+        ),
+        Rule(
+            "cost",
+            "The last hour cost more than the settings allow.",
+            "USD an hour",
+            usual=True,
+            bounds=Bounds(NEVER, NEVER, for_s=0.0),
+            remedy="`paceline report MODEL` tells by route and provider where it went; a key's "
+            "limits, or a cheaper model for a route, make it less.",
+            read=readings.cost,
+            every_s=10.0,  # it changes slowly
         ),
         Rule(
             "throughput",

@@ -89,6 +89,19 @@ class Watchdog:
         self._began_s = float("inf")
         self._settled = False
 
+    def follow(self, bounds: Mapping[str, Bounds | None], book: AlertBook) -> None:
+        """Other bounds from now on. Where they differ it begins anew, from what the book says: what
+        is an alert stays one until it is seen to be over by the new ones."""
+        for name in {*self._bounds, *bounds}:
+            if self._bounds.get(name) == bounds.get(name):
+                continue
+            self._watched.pop(name, None)
+            self._read_s.pop(name, None)
+            self._found.pop(name, None)
+            was = {each.id: each.severity for each in book.alerts.values() if each.open}
+            self._was |= {id_: was[id_] for id_ in was if id_.startswith(f"{name}:")}
+        self._bounds = bounds
+
     def look(self, past: Past, goals: Goals, now: float) -> Seen:
         self._began_s = min(self._began_s, now)
         if goals is not self._goals:
