@@ -48,6 +48,8 @@ from paceline.terms.limits import CONNECTION_BACKLOG, KEPT_BYTES, LLM_NEWS_PER_S
 from paceline.terms.plan import Address, Catalogue, Knob, changed
 
 if TYPE_CHECKING:
+    from paceline.gateway.said.keep import Keep
+    from paceline.gateway.said.keeping import Keeping
     from paceline.gateway.standing import News
     from paceline.watch.alerts.channels import Channel
     from paceline.watch.alerts.desk import Alerts
@@ -93,6 +95,12 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
         _require_key(settings, keys)
         listener = _listen(settings.host, settings.port)
         _tell_of_providers(loaded)
+        if loaded.keep is not None:
+            log.get(__name__).warning(
+                "what is said in LLM calls is kept, as the settings ask for it",
+                days=loaded.settings.said.days,
+                routes=", ".join(loaded.keep.routes) or "all",
+            )
         if settings.insecure and not is_loopback(settings.host):
             log.get(__name__).warning(
                 "open to everybody who reaches this address, without a key", host=settings.host
@@ -247,7 +255,12 @@ def run_front() -> None:
             clock,
         )
         llm = _llm(
-            start.providers, start.routes, board, clock, wish if settings.fronts > 1 else None
+            start.providers,
+            start.routes,
+            board,
+            clock,
+            wish if settings.fronts > 1 else None,
+            _keeping(start.keep, directory_fd, board, clock),
         )
         door = Door(routes, gate, board, clock, Chance(), llm.begin, inference.begin)
         return Parts(door, gate, inference, clock, llm, tls_of(settings))
@@ -264,6 +277,7 @@ def _llm(
     board: Board,
     clock: RealClock,
     tell: "Callable[[TargetNews], None] | None",
+    keeping: "Keeping | None",
 ) -> "Llm":
     """Providers with their keys, which no message between processes has, and the ways to them."""
     from paceline.gateway.beside import Beside
@@ -297,7 +311,18 @@ def _llm(
     news = None if tell is None else _news(tell, clock)
     router = Router(routes, chance.fork("routes"), clock.now(), news)
     relay = Relay(providers, router, Tally(board), clock, Beside(clock))
-    return Llm(relay, board, withheld)
+    return Llm(relay, board, withheld, keeping)
+
+
+def _keeping(
+    keep: "Keep | None", directory_fd: int, board: Board, clock: RealClock
+) -> "Keeping | None":
+    """Of what is said in LLM calls, where the settings ask for it."""
+    if keep is None:
+        return None
+    from paceline.gateway.said.keeping import Keeping
+
+    return Keeping(keep, os.readlink(f"/proc/self/fd/{directory_fd}"), board, clock)
 
 
 def _news(tell: "Callable[[TargetNews], None]", clock: RealClock) -> "News":

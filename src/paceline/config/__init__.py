@@ -15,7 +15,14 @@ from paceline.gateway.upstream import Kind, TokensField
 from paceline.observe import log
 from paceline.terms.alert import Severity
 from paceline.terms.errors import BadSetting
-from paceline.terms.limits import DRAIN_LEAST_S, FRONTS, LLM_BEGINS_S, LLM_DEADLINE_S, LLM_RETRIES
+from paceline.terms.limits import (
+    DRAIN_LEAST_S,
+    FRONTS,
+    LLM_BEGINS_S,
+    LLM_DEADLINE_S,
+    LLM_RETRIES,
+    SAID_DAYS,
+)
 from paceline.terms.plan import Value
 from paceline.watch.alerts.channel import Encryption
 from paceline.watch.alerts.channel import Kind as ChannelKind
@@ -204,6 +211,28 @@ class RouteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = ()
 
 
+class SaidSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    days: Annotated[
+        float,
+        Meta(
+            description="For so many days what is said in LLM calls is kept; 0 keeps nothing.",
+            ge=0,
+            le=SAID_DAYS,
+        ),
+    ] = 0.0
+    routes: Annotated[
+        tuple[str, ...],
+        Meta(description="Only that of these routes; where none is named, that of all."),
+    ] = ()
+    hide: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Regular expressions of what else is hidden in it, beside secrets, e-mail "
+            "addresses, card and phone numbers and IBANs."
+        ),
+    ] = ()
+
+
 class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     thresholds: Annotated[
         bool,
@@ -283,6 +312,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         dict[str, RouteSettings],
         Meta(description="Where LLM calls go, by the model that they ask for."),
     ] = {}
+    said: Annotated[
+        SaidSettings, Meta(description="Whether what is said in LLM calls is kept.")
+    ] = SaidSettings()
     alerts: Annotated[AlertSettings, Meta(description="Who is told of alerts, and how often.")] = (
         AlertSettings()
     )

@@ -18,6 +18,7 @@ from paceline.config import (
     ProviderSettings,
     RouteSettings,
     RuleSettings,
+    SaidSettings,
     Server,
 )
 from paceline.terms.errors import BadValue
@@ -104,6 +105,7 @@ def leaves(
         found |= {("providers", provider, name): each for name, each in of_provider}
     for route in routes:
         found |= {("routes", route, name): each for name, each in fields(RouteSettings).items()}
+    found |= {("said", name): each for name, each in fields(SaidSettings).items()}
     found |= {("alerts", name): each for name, each in fields(AlertSettings).items()}
     for rule in RULES.values():
         found |= {("rules", rule.name, each.name): each for each in of_rule(rule)}

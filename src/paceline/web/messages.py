@@ -5,6 +5,7 @@ import msgspec
 from paceline.access.keys import Key
 from paceline.config import Server
 from paceline.gateway.routes import Route
+from paceline.gateway.said.keep import Keep
 from paceline.gateway.upstream import Upstream
 from paceline.serve.model import TensorSpec
 from paceline.serve.model_source import ModelSource
@@ -25,6 +26,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     providers: tuple[Upstream, ...] = ()
     """their keys are in the environment, and never in a message"""
     routes: tuple[Route, ...] = ()
+    keep: Keep | None = None
 
 
 class KeysChanged(msgspec.Struct, frozen=True, tag=True):

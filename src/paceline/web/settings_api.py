@@ -16,7 +16,16 @@ from msgspec import Meta
 from paceline.changes.decide import FilePin
 from paceline.changes.desk import Desk, Turns, Wanted
 from paceline.changes.wording import of_step
-from paceline.config import AT_RELOAD, Server, alerting, at_reload, llm, needs_restart, served
+from paceline.config import (
+    AT_RELOAD,
+    Server,
+    alerting,
+    at_reload,
+    keeping,
+    llm,
+    needs_restart,
+    served,
+)
 from paceline.config.fields import toml
 from paceline.config.source import Loaded
 from paceline.observe import log
@@ -76,6 +85,7 @@ class SettingsInForce:
         self._models = loaded.models
         self._providers = loaded.providers
         self._routes = loaded.routes
+        self._keep = loaded.keep
         self._alerting = loaded.alerting
         self._desk = desk
         self._on_change = on_change
@@ -109,6 +119,7 @@ class SettingsInForce:
                 *served.needs_restart(self._models, loaded.models),
                 *llm.needs_restart(self._providers, loaded.providers, "providers"),
                 *llm.needs_restart(self._routes, loaded.routes, "routes"),
+                *keeping.needs_restart(self._keep, loaded.keep),
                 *alerting.needs_restart(self._alerting, loaded.alerting),
             )
         view = ReloadView((*changed, *goals, *map(of_step, done.steps)), waiting, done.version)
