@@ -48,6 +48,8 @@ from paceline.terms.plan import Address, Catalogue, Knob, changed
 
 if TYPE_CHECKING:
     from paceline.config.alerting import Alerting
+    from paceline.gateway.said.keep import Keep
+    from paceline.gateway.said.keeping import Keeping
     from paceline.gateway.standing import News
     from paceline.watch.alerts.desk import Alerts
     from paceline.watch.alerts.ways import Ways
@@ -94,6 +96,12 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
         _require_key(settings, keys)
         listener = _listen(settings.host, settings.port)
         _tell_of_providers(loaded)
+        if loaded.keep is not None:
+            log.get(__name__).warning(
+                "what is said in LLM calls is kept, as the settings ask for it",
+                days=loaded.settings.said.days,
+                routes=", ".join(loaded.keep.routes) or "all",
+            )
         if settings.insecure and not is_loopback(settings.host):
             log.get(__name__).warning(
                 "open to everybody who reaches this address, without a key", host=settings.host
@@ -249,7 +257,8 @@ def run_front() -> None:
             not_ready,
             clock,
         )
-        llm = _llm(start, board, clock, wish if settings.fronts > 1 else None)
+        keeping = _keeping(start.keep, directory_fd, board, clock)
+        llm = _llm(start, board, clock, wish if settings.fronts > 1 else None, keeping)
         door = Door(routes, gate, board, clock, Chance(), llm.begin, inference.begin)
         return Parts(door, gate, inference, clock, llm, tls_of(settings))
 
@@ -264,6 +273,7 @@ def _llm(
     board: Board,
     clock: RealClock,
     tell: "Callable[[TargetNews], None] | None",
+    keeping: "Keeping | None",
 ) -> "Llm":
     """Providers with their keys, which no message between processes has, and the ways to them."""
     from paceline.gateway.beside import Beside
@@ -301,7 +311,18 @@ def _llm(
     simulated = [each.name for each in upstreams if each.kind == SIMULATED]
     tally = Tally(board, Prices(start.prices, free=simulated))
     relay = Relay(providers, router, tally, clock, Beside(clock))
-    return Llm(relay, board, withheld)
+    return Llm(relay, board, withheld, keeping)
+
+
+def _keeping(
+    keep: "Keep | None", directory_fd: int, board: Board, clock: RealClock
+) -> "Keeping | None":
+    """Of what is said in LLM calls, where the settings ask for it."""
+    if keep is None:
+        return None
+    from paceline.gateway.said.keeping import Keeping
+
+    return Keeping(keep, os.readlink(f"/proc/self/fd/{directory_fd}"), board, clock)
 
 
 def _news(tell: "Callable[[TargetNews], None]", clock: RealClock) -> "News":

@@ -10,7 +10,7 @@ import msgspec
 import typer
 import typer.main
 
-from paceline.cli import alerts, config, demo, journal, key, plan
+from paceline.cli import alerts, config, demo, journal, key, plan, said
 from paceline.cli.calls import calls
 from paceline.cli.doctor import doctor
 from paceline.cli.load import load
@@ -45,6 +45,7 @@ Paceline serves models, and holds them to what you say they must achieve.
   paceline plan      see how models are served, change it, take it back
   paceline why       why a knob is as it is: its story
   paceline calls     the last LLM calls, and where their time went
+  paceline said      what was said in LLM calls, where it is kept, and to forget it
   paceline report    what a model did: latency, throughput, queue, machine, cost
   paceline alerts    what fires, who sees to it, and quiet for a while
   paceline simulate  see how requests would be served, before there are any
@@ -77,6 +78,7 @@ def command_line() -> typer.Typer:
     app.add_typer(plan.app, name="plan")
     app.command()(why)
     app.command()(calls)
+    app.add_typer(said.app, name="said")
     app.command()(report)
     app.add_typer(alerts.app, name="alerts")
     app.command()(simulate)

@@ -113,8 +113,9 @@ def _owner(place: Place, method: Method, path: str, query: str, body: bytes | No
 def _here(place: Place, method: Method, path: str, query: str, body: bytes | None) -> Told:
     """By the very operations of an owner, while none runs."""
     from paceline.app import alerts_without_owner, desk_without_owner
+    from paceline.clock import RealClock
     from paceline.journal.sqlite import FILE
-    from paceline.web import alerts_api, plan_api
+    from paceline.web import alerts_api, plan_api, said_api
 
     loaded = place.source.load()
     began = method == "POST" and not (place.state / FILE).exists()
@@ -124,6 +125,7 @@ def _here(place: Place, method: Method, path: str, query: str, body: bytes | Non
             for operation in (
                 *plan_api.operations(desk, patience_s=None),
                 *alerts_api.operations(alerts_without_owner(desk.journal)),
+                *said_api.operations(place.state, RealClock().wall),
             ):
                 if (operation.declared.method, operation.declared.path) == (method, path):
                     response = await operation.answer(_request(method, path, query, body), who())

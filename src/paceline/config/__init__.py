@@ -22,6 +22,7 @@ from paceline.terms.limits import (
     LLM_DEADLINE_S,
     LLM_RETRIES,
     PRICE_USD,
+    SAID_DAYS,
 )
 from paceline.terms.plan import Value
 from paceline.watch.alerts.channel import Encryption
@@ -247,6 +248,28 @@ class PriceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = 0.0
 
 
+class SaidSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    days: Annotated[
+        float,
+        Meta(
+            description="For so many days what is said in LLM calls is kept; 0 keeps nothing.",
+            ge=0,
+            le=SAID_DAYS,
+        ),
+    ] = 0.0
+    routes: Annotated[
+        tuple[str, ...],
+        Meta(description="Only that of these routes; where none is named, that of all."),
+    ] = ()
+    hide: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Regular expressions of what else is hidden in it, beside secrets, e-mail "
+            "addresses, card and phone numbers and IBANs."
+        ),
+    ] = ()
+
+
 class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     thresholds: Annotated[
         bool,
@@ -329,6 +352,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     prices: Annotated[
         dict[str, PriceSettings], Meta(description="What tokens cost, by provider and model.")
     ] = {}
+    said: Annotated[
+        SaidSettings, Meta(description="Whether what is said in LLM calls is kept.")
+    ] = SaidSettings()
     alerts: Annotated[AlertSettings, Meta(description="Who is told of alerts, and how often.")] = (
         AlertSettings()
     )

@@ -19,6 +19,7 @@ from paceline.config import (
     ProviderSettings,
     RouteSettings,
     RuleSettings,
+    SaidSettings,
     Server,
 )
 from paceline.terms.errors import BadValue
@@ -108,6 +109,7 @@ def leaves(
         found |= {("routes", route, name): each for name, each in fields(RouteSettings).items()}
     for price in prices:
         found |= {("prices", price, name): each for name, each in fields(PriceSettings).items()}
+    found |= {("said", name): each for name, each in fields(SaidSettings).items()}
     found |= {("alerts", name): each for name, each in fields(AlertSettings).items()}
     for rule in RULES.values():
         found |= {("rules", rule.name, each.name): each for each in of_rule(rule)}

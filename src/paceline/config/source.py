@@ -23,10 +23,12 @@ from paceline.config import (
     ModelSettings,
     PriceSettings,
     RouteSettings,
+    SaidSettings,
     Server,
     Settings,
     alerting,
     default_fronts,
+    keeping,
     llm,
     served,
 )
@@ -46,6 +48,7 @@ from paceline.config.fields import (
 )
 from paceline.gateway.prices import Priced
 from paceline.gateway.routes import Route
+from paceline.gateway.said.keep import Keep
 from paceline.gateway.upstream import Upstream
 from paceline.serve.model_source import ModelSource
 from paceline.terms.errors import NO_VALUE, BadSetting, BadValue, PacelineError
@@ -123,6 +126,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """those of the settings, and one for each model that is a provider's own"""
     prices: tuple[Priced, ...]
     """what tokens cost"""
+    keep: Keep | None
+    """what is kept of what is said in LLM calls; None is nothing"""
     alerting: Alerting
     """what is an alert, and who is told"""
     file: Path | None
@@ -236,6 +241,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         routes_named: list[Route] = []
         priced: list[Priced] = []
         alerts: Alerting | None = None
+        keep: Keep | None = None
         if settings is not None:
             folder = Path() if file is None else file.parent
             upstreams += _upstreams(settings, given, text, folder, faults)
@@ -243,6 +249,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             routes_named += llm.routes_of_models(upstreams, routes_named)
             priced += _prices(settings, given, text, faults)
             alerts = _alerting(settings, given, text, folder, faults)
+            keep = _keep(settings, [each.name for each in routes_named], given, text, faults)
         if faults or settings is None or alerts is None:
             raise _together(faults)
         origins = {names: each.origin for names, each in given.items()}
@@ -268,6 +275,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             providers_of_file=of_file,
             routes=tuple(routes_named),
             prices=tuple(priced),
+            keep=keep,
             alerting=alerts,
             file=file,
             places=places,
@@ -334,6 +342,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             providers=of_providers,
             routes={name: RouteSettings(**below("routes", name)) for name in routes},
             prices={name: PriceSettings(**below("prices", name)) for name in prices},
+            said=SaidSettings(**below("said")),
             alerts=AlertSettings(**below("alerts")),
             rules=of_rules,
             channels={name: ChannelSettings(**below("channels", name)) for name in channels},
@@ -441,6 +450,23 @@ def _alerting(
             wrong.append((("alerts",), policy))
     faults += [_of_section(section, each, given, text) for section, each in wrong]
     return None if wrong else Alerting(bounds, policies[0], tuple(channels))
+
+
+def _keep(
+    settings: Settings,
+    routes: Sequence[str],
+    given: Mapping[Names, _Given],
+    text: "_Text | None",
+    faults: list[_Fault],
+) -> Keep | None:
+    """None where nothing is kept, or something is wrong with it."""
+    keep: Keep | None = None
+    for each in keeping.keep_of(settings.said, routes):
+        if isinstance(each, Keep):
+            keep = each
+        else:
+            faults.append(_of_section(("said",), each, given, text))
+    return keep
 
 
 def _of_section(

@@ -3,7 +3,7 @@
 Two nets. Values we know (provider keys from the environment) are removed wherever they appear.
 Values we do not know are recognised by their shape, by the word before them, or by the name of
 the field they are in; that net is wide on purpose and sometimes hides a harmless word.
-Not encryption, and no licence to log secrets. Called by `log.py` only.
+Not encryption, and no licence to log secrets. Called by `log.py`, and by who else keeps text.
 """
 
 import re
@@ -52,6 +52,15 @@ _COUNT = re.compile(r"(?:.*_)?(?:tokens|keys)", re.IGNORECASE)
 SECRET_VARIABLE = re.compile(r".*_(?:API_KEY|ACCESS_KEY|TOKEN|SECRET|PASSWORD)")
 
 
+def names_secret(name: str) -> bool:
+    """Whether what a field of this name holds is a secret, whatever it looks like."""
+    return (
+        _SECRET_NAME.search(name) is not None
+        and _NAME_OF_A_KEY.fullmatch(name) is None
+        and _COUNT.fullmatch(name) is None
+    )
+
+
 class Redactor:
     """`text` for a message, `field` for a named value, `hide` to name a secret."""
 
@@ -76,14 +85,18 @@ class Redactor:
         """Without secrets, and cut to LOG_CHARS, keeping its start or its end."""
         # Cut with a margin first: a secret on the edge is then whole, and hidden whole.
         margin = LOG_CHARS + MAX_SECRET_CHARS
-        text = text[-margin:] if keep_end else text[:margin]
+        text = self.whole(text[-margin:] if keep_end else text[:margin])
+        if len(text) <= LOG_CHARS:
+            return text
+        return "…" + text[1 - LOG_CHARS :] if keep_end else text[: LOG_CHARS - 1] + "…"
+
+    def whole(self, text: str) -> str:
+        """Without secrets, however long it is: for who bounds it already."""
         if self._known is not None:
             text = self._known.sub(HIDDEN, text)
         for pattern, replacement in _SHAPES:
             text = pattern.sub(replacement, text)
-        if len(text) <= LOG_CHARS:
-            return text
-        return "…" + text[1 - LOG_CHARS :] if keep_end else text[: LOG_CHARS - 1] + "…"
+        return text
 
     def field(self, name: str, value: object, depth: int = 0) -> object:
         """The value as JSON may have it, at most LOG_FIELDS wide and MAX_DEPTH deep."""

@@ -660,6 +660,64 @@ LLM_BESIDE_BYTES = 512 * 1024 * 1024
 LLM_BESIDE_S = 10.0
 """how long the work on one body may take; then the process is killed and restarted"""
 
+SAID_TEXT_BYTES = 64 * 1024
+"""of a call's question, and of its answer, that is kept where the settings ask for it; longer ones
+are cut"""
+
+SAID_READ_BYTES = 256 * 1024
+"""of a question, and of an answer that came whole, that is looked at to keep so much of it"""
+
+SAID_STREAM_BYTES = 1024 * 1024
+"""of a streamed answer, for the same: around each word in it there are two hundred bytes"""
+
+SAID_CUT_CHARS = 256
+"""before a place where a text was cut that are not kept either: what is hidden may be cut in two"""
+
+SAID_DEPTH = 64
+"""of a body that is kept; what lies deeper is left out"""
+
+SAID_HELD_BYTES = 64 * 1024 * 1024
+"""of what was said that one front holds until it is written; beyond it calls are not kept"""
+
+SAID_BATCH_BYTES = 1024 * 1024
+"""of what was said that is written together, or what comes in SAID_WAIT_S"""
+
+SAID_WAIT_S = 0.25
+"""how long what was said waits for more of it"""
+
+SAID_JOBS = 8
+"""such batches that a front's keeper process holds"""
+
+SAID_JOB_S = 30.0
+"""how long one batch may take; then the process is killed and restarted"""
+
+SAID_CLOSE_S = 2.0
+"""what a front that ends waits for the last of it to be written"""
+
+SAID_BYTES = 512 * 1024 * 1024
+"""of `said.db`; beyond it the oldest calls go"""
+
+SAID_CALLS = 100_000
+"""in `said.db`; beyond it the oldest go"""
+
+SAID_TOLD = 100
+"""calls of it that are listed at once"""
+
+SAID_DAYS = 3650
+"""the longest that what was said is kept"""
+
+SAID_PATTERNS = 64
+"""regular expressions of what is hidden, beside those that are always there"""
+
+SAID_PATTERN_CHARS = 500
+"""of one of them"""
+
+SAID_BUSY_S = 5.0
+"""how long one waits for another that writes `said.db`"""
+
+SAID_EXPIRE_S = 60.0
+"""between two looks for what has been kept long enough"""
+
 HISTORY_SERIES = 6000
 """series of one server that are remembered; a hundred models in use have 5000"""
 

@@ -238,6 +238,13 @@ LLM_ATTEMPTS = Metric(
     "Requests to providers, by why each was made and how it ended.",
     ("provider", "why", "ended"),
 )
+LLM_SAID = Metric(
+    "paceline_llm_said_total",
+    "counter",
+    "calls",
+    "LLM calls of which what was said was to be kept, by what came of it: kept or dropped.",
+    ("outcome",),
+)
 LLM_IN_FLIGHT = Metric(
     "paceline_llm_in_flight_calls", "gauge", "calls", "LLM calls being answered right now."
 )
@@ -420,6 +427,7 @@ METRICS: tuple[Metric, ...] = (
     LLM_COST,
     LLM_UNPRICED,
     LLM_ATTEMPTS,
+    LLM_SAID,
     LLM_IN_FLIGHT,
     HTTP_REQUESTS,
     REFUSED,

@@ -25,6 +25,7 @@ from paceline.gateway.failures import Reply
 from paceline.gateway.hearing import BUG
 from paceline.gateway.relay import Relay, Run
 from paceline.gateway.routes import STAR, Route
+from paceline.gateway.said.keeping import Keeping, Words
 from paceline.net.answers import rendered
 from paceline.net.exchange import Exchange
 from paceline.observe import log
@@ -93,6 +94,10 @@ NOT_PASSED = frozenset({b"openai-organization", b"openai-project"})
 REQUEST_IDS = frozenset(failures.REQUEST_ID.values())
 TRACED = frozenset({b"traceparent", b"tracestate"})
 
+KEEP_HEADER = b"x-paceline-keep"
+"""Whatever it says but yes, nothing of what is said in the call is kept. Yes has no effect: what is
+kept is the settings' business."""
+
 COLON, END = b": ", b"\r\n"
 
 SHARE: Mapping[Priority, float] = {"low": 0.5, "normal": 0.9, "high": 0.97, "critical": 1.0}
@@ -112,6 +117,7 @@ class _Facts(msgspec.Struct, frozen=True):
     coded: bool
     headers: Headers
     plain_headers: Headers
+    may_keep: bool
 
 
 class _Memo(msgspec.Struct, frozen=True):
@@ -125,12 +131,18 @@ class _Memo(msgspec.Struct, frozen=True):
 
 class Llm:
     """The calls of one front. `withheld` are routes that would lead to providers which may not be
-    called, with the reason."""
+    called, with the reason; `keeping` keeps what is said, where the settings ask for that."""
 
     def __init__(
-        self, relay: Relay, board: Board, withheld: Mapping[str, PacelineError] | None = None
+        self,
+        relay: Relay,
+        board: Board,
+        withheld: Mapping[str, PacelineError] | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
         self.relay = relay
+        self.keeping = keeping
+        self._call = _Call if keeping is None else _KeptCall
         self.in_hand = 0
         self._in_flight = board.gauge(LLM_IN_FLIGHT_METRIC).cell
         self._withheld = withheld or {}
@@ -144,7 +156,7 @@ class Llm:
             if not target.startswith(BELOW):
                 return None
             address = self._learn(target)
-        call = _Call(self, door, exchange, address)
+        call = self._call(self, door, exchange, address)
         try:
             call.open(exchange, door)
         except PacelineError as error:
@@ -159,6 +171,8 @@ class Llm:
 
     async def close(self) -> None:
         await self.relay.close()
+        if self.keeping is not None:
+            await self.keeping.close()
 
     def facts(self, exchange: Exchange, door: Door) -> _Facts:
         memo = exchange.connection.memo
@@ -184,6 +198,7 @@ class Llm:
             said.get(ENCODING_HEADER, b"identity") != b"identity",
             passed,
             [each for each in passed if each[0] in PASSED],
+            said.get(KEEP_HEADER, b"yes").strip().lower() == b"yes",
         )
         if b"cookie" not in said:  # sessions end by themselves
             exchange.connection.memo = _Memo(exchange.method, exchange.steady_headers, keys, facts)
@@ -544,6 +559,63 @@ class _Call(Held):
                 logger.debug("llm call", request=timeline.id, **timeline.fields())
         elif status:
             self._llm.relay.tally.refused(self._address.endpoint, status)
+
+
+class _KeptCall(_Call):
+    """One of which what is said is kept: a class of its own, so that the others pay nothing."""
+
+    __slots__ = ("_model", "_words")
+
+    def __init__(self, llm: Llm, door: Door, exchange: Exchange, address: _Address) -> None:
+        _Call.__init__(self, llm, door, exchange, address)
+        self._words: Words | None = None
+        self._model = ""
+
+    def _relay(self, body: bytes, asked: Asked) -> None:
+        keeping = self._llm.keeping
+        if keeping is not None and self.facts.may_keep:
+            self._words = keeping.begin(body)
+            self._model = asked.model
+        _Call._relay(self, body, asked)
+
+    def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        if self._words is not None:
+            self._words.add(body)
+        _Call.whole(self, status, headers, body)
+
+    def begin(self, status: int, headers: Headers) -> None:
+        if self._words is not None:
+            self._words.streams()
+        _Call.begin(self, status, headers)
+
+    def write(self, piece: bytes) -> None:
+        if self._words is not None:
+            self._words.add(piece)
+        _Call.write(self, piece)
+
+    def break_off(self, last: bytes) -> None:
+        if self._words is not None:
+            self._words.add(last)
+        _Call.break_off(self, last)
+
+    def ended(self, status: int) -> None:
+        words, self._words = self._words, None
+        run, keeping = self._run, self._llm.keeping
+        _Call.ended(self, status)
+        if words is None or keeping is None:
+            return
+        if run is None:
+            keeping.never_mind(words)
+            return
+        keeping.ended(
+            words,
+            self.id.decode(),
+            self.facts.caller.key_id,
+            self._address.endpoint,
+            self._model,
+            run.route.name,
+            status,
+        )
 
 
 def _address(target: bytes) -> _Address:

@@ -6,6 +6,7 @@ from paceline.access.keys import Key
 from paceline.config import Server
 from paceline.gateway.prices import Priced
 from paceline.gateway.routes import Route
+from paceline.gateway.said.keep import Keep
 from paceline.gateway.upstream import Upstream
 from paceline.serve.model import TensorSpec
 from paceline.serve.model_source import ModelSource
@@ -27,6 +28,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     """their keys are in the environment, and never in a message"""
     routes: tuple[Route, ...] = ()
     prices: tuple[Priced, ...] = ()
+    keep: Keep | None = None
 
 
 class KeysChanged(msgspec.Struct, frozen=True, tag=True):

@@ -45,7 +45,7 @@ from paceline.terms.plan import Catalogue
 from paceline.watch.alerts.desk import Alerts
 from paceline.watch.past import Past
 from paceline.watch.watcher import Watcher
-from paceline.web import alerts_api, calls_api, history_api, plan_api
+from paceline.web import alerts_api, calls_api, history_api, plan_api, said_api
 from paceline.web.control import Control
 from paceline.web.doorkeeper import Doorkeeper
 from paceline.web.fronts import Fronts, Takes
@@ -148,7 +148,7 @@ class Owner:
             clock,
             (self._look_for_alerts,),
         )
-        self._upkeep = Upkeep(self._desk, self._settings, clock)
+        self._upkeep = Upkeep(self._desk, self._settings, held.path, loaded.keep, clock)
         self._control = Control(
             self._measure,
             self._status,
@@ -160,6 +160,7 @@ class Owner:
                 *plan_api.operations(self._desk, how=lambda: self._fronts.how),
                 *self._settings.operations(),
                 *calls_api.operations(self._fronts.calls),
+                *said_api.operations(held.path, clock.wall),
                 *history_api.operations(
                     self._watcher, clock.wall, self._rules_of, lambda: alerts.book
                 ),
@@ -238,6 +239,7 @@ class Owner:
             providers=self._loaded.providers,
             routes=self._loaded.routes,
             prices=self._loaded.prices,
+            keep=self._loaded.keep,
         )
 
     def _on_change(self) -> None:

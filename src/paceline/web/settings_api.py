@@ -16,7 +16,16 @@ from msgspec import Meta
 from paceline.changes.decide import FilePin
 from paceline.changes.desk import Desk, Turns, Wanted
 from paceline.changes.wording import of_step
-from paceline.config import AT_RELOAD, Server, alerting, at_reload, llm, needs_restart, served
+from paceline.config import (
+    AT_RELOAD,
+    Server,
+    alerting,
+    at_reload,
+    keeping,
+    llm,
+    needs_restart,
+    served,
+)
 from paceline.config.alerting import Alerting
 from paceline.config.fields import toml
 from paceline.config.source import Loaded
@@ -89,6 +98,7 @@ class SettingsInForce:
         self._providers = loaded.providers
         self._routes = loaded.routes
         self._prices = loaded.prices
+        self._keep = loaded.keep
         self._follow_alerting = follow_alerting
         self._desk = desk
         self._on_change = on_change
@@ -127,6 +137,7 @@ class SettingsInForce:
                 *llm.needs_restart(self._providers, loaded.providers, "providers"),
                 *llm.needs_restart(self._routes, loaded.routes, "routes"),
                 *llm.needs_restart(self._prices, loaded.prices, "prices"),
+                *keeping.needs_restart(self._keep, loaded.keep),
             )
         steps = map(of_step, done.steps)
         view = ReloadView((*changed, *alerts, *goals, *steps), waiting, done.version)

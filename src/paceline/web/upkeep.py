@@ -1,18 +1,22 @@
-"""What the owner does of itself: reads settings again when told or when the file is saved, and
-compacts the journal once a day. None of it stops the server when it fails; the log says why."""
+"""What the owner does of itself: reads settings again when told or when the file is saved, compacts
+the journal once a day, and has what was said in LLM calls go when its time is over. None of it
+stops the server when it fails; the log says why."""
 
 import asyncio
 import contextvars
+import sqlite3
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 from paceline.changes.desk import Desk
 from paceline.clock import Clock
+from paceline.gateway.said.file import SaidFile
+from paceline.gateway.said.keep import Keep
 from paceline.observe import log
 from paceline.processes.saved import Saved
 from paceline.terms.errors import PacelineError
-from paceline.terms.limits import COMPACT_EVERY_S
+from paceline.terms.limits import COMPACT_EVERY_S, SAID_EXPIRE_S
 from paceline.web.settings_api import SettingsInForce
 
 logger = log.get(__name__)
@@ -23,15 +27,25 @@ WHO = "paceline"
 class Upkeep:
     """Lives on the owner's loop between `start` and `close`."""
 
-    def __init__(self, desk: Desk, settings: SettingsInForce, clock: Clock) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        settings: SettingsInForce,
+        folder: Path,
+        keep: Keep | None,
+        clock: Clock,
+    ) -> None:
         self._desk = desk
         self._settings = settings
+        self._folder = folder
+        self._keep_s = 0.0 if keep is None else keep.keep_s
         self._clock = clock
         self._saved: Saved | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         self._begin(self._compact_daily())
+        self._begin(self._expire())
         self.heed_saves()
 
     def heed_saves(self) -> None:
@@ -91,4 +105,19 @@ class Upkeep:
             else:
                 logger.debug("the journal was compacted", removed=removed)
             moment += COMPACT_EVERY_S
+            await self._clock.until(moment)
+
+    async def _expire(self) -> None:
+        """Also what was kept when the settings asked for it, and they no longer do."""
+        moment, told = self._clock.now(), ""
+        while True:
+            file = SaidFile(self._folder)
+            try:
+                await asyncio.to_thread(file.expire, self._clock.wall(), self._keep_s)
+                told = ""
+            except (sqlite3.Error, OSError) as error:
+                if str(error) != told:
+                    logger.error("what was said stays longer than it should", why=str(error))
+                told = str(error)
+            moment += SAID_EXPIRE_S
             await self._clock.until(moment)
