@@ -14,6 +14,7 @@ from paceline.cli import alerts, config, demo, journal, key, plan
 from paceline.cli.calls import calls
 from paceline.cli.doctor import doctor
 from paceline.cli.load import load
+from paceline.cli.profile import profile
 from paceline.cli.report import report
 from paceline.cli.serve import serve
 from paceline.cli.simulate import simulate
@@ -46,6 +47,7 @@ Paceline serves models, and holds them to what you say they must achieve.
   paceline why       why a knob is as it is: its story
   paceline calls     the last LLM calls, and where their time went
   paceline report    what a model did: latency, throughput, queue, machine, cost
+  paceline profile   what a process does or holds, and what a model's time goes to
   paceline alerts    what fires, who sees to it, and quiet for a while
   paceline simulate  see how requests would be served, before there are any
   paceline load      send requests to a server at a rate, and time its answers
@@ -78,6 +80,7 @@ def command_line() -> typer.Typer:
     app.command()(why)
     app.command()(calls)
     app.command()(report)
+    app.command()(profile)
     app.add_typer(alerts.app, name="alerts")
     app.command()(simulate)
     app.command()(load)

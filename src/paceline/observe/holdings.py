@@ -10,6 +10,7 @@ Format of smaps: proc(5).
 """
 
 import gc
+import sysconfig
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -165,4 +166,6 @@ def _growth(seconds: float, stop: threading.Event) -> Growth:
 
 def _short(file: str) -> str:
     """From the package on."""
-    return file.rpartition("/site-packages/")[2].rpartition("/src/")[2]
+    for place in ("/site-packages/", "/src/", sysconfig.get_path("stdlib") + "/"):
+        file = file.rpartition(place)[2]
+    return file

@@ -10,9 +10,10 @@ true it is stands in docs/design/profile.md.
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from types import CodeType, FrameType
+from typing import NamedTuple
 
 import msgspec
 
@@ -56,10 +57,12 @@ class Stack(msgspec.Struct, frozen=True):
 
 
 class Thread(msgspec.Struct, frozen=True):
-    """`samples` is none of a native thread, which has no stack to see."""
+    """`samples` is none of a native thread, which has no stack to see. `starved_s` is how long it
+    was ready to run and had no core."""
 
     name: str
     cpu_s: float | None
+    starved_s: float | None
     samples: int
     waited: int
 
@@ -84,40 +87,36 @@ def take(
 ) -> Stacks:
     """Looks for so long, or until `stop` is set. To be called in a thread of its own, which is left
     out."""
-    cpu_before_s = cpu_by_thread()
+    before = used_by_thread()
     seen = _Seen()
     own = threading.get_ident()
-    began_s = last_s = now()
-    due_s = began_s + 1 / hz
+    began_s = now()
     looks = samples = 0
     try:
-        while due_s <= began_s + seconds and not stop.wait(max(0.0, due_s - now())):
-            at_s = now()
-            weight = max(1, round((at_s - last_s) * hz))
+        while True:
+            due_s = began_s + (samples + 1) / hz
+            if due_s > began_s + seconds or stop.wait(max(0.0, due_s - now())):
+                break
+            passed = max(1, int((now() - began_s) * hz) - samples)
             for ident, frame in sys._current_frames().items():
                 if ident != own:
-                    seen.look(ident, frame, weight)
+                    seen.look(ident, frame, passed)
             del frame  # kept here, it would keep what its function holds
             looks += 1
-            samples += weight
-            last_s = at_s
-            due_s = max(due_s + 1 / hz, at_s)
+            samples += passed
     finally:
         seen.close()
     took_s = now() - began_s
-    cpu_s = {
-        number: (name, used_s - cpu_before_s.get(number, ("", 0.0))[1])
-        for number, (name, used_s) in cpu_by_thread().items()
-    }
-    _, cost_s = cpu_s.pop(threading.get_native_id(), ("", None))
+    used = _since(before, used_by_thread())
+    cost = used.pop(threading.get_native_id(), None)
     return Stacks(
         round(took_s, 3),
         hz,
         looks,
         samples,
-        cost_s,
+        None if cost is None else round(cost.cpu_s, 4),
         tuple(seen.frames),
-        tuple(seen.told_threads(cpu_s)),
+        tuple(seen.told_threads(used)),
         tuple(
             Stack(thread, waits, count, frames)
             for (thread, waits, frames), count in sorted(
@@ -136,17 +135,25 @@ def folded(stacks: Stacks) -> Iterator[str]:
         yield f"{';'.join(names)} {each.samples}"
 
 
-def cpu_by_thread() -> dict[int, tuple[str, float]]:
-    """By the kernel's number of each thread of this process: its name there, and the CPU time it
-    has used. Nothing where the kernel does not tell."""
+class Used(NamedTuple):
+    """What a thread has used until now, by the kernel, which knows its name too."""
+
+    name: str
+    cpu_s: float
+    starved_s: float
+
+
+def used_by_thread() -> dict[int, Used]:
+    """By the kernel's number of each thread of this process; nothing where it does not tell."""
     found = {}
     with suppress(OSError):
         for number in os.listdir("/proc/self/task"):
             with suppress(OSError, ValueError):  # it has ended meanwhile
                 with open(f"/proc/self/task/{number}/schedstat") as file:
-                    used_s = int(file.read().split()[0]) * 1e-9
+                    cpu_ns, starved_ns, _ = map(int, file.read().split())
                 with open(f"/proc/self/task/{number}/comm") as file:
-                    found[int(number)] = (named(file.read().strip()), used_s)
+                    name = named(file.read().strip())
+                found[int(number)] = Used(name, cpu_ns * 1e-9, starved_ns * 1e-9)
     return found
 
 
@@ -154,6 +161,24 @@ def named(text: str) -> str:
     """As a frame or a thread is called: short, and without what folded lines are cut at."""
     plain = "".join(each if each.isprintable() and each not in "; " else "_" for each in text)
     return plain if len(plain) <= PROFILE_NAME_CHARS else plain[: PROFILE_NAME_CHARS - 1] + "…"
+
+
+def _since(before: Mapping[int, Used], now: Mapping[int, Used]) -> dict[int, Used]:
+    nothing = Used("", 0.0, 0.0)
+    return {
+        number: Used(
+            used.name,
+            used.cpu_s - before.get(number, nothing).cpu_s,
+            used.starved_s - before.get(number, nothing).starved_s,
+        )
+        for number, used in now.items()
+    }
+
+
+def _thread(name: str, used: Used | None, samples: int, waited: int) -> Thread:
+    if used is None:
+        return Thread(name, None, None, samples, waited)
+    return Thread(name, round(used.cpu_s, 4), round(used.starved_s, 4), samples, waited)
 
 
 class _Seen:
@@ -186,18 +211,18 @@ class _Seen:
             key = (thread, waits, (self._named(OTHERS),))
         self.counts[key] = self.counts.get(key, 0) + weight
 
-    def told_threads(self, cpu_s: dict[int, tuple[str, float]]) -> Iterator[Thread]:
+    def told_threads(self, used: dict[int, Used]) -> Iterator[Thread]:
         samples, waited = [0] * len(self._names), [0] * len(self._names)
         for (thread, waits, _), count in self.counts.items():
             samples[thread] += count
             waited[thread] += count if waits else 0
         for at, name in enumerate(self._names):
             number = self._numbers[at]
-            _, used_s = ("", None) if number is None else cpu_s.pop(number, ("", None))
-            yield Thread(name, used_s, samples[at], waited[at])
-        native = sorted(cpu_s.values(), key=lambda each: -each[1])
-        for name, used_s in native[: max(0, PROFILE_THREADS - len(self._names))]:
-            yield Thread(name, used_s, 0, 0)
+            own = None if number is None else used.pop(number, None)
+            yield _thread(name, own, samples[at], waited[at])
+        native = sorted(used.values(), key=lambda each: -each.cpu_s)
+        for each in native[: max(0, PROFILE_THREADS - len(self._names))]:
+            yield _thread(each.name, each, 0, 0)
 
     def close(self) -> None:
         for file in self._files.values():

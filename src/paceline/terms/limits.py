@@ -854,3 +854,6 @@ PROFILE_LENGTH = 16
 
 PROFILE_MOST_LENGTH = 65_536
 """the same, the most that may be said"""
+
+PROFILE_BOXES = 4000
+"""boxes of a flame graph that are drawn, the widest"""

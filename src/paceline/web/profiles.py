@@ -56,8 +56,8 @@ Early = Literal["", "asked", "nobody asked after it"]
 
 
 Raw = dict[str, msgspec.Raw]
-"""A `Found` or `Outcome`: what was found, or the error, by name. It can be long, and is passed on as
-it is."""
+"""A `Found` or `Outcome`: what was found, or the error, by name. It can be long, and is passed on
+as it is."""
 
 _raw = msgspec.json.Decoder(Raw)
 _fields = msgspec.json.Decoder(dict[str, str])
