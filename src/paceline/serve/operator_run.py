@@ -7,6 +7,7 @@ its parent says so, or is gone. Started by `operators.py`.
 """
 
 import os
+import resource
 import select
 import shutil
 import socket
@@ -103,6 +104,7 @@ class Event(msgspec.Struct, frozen=True):
 
 def main() -> None:
     os.nice(GIVES_WAY)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (PROFILE_TRACE_BYTES, PROFILE_TRACE_BYTES))
     with socket.socket(fileno=LINK_FD) as link:
         run = msgspec.json.decode(link.recv(LINK_MESSAGE_BYTES), type=Run)
         try:
@@ -117,13 +119,10 @@ def main() -> None:
 
 def profile(run: Run, called: Callable[[], bool]) -> Operators:
     """`called` says whether somebody wants it to end."""
-    import resource
-
     from paceline.clock import RealClock
     from paceline.serve.onnx_model import OnnxModel
     from paceline.serve.onnx_nodes import nodes
 
-    resource.setrlimit(resource.RLIMIT_FSIZE, (PROFILE_TRACE_BYTES, PROFILE_TRACE_BYTES))
     now = RealClock().now
     path = Path(run.path)
     model = OnnxModel.load(path, run.name, traced=Path(run.folder) / "trace")

@@ -159,6 +159,8 @@ class Front:
             await door.finish(0.0)
         await connections.closed(FLUSH_S)
         await llm.close()
+        if self._profiling is not None:
+            self._profiling.end()
         self._link.close()
 
     async def _finished_or_stopped(self, door: Door) -> None:

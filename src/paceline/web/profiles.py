@@ -108,6 +108,7 @@ class Profiles:
 
     def close(self) -> None:
         """Nothing goes on when the owner ends."""
+        self._own.end()
         for run in self._runs:
             run.kill()
 
