@@ -340,7 +340,7 @@ def test_a_profile_that_nobody_asks_after_ends_and_is_kept_for_a_while() -> None
         for _ in range(20):  # whoever asks keeps it going
             assert (await profiles._ask(ProfileQuery(begun.id), None, "anna")).running
         assert clock.now() == pytest.approx(20 * PROFILE_ASKED_S, abs=0.1)
-        assert not front.ends
+        assert front.ends < 1
         await clock.until(clock.now() + PROFILE_UNASKED_S + 0.1)
         assert front.ends == 1
         told: Any = await profiles._ask(ProfileQuery(begun.id), None, "anna")
@@ -509,7 +509,8 @@ def test_without_a_server_there_is_nothing_to_profile(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.needs("chromium")
-def test_a_browser_looks_closer_where_a_box_is_clicked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [320, 1200])
+def test_a_browser_looks_closer_where_a_box_is_clicked(width: int, tmp_path: Path) -> None:
     import shutil
 
     from playwright.sync_api import sync_playwright
@@ -522,21 +523,20 @@ def test_a_browser_looks_closer_where_a_box_is_clicked(tmp_path: Path) -> None:
         chromium = shutil.which("chromium") or shutil.which("chromium-browser")
         args = ["--no-sandbox", "--disable-gpu"]
         browser = playwright.chromium.launch(executable_path=chromium, args=args)
-        for width in (320, 1200):
-            page = browser.new_page(viewport={"width": width, "height": 900})
-            said: list[str] = []
-            page.on("console", lambda message, said=said: said.append(message.text))
-            page.goto(place.as_uri())
-            assert page.evaluate("document.documentElement.scrollWidth") == width
-            box = page.locator("svg.flame > svg", has_text="paceline.a").first
-            before = box.bounding_box()
-            assert before is not None
-            box.click()
-            after = box.bounding_box()
-            assert after is not None
-            assert after["width"] > before["width"] * 1.2
-            assert page.locator("svg.flame > svg:visible", has_text="script").count() == 0
-            page.locator("svg.flame > svg").first.click()
-            assert box.bounding_box() == before
-            assert not said
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.goto(place.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        box = page.locator("svg.flame > svg", has_text="paceline.a").first
+        before = box.bounding_box()
+        assert before is not None
+        box.click()
+        after = box.bounding_box()
+        assert after is not None
+        assert after["width"] > before["width"] * 1.2
+        assert page.locator("svg.flame > svg:visible", has_text="script").count() == 0
+        page.locator("svg.flame > svg").first.click()
+        assert box.bounding_box() == before
+        assert not said
         browser.close()
