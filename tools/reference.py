@@ -32,6 +32,7 @@ from paceline.web import (
     history_api,
     plan_api,
     said_api,
+    profile_api,
     settings_api,
 )
 from paceline.web.openapi import ACCESS, Document, document
@@ -177,7 +178,16 @@ def section(path: str, command: Any) -> Iterator[str]:
 
 
 def api() -> str:
-    apis = (control, plan_api, settings_api, calls_api, said_api, history_api, alerts_api)
+    apis = (
+        control,
+        plan_api,
+        settings_api,
+        calls_api,
+        said_api,
+        history_api,
+        alerts_api,
+        profile_api,
+    )
     declared = tuple(each for api in apis for each in api.DECLARED)
     described = document(declared, version="")
     calls = {f"`{each.method} {each.path}`": each for each in declared}
@@ -186,7 +196,7 @@ def api() -> str:
     return page(
         "Control API",
         "`DECLARED` in src/paceline/web/control.py, plan_api.py, settings_api.py, calls_api.py, "
-        "said_api.py, history_api.py and alerts_api.py",
+        "said_api.py, history_api.py, alerts_api.py and profile_api.py",
         "A running server describes the same as an OpenAPI document, at `/api/openapi.json`.",
         ACCESS,
         table(

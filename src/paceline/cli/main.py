@@ -14,6 +14,7 @@ from paceline.cli import alerts, config, demo, journal, key, plan, said
 from paceline.cli.calls import calls
 from paceline.cli.doctor import doctor
 from paceline.cli.load import load
+from paceline.cli.profile import profile
 from paceline.cli.report import report
 from paceline.cli.serve import serve
 from paceline.cli.simulate import simulate
@@ -47,6 +48,7 @@ Paceline serves models, and holds them to what you say they must achieve.
   paceline calls     the last LLM calls, and where their time went
   paceline said      what was said in LLM calls, where it is kept, and to forget it
   paceline report    what a model did: latency, throughput, queue, machine, cost
+  paceline profile   what a process does or holds, and what a model's time goes to
   paceline alerts    what fires, who sees to it, and quiet for a while
   paceline simulate  see how requests would be served, before there are any
   paceline load      send requests to a server at a rate, and time its answers
@@ -80,6 +82,7 @@ def command_line() -> typer.Typer:
     app.command()(calls)
     app.add_typer(said.app, name="said")
     app.command()(report)
+    app.command()(profile)
     app.add_typer(alerts.app, name="alerts")
     app.command()(simulate)
     app.command()(load)

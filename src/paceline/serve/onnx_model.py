@@ -56,8 +56,16 @@ class OnnxModel:
 
     @classmethod
     def load(
-        cls, path: Path, name: str, *, intra_op_threads: int = 1, inter_op_threads: int = 1
+        cls,
+        path: Path,
+        name: str,
+        *,
+        intra_op_threads: int = 1,
+        inter_op_threads: int = 1,
+        traced: Path | None = None,
     ) -> Self:
+        """`traced` is how the name of a file begins in which each run is written down, for a
+        profile; never where a model serves."""
         if not path.is_file():
             raise BadModel(
                 f"there is no model file for `{name}`",
@@ -66,6 +74,9 @@ class OnnxModel:
             )
         ort = _runtime()
         options = _options(ort, intra_op_threads, inter_op_threads)
+        if traced is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(traced)
         try:
             session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:
@@ -85,6 +96,10 @@ class OnnxModel:
                 remedy="Check the values sent; if they are right, the model file is at fault.",
             ) from error
         return dict(zip(self._outputs, answers, strict=True))
+
+    def end_trace(self) -> Path:
+        """The file that was written; nothing is added to it any more."""
+        return Path(self._session.end_profiling())
 
     def close(self) -> None:
         """Frees the model's memory once the last `run` has returned."""

@@ -861,3 +861,63 @@ BASELINE_NAME_CHARS = 64
 
 BASELINE_BYTES = 64 * 1024
 """of the file of one"""
+
+PROFILE_S = 10.0
+"""how long a profile takes where nobody says"""
+
+PROFILE_MOST_S = 120.0
+"""the longest profile"""
+
+PROFILE_UNASKED_S = 5.0
+"""a profile that nobody asks after for so long ends"""
+
+PROFILE_ASKED_S = 2.0
+"""how long whoever asks after a profile waits for its end, until told that it still runs"""
+
+PROFILE_KEPT_S = 60.0
+"""how long a profile is kept after its end"""
+
+PROFILES_KEPT = 4
+"""profiles that are kept at once, after their end"""
+
+PROFILE_HZ = 97.0
+"""looks at the stacks in a second: not a round number, or it could keep step with a timer"""
+
+PROFILE_STACKS = 4000
+"""different stacks in one profile; others are counted together"""
+
+PROFILE_DEPTH = 96
+"""frames of a stack, from the outermost; what is deeper is counted together"""
+
+PROFILE_FRAMES = 3000
+"""different functions in one profile; others are counted together"""
+
+PROFILE_THREADS = 100
+"""threads in one profile, native ones included"""
+
+PROFILE_NAME_CHARS = 120
+"""of the name of a function or a thread in a profile"""
+
+PROFILE_ROWS = 30
+"""classes of objects, lines of code or operators that a profile tells, the largest of them"""
+
+PROFILE_CALLS = 20_000
+"""calls of operators that a profile of a model looks at; then it has seen enough"""
+
+PROFILE_TRACE_BYTES = 256 * 1024 * 1024
+"""the file that onnxruntime writes them down in, which is removed afterwards"""
+
+PROFILE_NODES = 100
+"""operators of a model's graph that a profile tells, those that took longest"""
+
+PROFILE_LOAD_S = 120.0
+"""how long a profile of a model may take beyond its time, to load it and to read its trace"""
+
+PROFILE_LENGTH = 16
+"""of open dimensions of a model's inputs, but the first, where nobody says"""
+
+PROFILE_MOST_LENGTH = 65_536
+"""the same, the most that may be said"""
+
+PROFILE_BOXES = 4000
+"""boxes of a flame graph that are drawn, the widest"""

@@ -32,6 +32,7 @@ from paceline.web.messages import (
     Apply,
     Calls,
     Drain,
+    EndProfile,
     Failed,
     KeysChanged,
     Leaving,
@@ -39,6 +40,8 @@ from paceline.web.messages import (
     Ping,
     Pong,
     Prepare,
+    Profile,
+    Profiled,
     Ready,
     Serves,
     SettingsChanged,
@@ -49,6 +52,7 @@ from paceline.web.messages import (
     ToFront,
     to_front,
 )
+from paceline.web.profiling import Look, Profiling
 
 logger = log.get(__name__)
 
@@ -97,6 +101,7 @@ class Front:
         self._orders: tuple[Start, list[int]] | None = None
         self._drain_s = 0.0
         self._plan: InForce | None = None
+        self._profiling: Profiling | None = None
         self._preparing: Preparing | None = None
         self._prepared: tuple[InForce, Callable[[], None]] | None = None
         self._link: Link[ToFront] = Link(link_end, to_front, self._on_message, self._on_link_end)
@@ -154,6 +159,8 @@ class Front:
             await door.finish(0.0)
         await connections.closed(FLUSH_S)
         await llm.close()
+        if self._profiling is not None:
+            self._profiling.end()
         self._link.close()
 
     async def _finished_or_stopped(self, door: Door) -> None:
@@ -204,6 +211,11 @@ class Front:
                     router.hear(Target(provider, model), until_s, why, now)
             case TellCalls(order, most):
                 self._link.send(Calls(self._calls(order, most)))
+            case Profile(look):
+                self._profile(look)
+            case EndProfile():
+                if self._profiling is not None:
+                    self._profiling.end()
             case Ping():
                 self._link.send(Pong())
 
@@ -212,6 +224,12 @@ class Front:
             return ()
         clock, timelines = self._parts.clock, self._parts.llm.relay.timelines
         return recent(timelines, order, most, clock.now(), clock.wall())
+
+    def _profile(self, look: Look) -> None:
+        assert self._parts is not None  # only a ready front is asked
+        if self._profiling is None:
+            self._profiling = Profiling(self._parts.clock.now)
+        self._profiling.begin(look, lambda found: self._link.send(Profiled(found)))
 
     def _log_as(self, changed: SettingsChanged) -> None:
         log.change(changed.settings.log_level, access=changed.settings.access_log)

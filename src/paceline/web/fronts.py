@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import msgspec
+
 from paceline.clock import Clock
 from paceline.observe import log
 from paceline.observe.board import Board
@@ -13,7 +15,14 @@ from paceline.processes.child import Child, how_it_ended
 from paceline.processes.link import FDS_PER_MESSAGE, Link, pair
 from paceline.processes.restart import Restart
 from paceline.serve.model import TensorSpec
-from paceline.terms.errors import PacelineError, PlanRefused, from_fields
+from paceline.terms.errors import (
+    Conflict,
+    NotFound,
+    PacelineError,
+    PlanRefused,
+    Unavailable,
+    from_fields,
+)
 from paceline.terms.limits import (
     EXIT_S,
     MISSED_PINGS_HUNG,
@@ -30,6 +39,7 @@ from paceline.web.messages import (
     Apply,
     Calls,
     Drain,
+    EndProfile,
     Failed,
     KeysChanged,
     Leaving,
@@ -37,6 +47,8 @@ from paceline.web.messages import (
     Ping,
     Pong,
     Prepare,
+    Profile,
+    Profiled,
     Ready,
     Serves,
     SettingsChanged,
@@ -47,6 +59,7 @@ from paceline.web.messages import (
     ToOwner,
     to_owner,
 )
+from paceline.web.profiling import Look
 
 logger = log.get(__name__)
 
@@ -73,6 +86,7 @@ class Slot:
         self.handed_over: deque[list[socket.socket]] = deque()
         self.asked: deque[asyncio.Future[str]] = deque()
         self.asked_calls: deque[asyncio.Future[tuple[CallView, ...]]] = deque()
+        self.profiled: asyncio.Future[msgspec.Raw] | None = None
 
     @property
     def ready(self) -> bool:
@@ -184,6 +198,31 @@ class Fronts:
             await asyncio.wait(answers, timeout=OBEY_S)
         return [call for each in answers if each.done() for call in each.result()]
 
+    def profile(self, index: int, look: Look) -> "asyncio.Future[msgspec.Raw]":
+        """What that front finds when it looks at itself, in JSON, or that it ended first."""
+        if index >= len(self.slots):
+            raise NotFound(
+                "there is no such front",
+                value=index,
+                remedy=f"They are numbered from 0 to {len(self.slots) - 1}.",
+            )
+        slot = self.slots[index]
+        if slot.profiled is not None:
+            raise Conflict(
+                f"front {index} is being profiled already",
+                remedy="Wait for the end of that profile, or end it.",
+            )
+        if not slot.ready or slot.link is None:
+            raise Unavailable(f"front {index} is not ready", remedy="Try again in a moment.")
+        slot.profiled = self._loop.create_future()
+        slot.link.send(Profile(look))
+        return slot.profiled
+
+    def end_profile(self, index: int) -> None:
+        slot = self.slots[index]
+        if slot.profiled is not None and slot.link is not None:
+            slot.link.send(EndProfile())
+
     def _ask(self, slot: Slot, question: Prepare | Apply) -> asyncio.Future[str]:
         """The front's refusal; empty when it obeys, or is gone."""
         assert slot.link is not None
@@ -275,6 +314,10 @@ class Fronts:
                 slot.asked.popleft().set_result(refusal)
             case Calls(calls):
                 slot.asked_calls.popleft().set_result(calls)
+            case Profiled(found):
+                if slot.profiled is not None:
+                    slot.profiled.set_result(found)
+                    slot.profiled = None
             case TargetNews():
                 for other in self.slots:
                     if other is not slot and other.ready and other.link is not None:
@@ -308,6 +351,14 @@ class Fronts:
         for told in slot.asked_calls:
             told.set_result(())
         slot.asked_calls.clear()
+        if slot.profiled is not None:
+            slot.profiled.set_exception(
+                Unavailable(
+                    f"front {slot.index} ended while it was profiled",
+                    remedy="Its successor can be profiled; the log says how it ended.",
+                )
+            )
+            slot.profiled = None
         self._on_change()
         self._loop.call_later(EXIT_S, child.kill)
 

@@ -12,6 +12,7 @@ from paceline.serve.model import TensorSpec
 from paceline.serve.model_source import ModelSource
 from paceline.terms.plan import Address, InForce, Prediction, Value
 from paceline.web.calls_api import CallView, Order
+from paceline.web.profiling import Look
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
@@ -68,6 +69,16 @@ class TellCalls(msgspec.Struct, frozen=True, tag=True):
     most: int
 
 
+class Profile(msgspec.Struct, frozen=True, tag=True):
+    """Look at yourself; answered by `Profiled`, at the end. One at a time."""
+
+    look: Look
+
+
+class EndProfile(msgspec.Struct, frozen=True, tag=True):
+    """Tell what you have found until now."""
+
+
 class Ping(msgspec.Struct, frozen=True, tag=True):
     pass
 
@@ -104,6 +115,12 @@ class Calls(msgspec.Struct, frozen=True, tag=True):
     """From a front, to the oldest `TellCalls` not yet answered."""
 
     calls: tuple[CallView, ...] = ()
+
+
+class Profiled(msgspec.Struct, frozen=True, tag=True):
+    """From a front, to the `Profile` not yet answered: a `Found`, passed on as it is."""
+
+    found: msgspec.Raw
 
 
 class TargetNews(msgspec.Struct, frozen=True, tag=True):
@@ -143,10 +160,24 @@ ToFront = (
     | Adopt
     | Drain
     | TellCalls
+    | Profile
+    | EndProfile
     | TargetNews
     | Ping
 )
-ToOwner = Ready | Serves | Failed | Adopted | Obeyed | Calls | TargetNews | Leaving | Steer | Pong
+ToOwner = (
+    Ready
+    | Serves
+    | Failed
+    | Adopted
+    | Obeyed
+    | Calls
+    | Profiled
+    | TargetNews
+    | Leaving
+    | Steer
+    | Pong
+)
 
 to_front = msgspec.json.Decoder(ToFront)
 to_owner = msgspec.json.Decoder(ToOwner)

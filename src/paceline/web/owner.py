@@ -30,6 +30,7 @@ from paceline.terms.errors import PacelineError
 from paceline.terms.limits import ALERTS_ON_PAGE
 from paceline.terms.measurement import Measurement
 from paceline.terms.metric import (
+    BATCH_ROWS,
     BUILD,
     DISK_BYTES,
     DISK_FREE,
@@ -51,6 +52,7 @@ from paceline.web.doorkeeper import Doorkeeper
 from paceline.web.fronts import Fronts, Takes
 from paceline.web.machine import MachineCost, of_files, of_plan
 from paceline.web.messages import KeysChanged, SettingsChanged, Start
+from paceline.web.profiles import Profiles
 from paceline.web.scores import Scores
 from paceline.web.settings_api import FollowAlerting, SettingsInForce, wanted
 from paceline.web.status import (
@@ -149,6 +151,7 @@ class Owner:
             (self._look_for_alerts,),
         )
         self._upkeep = Upkeep(self._desk, self._settings, held.path, loaded.keep, clock)
+        self._profiles = Profiles(self._fronts, models, files, self._batch_rows, clock.now)
         self._control = Control(
             self._measure,
             self._status,
@@ -165,6 +168,7 @@ class Owner:
                     self._watcher, clock.wall, self._rules_of, lambda: alerts.book
                 ),
                 *alerts_api.operations(alerts),
+                *self._profiles.operations(),
             ),
             Repository(self._desk, self._measure, lambda: self._keys).routes(),
         )
@@ -194,6 +198,7 @@ class Owner:
         self._doorkeeper.refuse()
         self._control.end_streams()
         self._upkeep.close()
+        self._profiles.close()
         await self._steered.close()
         await self._scores.close()
         await self._fronts.drain(self._settings.server.drain_s)
@@ -282,6 +287,9 @@ class Owner:
         requests, failed = answered(workload, read(self._boards))
         durations_s = merged(self._boards, REQUEST_SECONDS, (workload,))
         return Totals(self._clock.now(), requests, failed, durations_s)
+
+    def _batch_rows(self, model: str) -> float | None:
+        return merged(self._boards, BATCH_ROWS, (model,)).quantile(0.5)
 
     def _rules_of(self, model: str) -> Rules | None:
         if all(each.name != model for each in self._models):
