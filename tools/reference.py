@@ -17,6 +17,7 @@ import msgspec
 import typer
 
 import deployed
+from paceline.access.gate import FEEDBACK
 from paceline.cli.main import command_line
 from paceline.config import AT_RELOAD, MODEL_AT_START
 from paceline.config.fields import dotted, leaves, toml, variable
@@ -29,6 +30,7 @@ from paceline.web import (
     alerts_api,
     calls_api,
     control,
+    feedback_api,
     history_api,
     plan_api,
     settings_api,
@@ -174,7 +176,7 @@ def section(path: str, command: Any) -> Iterator[str]:
 
 
 def api() -> str:
-    apis = (control, plan_api, settings_api, calls_api, history_api, alerts_api)
+    apis = (control, plan_api, settings_api, calls_api, history_api, alerts_api, feedback_api)
     declared = tuple(each for api in apis for each in api.DECLARED)
     described = document(declared, version="")
     calls = {f"`{each.method} {each.path}`": each for each in declared}
@@ -183,11 +185,15 @@ def api() -> str:
     return page(
         "Control API",
         "`DECLARED` in src/paceline/web/control.py, plan_api.py, settings_api.py, calls_api.py, "
-        "history_api.py and alerts_api.py",
+        "history_api.py, alerts_api.py and feedback_api.py",
         "A running server describes the same as an OpenAPI document, at `/api/openapi.json`.",
         ACCESS,
         table(
-            ("call", "role", "what"), [(call, "admin", it.summary) for call, it in calls.items()]
+            ("call", "role", "what"),
+            [
+                (call, "client" if it.path == FEEDBACK else "admin", it.summary)
+                for call, it in calls.items()
+            ],
         ),
         *parts,
         "## Types",

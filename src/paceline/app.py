@@ -231,7 +231,15 @@ def run_front() -> None:
         models = load_all(start.models, SHIPPED)
         steers = start.index == 0  # one of several: they share the load, and the settings
         reader = Reader(clock)
-        inference = Inference(models, board, clock, reader, start.index, wish if steers else None)
+        inference = Inference(
+            models,
+            board,
+            clock,
+            reader,
+            start.index,
+            wish if steers else None,
+            settings.feedback_answers,
+        )
         inference.warm()
         wish(Serves(takes(models), inference.how()))
 

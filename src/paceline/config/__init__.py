@@ -15,7 +15,14 @@ from paceline.gateway.upstream import Kind, TokensField
 from paceline.observe import log
 from paceline.terms.alert import Severity
 from paceline.terms.errors import BadSetting
-from paceline.terms.limits import DRAIN_LEAST_S, FRONTS, LLM_BEGINS_S, LLM_DEADLINE_S, LLM_RETRIES
+from paceline.terms.limits import (
+    DRAIN_LEAST_S,
+    FEEDBACK_ANSWERS,
+    FRONTS,
+    LLM_BEGINS_S,
+    LLM_DEADLINE_S,
+    LLM_RETRIES,
+)
 from paceline.terms.plan import Value
 from paceline.watch.alerts.channel import Encryption
 from paceline.watch.alerts.channel import Kind as ChannelKind
@@ -66,6 +73,14 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         float,
         Meta(description="USD that this machine costs an hour, for reports; 0 is not known.", ge=0),
     ] = 0.0
+    feedback_answers: Annotated[
+        int,
+        Meta(
+            description="Answers that each front remembers for labels that come later; 0 is none.",
+            ge=0,
+            le=FEEDBACK_ANSWERS,
+        ),
+    ] = 8192
     no_budget: Annotated[
         bool,
         Meta(description="Call LLM providers that cost money, though nothing limits how much."),

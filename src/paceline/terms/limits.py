@@ -797,3 +797,33 @@ BASELINE_NAME_CHARS = 64
 
 BASELINE_BYTES = 64 * 1024
 """of the file of one"""
+
+FEEDBACK_LABELS = 500
+"""labels in one call"""
+
+FEEDBACK_ANSWERS = 1_000_000
+"""that one front may be told to remember: some 300 MB"""
+
+FEEDBACK_ANSWERS_LEAST = 256
+"""answers of each model that a front remembers, however many models share its memory"""
+
+FEEDBACK_ROWS = 64
+"""rows of an answer that is remembered, and labels of it"""
+
+FEEDBACK_CLASSES = 4096
+"""scores of a row of which the largest is looked for"""
+
+FEEDBACK_TEXT_CHARS = 200
+"""of a class that is a text; the rest is cut"""
+
+FEEDBACK_MOST = 10**15
+"""how large a label may be, if it is a number"""
+
+FEEDBACK_PER_S = 200
+"""answers of one model that a front begins to remember in a second"""
+
+FEEDBACK_BURST = 1000
+"""answers of one model that it remembers at once, after a pause"""
+
+FEEDBACK_LATE_S = 6 * 3600.0
+"""how long half of the answers that are remembered are kept at least"""

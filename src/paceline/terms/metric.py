@@ -108,6 +108,22 @@ FAILED_SECONDS = Metric(
     "Time from the head of requests to the end of their answers, where that was an error.",
     ("model",),
 )
+FEEDBACK = Metric(
+    "paceline_feedback_total",
+    "counter",
+    "rows",
+    "Rows for which somebody told what was right, by outcome: right, wrong; measured, where a "
+    "number was predicted; unfit, where the label does not fit what was predicted; unknown, where "
+    "the answer is not remembered.",
+    ("model", "outcome"),
+)
+FEEDBACK_ERROR = Metric(
+    "paceline_feedback_error_total",
+    "counter",
+    "the model's own",
+    "How far predicted numbers were from what was right, added up.",
+    ("model",),
+)
 MODEL_INFO = Metric(
     "paceline_model_info",
     "gauge",
@@ -376,6 +392,8 @@ METRICS: tuple[Metric, ...] = (
     RUN,
     LAST_RUN,
     FAILED_SECONDS,
+    FEEDBACK,
+    FEEDBACK_ERROR,
     MODEL_INFO,
     MODEL_BYTES,
     MODEL_PARAMETERS,

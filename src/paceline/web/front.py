@@ -33,6 +33,7 @@ from paceline.web.messages import (
     Calls,
     Drain,
     Failed,
+    Judged,
     KeysChanged,
     Leaving,
     Obeyed,
@@ -46,6 +47,7 @@ from paceline.web.messages import (
     Steer,
     TargetNews,
     TellCalls,
+    TellLabels,
     ToFront,
     to_front,
 )
@@ -204,6 +206,10 @@ class Front:
                     router.hear(Target(provider, model), until_s, why, now)
             case TellCalls(order, most):
                 self._link.send(Calls(self._calls(order, most)))
+            case TellLabels(model, ids, labels):
+                parts = self._parts  # none while it is starting, and has answered nothing
+                judged = () if parts is None else parts.inference.judge(model, ids, labels)
+                self._link.send(Judged(tuple(judged)))
             case Ping():
                 self._link.send(Pong())
 

@@ -12,6 +12,7 @@ from paceline.observe.board import Board
 from paceline.processes.child import Child, how_it_ended
 from paceline.processes.link import FDS_PER_MESSAGE, Link, pair
 from paceline.processes.restart import Restart
+from paceline.serve.judging import Label, Verdict
 from paceline.serve.model import TensorSpec
 from paceline.terms.errors import PacelineError, PlanRefused, from_fields
 from paceline.terms.limits import (
@@ -31,6 +32,7 @@ from paceline.web.messages import (
     Calls,
     Drain,
     Failed,
+    Judged,
     KeysChanged,
     Leaving,
     Obeyed,
@@ -44,11 +46,15 @@ from paceline.web.messages import (
     Steer,
     TargetNews,
     TellCalls,
+    TellLabels,
     ToOwner,
     to_owner,
 )
 
 logger = log.get(__name__)
+
+Verdicts = Sequence[tuple[int, Verdict]]
+"""Of labels, by their place among those that were told."""
 
 Takes = Mapping[str, tuple[TensorSpec, ...]]
 """The inputs of each model, as the fronts told."""
@@ -73,6 +79,7 @@ class Slot:
         self.handed_over: deque[list[socket.socket]] = deque()
         self.asked: deque[asyncio.Future[str]] = deque()
         self.asked_calls: deque[asyncio.Future[tuple[CallView, ...]]] = deque()
+        self.asked_labels: deque[asyncio.Future[Verdicts]] = deque()
 
     @property
     def ready(self) -> bool:
@@ -184,6 +191,23 @@ class Fronts:
             await asyncio.wait(answers, timeout=OBEY_S)
         return [call for each in answers if each.done() for call in each.result()]
 
+    async def judge(
+        self, model: str, ids: Sequence[str], labels: Sequence[Label]
+    ) -> list[tuple[int, Verdict]]:
+        """Of those that a front remembers; each front is told all, for any of them may have
+        answered."""
+        answers: list[asyncio.Future[Verdicts]] = []
+        told = TellLabels(model, tuple(ids), tuple(labels))
+        for slot in self.slots:
+            if slot.ready and not slot.silent and slot.link is not None:
+                answer: asyncio.Future[Verdicts] = self._loop.create_future()
+                slot.asked_labels.append(answer)
+                slot.link.send(told)
+                answers.append(answer)
+        if answers:
+            await asyncio.wait(answers, timeout=OBEY_S)
+        return [each for answer in answers if answer.done() for each in answer.result()]
+
     def _ask(self, slot: Slot, question: Prepare | Apply) -> asyncio.Future[str]:
         """The front's refusal; empty when it obeys, or is gone."""
         assert slot.link is not None
@@ -275,6 +299,8 @@ class Fronts:
                 slot.asked.popleft().set_result(refusal)
             case Calls(calls):
                 slot.asked_calls.popleft().set_result(calls)
+            case Judged(verdicts):
+                slot.asked_labels.popleft().set_result(verdicts)
             case TargetNews():
                 for other in self.slots:
                     if other is not slot and other.ready and other.link is not None:
@@ -308,6 +334,9 @@ class Fronts:
         for told in slot.asked_calls:
             told.set_result(())
         slot.asked_calls.clear()
+        for judged in slot.asked_labels:
+            judged.set_result(())
+        slot.asked_labels.clear()
         self._on_change()
         self._loop.call_later(EXIT_S, child.kill)
 

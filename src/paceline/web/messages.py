@@ -6,6 +6,7 @@ from paceline.access.keys import Key
 from paceline.config import Server
 from paceline.gateway.routes import Route
 from paceline.gateway.upstream import Upstream
+from paceline.serve.judging import Label, Verdict
 from paceline.serve.model import TensorSpec
 from paceline.serve.model_source import ModelSource
 from paceline.terms.plan import Address, InForce, Prediction, Value
@@ -64,6 +65,15 @@ class TellCalls(msgspec.Struct, frozen=True, tag=True):
     most: int
 
 
+class TellLabels(msgspec.Struct, frozen=True, tag=True):
+    """What was right for some requests, by their ids. Judged by whoever answered them, and told by
+    `Judged`."""
+
+    model: str
+    ids: tuple[str, ...]
+    labels: tuple[Label, ...]
+
+
 class Ping(msgspec.Struct, frozen=True, tag=True):
     pass
 
@@ -100,6 +110,13 @@ class Calls(msgspec.Struct, frozen=True, tag=True):
     """From a front, to the oldest `TellCalls` not yet answered."""
 
     calls: tuple[CallView, ...] = ()
+
+
+class Judged(msgspec.Struct, frozen=True, tag=True):
+    """From a front, to the oldest `TellLabels` not yet answered: of each that it remembers which
+    one it is, and whether it was right. It has counted them."""
+
+    verdicts: tuple[tuple[int, Verdict], ...] = ()
 
 
 class TargetNews(msgspec.Struct, frozen=True, tag=True):
@@ -139,10 +156,23 @@ ToFront = (
     | Adopt
     | Drain
     | TellCalls
+    | TellLabels
     | TargetNews
     | Ping
 )
-ToOwner = Ready | Serves | Failed | Adopted | Obeyed | Calls | TargetNews | Leaving | Steer | Pong
+ToOwner = (
+    Ready
+    | Serves
+    | Failed
+    | Adopted
+    | Obeyed
+    | Calls
+    | Judged
+    | TargetNews
+    | Leaving
+    | Steer
+    | Pong
+)
 
 to_front = msgspec.json.Decoder(ToFront)
 to_owner = msgspec.json.Decoder(ToOwner)

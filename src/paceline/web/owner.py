@@ -45,7 +45,7 @@ from paceline.terms.plan import Catalogue
 from paceline.watch.alerts.desk import Alerts
 from paceline.watch.past import Past
 from paceline.watch.watcher import Watcher
-from paceline.web import alerts_api, calls_api, history_api, plan_api
+from paceline.web import alerts_api, calls_api, feedback_api, history_api, plan_api
 from paceline.web.control import Control
 from paceline.web.doorkeeper import Doorkeeper
 from paceline.web.fronts import Fronts, Takes
@@ -163,6 +163,9 @@ class Owner:
                     self._watcher, clock.wall, self._rules_of, lambda: alerts.book
                 ),
                 *alerts_api.operations(alerts),
+                *feedback_api.operations(
+                    [each.name for each in models], self._fronts.judge, self._board
+                ),
             ),
             Repository(self._desk, self._measure, lambda: self._keys).routes(),
         )

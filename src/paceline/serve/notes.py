@@ -1,0 +1,109 @@
+"""What one front remembers of the answers it gave: of some, the prediction, until a label comes.
+
+Labels come seconds or days later, when nobody has the answer any more, and memory is bounded. So
+two lots are kept of each model: of the last answers nearly all, a few hundred a second at most; and
+one in some seconds, for hours. Each lot is two generations, the older of which is forgotten whole.
+Most requests of a busy front cost one look at the clock. Not a log: nothing is written anywhere,
+and of a request there is only its id. Called by `web/infer_call.py` with every answer, and
+by whoever is told labels.
+"""
+
+from collections.abc import Callable
+
+from paceline.observe import log
+from paceline.observe.board import Board
+from paceline.serve.judging import Label, Predicted, Prediction, Verdict, judge
+from paceline.serve.model import ModelSpec, Tensors
+from paceline.terms.limits import FEEDBACK_BURST, FEEDBACK_LATE_S, FEEDBACK_PER_S
+from paceline.terms.metric import FEEDBACK, FEEDBACK_ERROR
+
+logger = log.get(__name__)
+
+NEVER = float("inf")
+
+
+class Lot:
+    """The last `most` of what was put in, or up to half of them: two generations."""
+
+    __slots__ = ("_before", "_half", "_now")
+
+    def __init__(self, most: int) -> None:
+        self._half = max(1, most // 2)
+        self._now: dict[bytes, Predicted] = {}
+        self._before: dict[bytes, Predicted] = {}
+
+    def put(self, request_id: bytes, predicted: Predicted) -> None:
+        if len(self._now) >= self._half:
+            self._before, self._now = self._now, {}
+        self._now[request_id] = predicted
+
+    def take(self, request_id: bytes) -> Predicted | None:
+        """Once: a second label of the same request finds nothing."""
+        before = self._before.pop(request_id, None)
+        return self._now.pop(request_id, before)
+
+    def __len__(self) -> int:
+        return len(self._now) + len(self._before)
+
+
+class Notes:
+    """Of one model. `most` answers are remembered."""
+
+    __slots__ = ("_due_s", "_late", "_late_apart_s", "_late_s", "_now", "_prediction", "_recent")
+
+    def __init__(self, spec: ModelSpec, most: int, now: Callable[[], float]) -> None:
+        self._now = now
+        self._prediction = Prediction(spec)
+        self._recent = Lot(most // 2)
+        self._late = Lot(most // 2)
+        self._late_apart_s = FEEDBACK_LATE_S / max(1, most // 4)
+        self._late_s = 0.0
+        self._due_s = 0.0
+        """when the next one is noted; a burst may be ahead of it (a leaky bucket as one number)"""
+        if not self._prediction.is_known:
+            self._due_s = NEVER
+
+    def note(self, request_id: bytes, outputs: Tensors) -> None:
+        """Whatever happens in here, the answer goes out."""
+        now = self._now()
+        if now < self._due_s:
+            return
+        try:
+            self._note(now, request_id, outputs)
+        except Exception:  # a bug of ours, or a model that answers other tensors than it declared
+            logger.exception("answers are not remembered any more")
+            self._due_s = NEVER
+
+    def judge(self, request_id: bytes, label: Label) -> Verdict | None:
+        """None where nothing is remembered of such a request."""
+        late, recent = self._late.take(request_id), self._recent.take(request_id)
+        predicted = late if recent is None else recent
+        return None if predicted is None else judge(predicted, label)
+
+    def __len__(self) -> int:
+        return len(self._recent) + len(self._late)
+
+    def _note(self, now: float, request_id: bytes, outputs: Tensors) -> None:
+        apart_s = 1 / FEEDBACK_PER_S
+        self._due_s = max(self._due_s, now - FEEDBACK_BURST * apart_s) + apart_s
+        predicted = self._prediction.of(outputs)
+        if predicted is None:
+            return
+        if now >= self._late_s:
+            self._late_s = now + self._late_apart_s
+            self._late.put(request_id, predicted)
+        else:
+            self._recent.put(request_id, predicted)
+
+
+def count(board: Board, model: str, verdict: Verdict) -> None:
+    """On the board of whoever judged."""
+    if verdict.why:
+        board.counter(FEEDBACK, model, "unfit").add()
+    if verdict.right:
+        board.counter(FEEDBACK, model, "right").add(verdict.right)
+    if verdict.wrong:
+        board.counter(FEEDBACK, model, "wrong").add(verdict.wrong)
+    if verdict.numbers:
+        board.counter(FEEDBACK, model, "measured").add(verdict.numbers)
+        board.counter(FEEDBACK_ERROR, model).add(verdict.error)
