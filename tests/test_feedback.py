@@ -9,18 +9,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paceline.cli.reported import figures
 from paceline.clock import SimulatedClock
 from paceline.serve.digits import SAMPLE_LABEL, SAMPLE_ROW
 from paceline.serve.judging import Label, Predicted, Prediction, Verdict, judge, judge_told
 from paceline.serve.model import ModelSpec, TensorSpec
-from paceline.serve.notes import Lot, Notes
+from paceline.serve.notes import Lot, Notes, count
+from paceline.stats.shares import chance, wilson
 from paceline.terms.limits import (
     FEEDBACK_BURST,
     FEEDBACK_LABELS,
     FEEDBACK_LATE_S,
     FEEDBACK_PER_S,
 )
+from paceline.terms.metric import FEEDBACK, MODEL_SECONDS, REQUEST_SECONDS
+from paceline.terms.metric import ROWS as ROWS_RUN
+from paceline.watch.analysis.baseline import baseline, compared
+from paceline.watch.analysis.finding import Baseline
+from paceline.watch.report import report
 from servers import Server
+from test_history import Life
 
 ROWS = TensorSpec("x", "FP32", (-1, 4))
 
@@ -64,8 +72,8 @@ def test_the_prediction_is_found_among_the_outputs(
         ((1, 2, 3), (1, 2, 0), Verdict(right=2, wrong=1)),
         ((0.1, 0.7, 0.2), 1, Verdict(right=1)),
         ((0.1, 0.7, 0.2), 2, Verdict(wrong=1)),
-        (2.5, 2, Verdict(numbers=1, error=0.5)),
-        ((1.0, 2.0), (2.0, 4.0), Verdict(numbers=2, error=3.0)),
+        (2.5, 2, Verdict(numbers=1, error=0.5, squared=0.25)),
+        ((1.0, 2.0), (2.0, 4.0), Verdict(numbers=2, error=3.0, squared=5.0)),
     ],
 )
 def test_a_prediction_is_judged_by_its_label(
@@ -144,6 +152,84 @@ def test_what_a_model_answers_never_fails_the_request() -> None:
     notes.note(b"a", {"y0": np.array([None])})
     notes.note(b"b", {})
     assert notes.judge(b"a", 1) is None
+
+
+def judged_life(right: int, wrong: int, off: float = 0.0) -> Life:
+    """Ten minutes in which a request came each second, and so many labels in all; each other number
+    was off by `off` more than half."""
+    life = Life()
+    board = life.boards[0]
+    for second in range(600):
+        life.answer(1, 0.01)
+        board.sketch(MODEL_SECONDS, "m").record(0.001)
+        board.counter(ROWS_RUN, "m").add()
+        board.sketch(REQUEST_SECONDS, "m").record(0.01, 10)
+        if second == 300:
+            count(board, "m", Verdict(right=right, wrong=wrong))
+            for at in range(100 if off else 0):
+                each = 0.5 + off * (at % 2)
+                count(board, "m", Verdict(numbers=1, error=each, squared=each * each))
+            board.counter(FEEDBACK, "m", "unknown").add(5)
+        life.pass_s()
+    return life
+
+
+def test_a_report_says_how_good_a_model_is() -> None:
+    life = judged_life(90, 10, off=1.0)
+    found = report(life.past, "m", 600, 60, now_unix_s=life.wall_s, version="1")
+    told = found.quality
+    assert told is not None
+    assert (told.labels, told.unknown, told.accuracy) == (200, 5, 0.9)
+    assert told.coverage == pytest.approx(1 / 3)
+    assert told.accuracy_low is not None
+    assert told.accuracy_high is not None
+    assert (told.accuracy_low, told.accuracy_high) == pytest.approx((0.8256, 0.9448), abs=1e-4)
+    assert told.mean_abs_error == pytest.approx(1.0)
+    assert (told.mean_abs_error_low, told.mean_abs_error_high) == pytest.approx(
+        (1 - 0.098, 1 + 0.098), abs=1e-3
+    )
+    lines = dict(figures(found))
+    assert lines["accuracy"] == "90.0 % (from 82.5 % to 94.4 %): 90 of 100 were right"
+    assert lines["error"] == "1 on average (from 0.902 to 1.1), of 100 predictions"
+    assert lines["labels"] == "200, 33.3 % of the rows; 5 of answers not remembered"
+    none = report(Life().past, "m", 600, 60, now_unix_s=life.wall_s, version="1")
+    assert none.quality is None
+
+
+def test_what_got_worse_than_a_baseline_is_told_and_chance_is_not() -> None:
+    def kept(life: Life) -> Baseline:
+        return baseline(life.past, "m", 600)
+
+    before = kept(judged_life(280, 20, off=1.0))
+    worse, same = kept(judged_life(240, 60, off=2.0)), kept(judged_life(276, 24, off=1.1))
+    kinds = {each.name: each.kind for each in compared(before, worse)}
+    assert kinds == {"accuracy": "regression", "mean_abs_error": "regression"}
+    assert compared(before, same) == []
+    assert {each.kind for each in compared(worse, before)} == {"improvement"}
+    few = kept(judged_life(1, 9))
+    assert compared(before, few) == []
+
+
+@given(st.integers(0, 40), st.integers(1, 40))
+def test_an_interval_holds_its_share(events: int, count: int) -> None:
+    events = min(events, count)
+    found = wilson(events, count)
+    assert found is not None
+    low, high = found
+    assert 0 <= low <= events / count <= high <= 1
+    wider = wilson(events, count, 3.0)
+    assert wider is not None
+    assert wider[0] <= low
+    assert high <= wider[1]
+
+
+def test_two_shares_differ_by_chance_as_often_as_is_said() -> None:
+    rng = np.random.default_rng(7)
+    for share in (0.5, 0.9, 0.97):
+        first, second = rng.binomial(200, share, 4000) / 200, rng.binomial(500, share, 4000) / 500
+        false = [chance(a, 200, b, 500) < 0.05 for a, b in zip(first, second, strict=True)]
+        assert np.mean(false) < 0.065
+    assert chance(0.9, 300, 0.8, 300) < 0.001
 
 
 def digit(server: Server) -> str:

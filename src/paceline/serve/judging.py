@@ -20,7 +20,7 @@ Kind = Literal["class", "number"]
 
 CLASSES = ("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
 FARTHEST = 1e30
-"""Beyond it a sum of errors says nothing, and might be no number in the end."""
+"""Beyond it a sum of errors says nothing, and its squares might be no numbers in the end."""
 
 NUMBERS = ("FP16", "FP32", "FP64")
 
@@ -33,13 +33,15 @@ class Predicted(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """How many rows were right, wrong, or numbers, with how far these were off together. Where
-    `why` says something, the label does not fit the prediction, and nothing was judged."""
+    """How many rows were right, wrong, or numbers, with how far these were off together, and the
+    squares of that. Where `why` says something, the label does not fit the prediction, and nothing
+    was judged."""
 
     right: int = 0
     wrong: int = 0
     numbers: int = 0
     error: float = 0.0
+    squared: float = 0.0
     why: str = ""
 
 
@@ -93,14 +95,15 @@ def judge(predicted: Predicted, label: Label) -> Verdict:
     if predicted.kind == "class":
         right = sum(_same(row, label) for row, label in zip(rows, labels, strict=True))
         return Verdict(right=right, wrong=len(rows) - right)
-    error = 0.0
+    error = squared = 0.0
     for row, label in zip(rows, labels, strict=True):
         if isinstance(row, str) or isinstance(label, str | bool):
             return Verdict(why="a number was predicted, and the label is none")
-        error += abs(row - label)
-    if not error < FARTHEST:
-        return Verdict(why="what was predicted is no number, or too large a one")
-    return Verdict(numbers=len(rows), error=error)
+        off = abs(row - label)
+        if not off < FARTHEST:
+            return Verdict(why="what was predicted is no number, or too large a one")
+        error, squared = error + off, squared + off * off
+    return Verdict(numbers=len(rows), error=error, squared=squared)
 
 
 def judge_told(prediction: Label, label: Label) -> Verdict:

@@ -15,7 +15,7 @@ from paceline.observe.board import Board
 from paceline.serve.judging import Label, Predicted, Prediction, Verdict, judge
 from paceline.serve.model import ModelSpec, Tensors
 from paceline.terms.limits import FEEDBACK_BURST, FEEDBACK_LATE_S, FEEDBACK_PER_S
-from paceline.terms.metric import FEEDBACK, FEEDBACK_ERROR
+from paceline.terms.metric import FEEDBACK, FEEDBACK_ERROR, FEEDBACK_SQUARED
 
 logger = log.get(__name__)
 
@@ -107,3 +107,4 @@ def count(board: Board, model: str, verdict: Verdict) -> None:
     if verdict.numbers:
         board.counter(FEEDBACK, model, "measured").add(verdict.numbers)
         board.counter(FEEDBACK_ERROR, model).add(verdict.error)
+        board.counter(FEEDBACK_SQUARED, model).add(verdict.squared)

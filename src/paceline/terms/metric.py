@@ -124,6 +124,13 @@ FEEDBACK_ERROR = Metric(
     "How far predicted numbers were from what was right, added up.",
     ("model",),
 )
+FEEDBACK_SQUARED = Metric(
+    "paceline_feedback_squared_error_total",
+    "counter",
+    "the model's own, squared",
+    "The squares of the same, added up.",
+    ("model",),
+)
 MODEL_INFO = Metric(
     "paceline_model_info",
     "gauge",
@@ -394,6 +401,7 @@ METRICS: tuple[Metric, ...] = (
     FAILED_SECONDS,
     FEEDBACK,
     FEEDBACK_ERROR,
+    FEEDBACK_SQUARED,
     MODEL_INFO,
     MODEL_BYTES,
     MODEL_PARAMETERS,
