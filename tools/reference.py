@@ -30,6 +30,7 @@ from paceline.web import (
     alerts_api,
     calls_api,
     control,
+    drift_api,
     feedback_api,
     history_api,
     plan_api,
@@ -176,7 +177,16 @@ def section(path: str, command: Any) -> Iterator[str]:
 
 
 def api() -> str:
-    apis = (control, plan_api, settings_api, calls_api, history_api, alerts_api, feedback_api)
+    apis = (
+        control,
+        plan_api,
+        settings_api,
+        calls_api,
+        history_api,
+        alerts_api,
+        feedback_api,
+        drift_api,
+    )
     declared = tuple(each for api in apis for each in api.DECLARED)
     described = document(declared, version="")
     calls = {f"`{each.method} {each.path}`": each for each in declared}
@@ -185,7 +195,7 @@ def api() -> str:
     return page(
         "Control API",
         "`DECLARED` in src/paceline/web/control.py, plan_api.py, settings_api.py, calls_api.py, "
-        "history_api.py, alerts_api.py and feedback_api.py",
+        "history_api.py, alerts_api.py, feedback_api.py and drift_api.py",
         "A running server describes the same as an OpenAPI document, at `/api/openapi.json`.",
         ACCESS,
         table(

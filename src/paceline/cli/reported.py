@@ -8,7 +8,7 @@ from paceline.cli.plan import when
 from paceline.terms import amounts
 from paceline.terms.amounts import counted, in_words, long_time, percent
 from paceline.watch.alerts.messages import budget
-from paceline.watch.analysis.finding import Evidence, Finding, Impact
+from paceline.watch.analysis.finding import Drifted, Evidence, Finding, Impact
 from paceline.watch.report import Level, OpenAlert, Quality, Report, Row, Times
 
 NONE = "–"
@@ -180,6 +180,8 @@ def figures(report: Report) -> Iterator[tuple[str, str]]:
         yield "model", f"{size(report.size_bytes)}, {count} parameters"
     if report.quality is not None:
         yield from quality(report.quality)
+    if report.drift is not None:
+        yield "drift", drift(report.drift)
     if report.cost is None:
         yield "cost", "not known: the setting `server.usd_h` says what an hour costs"
     else:
@@ -208,6 +210,15 @@ def quality(found: Quality) -> Iterator[tuple[str, str]]:
     lost = f"; {counted(found.unknown)} of answers not remembered" if found.unknown else ""
     rows = "" if found.coverage is None else f", {percent(found.coverage)} of the rows"
     yield "labels", f"{counted(found.labels)}{rows}{lost}"
+
+
+def drift(found: Drifted) -> str:
+    reference = f"{counted(found.reference_rows)} rows"
+    if not found.compared:
+        return f"not known yet: {reference} drawn, {counted(found.rows)} to compare with them"
+    until = f"{reference} until {when(found.reference_until_unix_s)} UTC"
+    differ = f"{len(found.differs)} of" if found.differs else "none of"
+    return f"{differ} {found.compared} numbers and classes, {counted(found.rows)} rows by {until}"
 
 
 def _cells(row: Row) -> Sequence[str]:

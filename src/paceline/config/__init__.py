@@ -17,6 +17,7 @@ from paceline.terms.alert import Severity
 from paceline.terms.errors import BadSetting
 from paceline.terms.limits import (
     DRAIN_LEAST_S,
+    DRIFT_ROWS_S,
     FEEDBACK_ANSWERS,
     FRONTS,
     LLM_BEGINS_S,
@@ -81,6 +82,14 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             le=FEEDBACK_ANSWERS,
         ),
     ] = 8192
+    drift_rows_s: Annotated[
+        float,
+        Meta(
+            description="Rows of each model that a front draws a second, to tell drift; 0 is none.",
+            ge=0,
+            le=DRIFT_ROWS_S,
+        ),
+    ] = 1.0
     no_budget: Annotated[
         bool,
         Meta(description="Call LLM providers that cost money, though nothing limits how much."),

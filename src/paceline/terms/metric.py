@@ -131,6 +131,20 @@ FEEDBACK_SQUARED = Metric(
     "The squares of the same, added up.",
     ("model",),
 )
+DRIFTED = Metric(
+    "paceline_drifted_features",
+    "gauge",
+    "features",
+    "Numbers of inputs and outputs, and classes, of which the last rows differ from the reference.",
+    ("model",),
+)
+DRIFT_INDEX = Metric(
+    "paceline_drift_stability_index",
+    "gauge",
+    "",
+    "The largest population stability index of any of them, of which the difference is no chance.",
+    ("model",),
+)
 MODEL_INFO = Metric(
     "paceline_model_info",
     "gauge",
@@ -402,6 +416,8 @@ METRICS: tuple[Metric, ...] = (
     FEEDBACK,
     FEEDBACK_ERROR,
     FEEDBACK_SQUARED,
+    DRIFTED,
+    DRIFT_INDEX,
     MODEL_INFO,
     MODEL_BYTES,
     MODEL_PARAMETERS,

@@ -40,7 +40,7 @@ from paceline.terms.metric import (
 )
 from paceline.watch.alerts.life import silenced
 from paceline.watch.alerts.readings import HOST
-from paceline.watch.analysis.finding import Finding
+from paceline.watch.analysis.finding import Drifted, Finding
 from paceline.watch.analysis.labels import labels
 from paceline.watch.past import Past, Step
 
@@ -208,6 +208,7 @@ class Report(msgspec.Struct, frozen=True):
     ]
     rows: Annotated[tuple[Row, ...], _said("Oldest first; a step without data is missing.")]
     compared: Annotated[Comparison | None, _said("Null where nobody asked for it.")] = None
+    drift: Annotated[Drifted | None, _said("Null where no rows were drawn.")] = None
     quality: Annotated[Quality | None, _said("Null where nobody told what was right.")] = None
 
 
@@ -221,6 +222,7 @@ def report(
     version: str,
     findings: Sequence[Finding] = (),
     alerts: Sequence[OpenAlert] = (),
+    drift: Drifted | None = None,
 ) -> Report:
     of_model = {"model": model}
     rows = _rows(past, of_model, last_s, step_s)
@@ -239,6 +241,7 @@ def report(
         alerts=tuple(alerts),
         findings=tuple(findings),
         rows=rows,
+        drift=drift,
         quality=_quality(past, of_model, last_s),
     )
 

@@ -32,6 +32,7 @@ from paceline.web.messages import (
     Apply,
     Calls,
     Drain,
+    Drawn,
     Failed,
     Judged,
     KeysChanged,
@@ -61,8 +62,9 @@ make one at the older. `./bench collector` has what that is worth."""
 Preparing = Callable[[InForce], Callable[[], None]]
 """Makes of a plan what puts it in force at once; raises where it cannot be served by."""
 
-Wish = Callable[[Steer | Serves | TargetNews], None]
-"""Tells the owner what steering would move, what is served, and which targets are left alone."""
+Wish = Callable[[Steer | Serves | TargetNews | Drawn], None]
+"""Tells the owner what steering would move, what is served, which targets are left alone, and which
+rows were drawn."""
 
 
 class Parts(NamedTuple):

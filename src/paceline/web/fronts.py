@@ -14,6 +14,7 @@ from paceline.processes.link import FDS_PER_MESSAGE, Link, pair
 from paceline.processes.restart import Restart
 from paceline.serve.judging import Label, Verdict
 from paceline.serve.model import TensorSpec
+from paceline.serve.samples import Rows
 from paceline.terms.errors import PacelineError, PlanRefused, from_fields
 from paceline.terms.limits import (
     EXIT_S,
@@ -31,6 +32,7 @@ from paceline.web.messages import (
     Apply,
     Calls,
     Drain,
+    Drawn,
     Failed,
     Judged,
     KeysChanged,
@@ -90,7 +92,8 @@ class Fronts:
     """`shared` is what every front gets beside its board: listening socket and state directory.
     `plan` is what they serve by. `on_change` is called when the number of ready fronts may have
     changed; `on_orphans` gets the connections that a front was handed and died without taking,
-    `on_steer` what a front wishes, `on_failed` why a front cannot serve at all."""
+    `on_steer` what a front wishes, `on_failed` why a front cannot serve at all, `on_drawn` the rows
+    that one drew."""
 
     def __init__(
         self,
@@ -103,6 +106,7 @@ class Fronts:
         on_steer: Callable[[Steer, int], None],
         clock: Clock,
         on_failed: Callable[[int, PacelineError], None] = lambda front, error: None,
+        on_drawn: Callable[[Sequence[Rows]], None] = lambda rows: None,
     ) -> None:
         self.slots = [Slot(index) for index in range(count)]
         self.restarts = 0
@@ -116,6 +120,7 @@ class Fronts:
         self._on_orphans = on_orphans
         self._on_steer = on_steer
         self._on_failed = on_failed
+        self._on_drawn = on_drawn
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._draining = False
@@ -305,6 +310,8 @@ class Fronts:
                 for other in self.slots:
                     if other is not slot and other.ready and other.link is not None:
                         other.link.send(message)
+            case Drawn(rows):
+                self._on_drawn(rows)
             case Steer():
                 self._on_steer(message, slot.index)
             case Leaving():

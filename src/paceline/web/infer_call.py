@@ -280,7 +280,7 @@ class InferCall(Held):
         spec, request = self._place.spec, self.request
         notes = self._place.notes
         if notes is not None:
-            notes.note(self.id, outputs)
+            notes.note(self.id, request.rows, request.inputs, outputs)
         if isinstance(request, v2.InferRequest):
             reply = v2.encode(spec, request, outputs, self._place.memo)
         else:

@@ -23,6 +23,7 @@ from paceline.serve.model import Model, ModelSpec
 from paceline.serve.notes import Notes, count
 from paceline.serve.reading import Reader
 from paceline.serve.runner import Runner
+from paceline.serve.samples import Samples
 from paceline.serve.steering import Move
 from paceline.serve.tally import Tally
 from paceline.terms.errors import Overloaded, PacelineError, Unavailable, UnknownModel
@@ -59,9 +60,11 @@ class Inference:
         front: int = 0,
         wish: Callable[[Steer], None] | None = None,
         remembered: int = 0,
+        samples: Samples | None = None,
     ) -> None:
-        """`remembered` answers of all models together can be judged by labels that come later."""
-        each_of = max(FEEDBACK_ANSWERS_LEAST, remembered // max(1, len(models)))
+        """`remembered` answers of all models together can be judged by labels that come later;
+        `samples` draws rows of them."""
+        each_of = remembered and max(FEEDBACK_ANSWERS_LEAST, remembered // max(1, len(models)))
         self._board = board
         self.clock = clock
         self.turns = Turns(clock.now)
@@ -76,7 +79,7 @@ class Inference:
                 board,
                 clock,
                 reader,
-                Notes(model.spec, each_of, clock.now) if remembered else None,
+                Notes(model.spec, each_of, clock.now, samples) if remembered or samples else None,
             )
             for name, model in models.items()
         }

@@ -9,6 +9,7 @@ from paceline.gateway.upstream import Upstream
 from paceline.serve.judging import Label, Verdict
 from paceline.serve.model import TensorSpec
 from paceline.serve.model_source import ModelSource
+from paceline.serve.samples import Rows
 from paceline.terms.plan import Address, InForce, Prediction, Value
 from paceline.web.calls_api import CallView, Order
 
@@ -129,6 +130,12 @@ class TargetNews(msgspec.Struct, frozen=True, tag=True):
     why: str
 
 
+class Drawn(msgspec.Struct, frozen=True, tag=True):
+    """From a front: rows of requests that it answered, to be compared with earlier ones."""
+
+    rows: tuple[Rows, ...]
+
+
 class Leaving(msgspec.Struct, frozen=True, tag=True):
     """From a front that drains: it accepts no more."""
 
@@ -169,6 +176,7 @@ ToOwner = (
     | Calls
     | Judged
     | TargetNews
+    | Drawn
     | Leaving
     | Steer
     | Pong

@@ -106,3 +106,28 @@ class Baseline(msgspec.Struct, frozen=True):
         _said("By step: how many ms answers took, by the quantile; how many came a second."),
     ]
     labels: Annotated[Labels, _said("What labels said meanwhile.")] = Labels()
+
+
+class Differs(msgspec.Struct, frozen=True):
+    """One number, or the share of a class, as it was and is: means of numbers."""
+
+    name: str
+    is_input: bool
+    is_share: bool
+    before: float
+    after: float
+    distance: float
+    chance: float
+    index: float
+
+
+class Drifted(msgspec.Struct, frozen=True):
+    """How the last rows of a model stand against its reference."""
+
+    reference_rows: Annotated[int, _said("Rows of the reference.")]
+    reference_until_unix_s: Annotated[float, _said("When the last of them was drawn.")]
+    rows: Annotated[int, _said("The last rows, which are compared with it.")]
+    compared: Annotated[
+        int, _said("Numbers and classes that were compared; 0: there are too few rows.")
+    ]
+    differs: Annotated[tuple[Differs, ...], _said("What differs, the farthest first.")]
