@@ -78,12 +78,14 @@ class Prediction:
             if array.ndim != 2 or not 0 < array.shape[1] <= FEEDBACK_CLASSES:
                 return None
             return Predicted("class", tuple(array.argmax(axis=1).tolist()))
-        if array.size != len(array):
-            return None
-        rows = array.reshape(-1).tolist()
+        if array.ndim > 1:
+            if array.size != len(array):
+                return None
+            array = array.reshape(-1)
+        rows = tuple(array.tolist())
         if self._form == "number":
-            return Predicted("number", tuple(rows))
-        return Predicted("class", tuple(map(_class, rows)))
+            return Predicted("number", rows)
+        return Predicted("class", rows if array.dtype.kind in "iu" else tuple(map(_class, rows)))
 
 
 def judge(predicted: Predicted, label: Label) -> Verdict:

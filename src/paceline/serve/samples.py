@@ -61,13 +61,11 @@ class Samples:
         self._count += 1
         row = self._count % max(1, rows)
         drawn, classes = self._drawn.setdefault(model, ([], []))
-        if len(drawn) < DRIFT_TOLD:
-            drawn.append(self._features[model].of(inputs, outputs, row))
-            known = predicted is not None and predicted.kind == "class"
-            classes.append(
-                str(predicted.rows[row])[:DRIFT_TEXT_CHARS] if known and predicted else ""
-            )
-        if now - self._told_s >= TELL_S:
+        drawn.append(self._features[model].of(inputs, outputs, row))
+        of_class = predicted is not None and predicted.kind == "class"
+        text = str(predicted.rows[row]) if of_class and predicted else ""
+        classes.append(text[:DRIFT_TEXT_CHARS])
+        if now - self._told_s >= TELL_S or len(drawn) >= DRIFT_TOLD:
             self._told_s = now
             self._tell([self._rows(*each) for each in self._drawn.items()])
             self._drawn.clear()
