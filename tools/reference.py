@@ -17,6 +17,7 @@ import msgspec
 import typer
 
 import deployed
+from paceline.access.gate import FEEDBACK
 from paceline.cli.main import command_line
 from paceline.config import AT_RELOAD, MODEL_AT_START
 from paceline.config.fields import dotted, leaves, toml, variable
@@ -29,10 +30,12 @@ from paceline.web import (
     alerts_api,
     calls_api,
     control,
+    drift_api,
+    feedback_api,
     history_api,
     plan_api,
-    said_api,
     profile_api,
+    said_api,
     settings_api,
 )
 from paceline.web.openapi import ACCESS, Document, document
@@ -187,6 +190,8 @@ def api() -> str:
         history_api,
         alerts_api,
         profile_api,
+        feedback_api,
+        drift_api,
     )
     declared = tuple(each for api in apis for each in api.DECLARED)
     described = document(declared, version="")
@@ -196,11 +201,16 @@ def api() -> str:
     return page(
         "Control API",
         "`DECLARED` in src/paceline/web/control.py, plan_api.py, settings_api.py, calls_api.py, "
-        "said_api.py, history_api.py, alerts_api.py and profile_api.py",
+        "said_api.py, history_api.py, alerts_api.py, profile_api.py, feedback_api.py and "
+        "drift_api.py",
         "A running server describes the same as an OpenAPI document, at `/api/openapi.json`.",
         ACCESS,
         table(
-            ("call", "role", "what"), [(call, "admin", it.summary) for call, it in calls.items()]
+            ("call", "role", "what"),
+            [
+                (call, "client" if it.path == FEEDBACK else "admin", it.summary)
+                for call, it in calls.items()
+            ],
         ),
         *parts,
         "## Types",

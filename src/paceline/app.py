@@ -198,11 +198,12 @@ def run_front() -> None:
     """The life of one front; its orders come over the link its owner left at LINK_FD."""
     from paceline.serve.loading import load_all, takes
     from paceline.serve.reading import Reader
+    from paceline.serve.samples import Samples
     from paceline.web.door import Door
     from paceline.web.front import Front, Parts, Wish
     from paceline.web.front_routes import front_routes
     from paceline.web.inference import Inference
-    from paceline.web.messages import Serves, Start
+    from paceline.web.messages import Drawn, Serves, Start
     from paceline.web.relay import Relay
     from paceline.web.v2_front import v2_routes
 
@@ -242,7 +243,20 @@ def run_front() -> None:
         models = load_all(start.models, SHIPPED)
         steers = start.index == 0  # one of several: they share the load, and the settings
         reader = Reader(clock)
-        inference = Inference(models, board, clock, reader, start.index, wish if steers else None)
+        samples = None
+        if settings.drift_rows_s:
+            specs = {name: model.spec for name, model in models.items()}
+            samples = Samples(specs, settings.drift_rows_s, lambda rows: wish(Drawn(tuple(rows))))
+        inference = Inference(
+            models,
+            board,
+            clock,
+            reader,
+            start.index,
+            wish if steers else None,
+            settings.feedback_answers,
+            samples,
+        )
         inference.warm()
         wish(Serves(takes(models), inference.how()))
 

@@ -37,6 +37,9 @@ LOGIN = "/login"
 REPOSITORY = "/v2/repository/"
 """Whoever may infer may read the list there, but not load and unload."""
 
+FEEDBACK = "/feedback"
+"""Whoever may infer may tell what was right."""
+
 LLM = "/v1/"
 """The addresses of LLM calls, which programs of two vendors call."""
 
@@ -284,6 +287,8 @@ def _client_may(method: str, path: str) -> bool:
     if ".." in path:  # routing compares text, but whoever is behind a relay might resolve it
         return False
     if path == "/v2" or path.startswith(("/v2/", "/predict/", LLM)):
+        return True
+    if method == "POST" and path == FEEDBACK:
         return True
     if method in READ_METHODS and (path == "/metrics" or path.startswith("/health/")):
         return True

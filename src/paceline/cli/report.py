@@ -38,6 +38,9 @@ def report(
         str,
         typer.Option(help="Compare with the baseline of this name.", show_default=False),
     ] = "",
+    new_reference: Annotated[
+        bool, typer.Option(help="Compare later rows with the last ones from now on (drift).")
+    ] = False,
     state: Annotated[str | None, typer.Option(help=STATE_HELP)] = None,
 ) -> None:
     """Tell what a model did: latency, throughput, queue, batches, machine, cost; what was slow and
@@ -69,6 +72,8 @@ def report(
             command = f"paceline report {model} --since {since} --granularity {granularity}"
             command += f" --against {against}" if against else ""
             write(page(found, command))
+    if new_reference:
+        _renew(place, model)
     if save_baseline:
         save(place, save_baseline, _baseline(place, model, since))
     where = None if html is None else str(html).encode(errors="replace").decode()
@@ -94,6 +99,18 @@ def _found(state: Path, model: str, since: str, granularity: str) -> "Report":
 
     past = _file(state, last_s)
     return of_model(past, model, last_s, step_s, float(past.end))
+
+
+def _renew(state: Path, model: str) -> None:
+    from paceline.web.owner_call import call_owner
+
+    body = msgspec.json.encode({"model": model})
+    if call_owner(state, "POST", "/api/drift/reference", body) is None:
+        raise Misuse(
+            "no server runs on this state directory, and the last rows are in its memory alone",
+            value=str(state),
+            remedy="Start it, and let it be asked for a while.",
+        )
 
 
 def _baseline(state: Path, model: str, since: str, step_s: float = 0.0) -> "Baseline":

@@ -8,8 +8,8 @@ from paceline.cli.plan import when
 from paceline.terms import amounts
 from paceline.terms.amounts import counted, in_words, long_time, percent
 from paceline.watch.alerts.messages import budget
-from paceline.watch.analysis.finding import Evidence, Finding, Impact
-from paceline.watch.report import Level, LlmCost, OpenAlert, Report, Row, Times
+from paceline.watch.analysis.finding import Drifted, Evidence, Finding, Impact
+from paceline.watch.report import Level, LlmCost, OpenAlert, Quality, Report, Row, Times
 
 NONE = "–"
 STEPS_SHOWN = 20
@@ -178,6 +178,10 @@ def figures(report: Report) -> Iterator[tuple[str, str]]:
     if report.size_bytes is not None:
         count = NONE if report.parameters is None else counted(report.parameters)
         yield "model", f"{size(report.size_bytes)}, {count} parameters"
+    if report.quality is not None:
+        yield from quality(report.quality)
+    if report.drift is not None:
+        yield "drift", drift(report.drift)
     if report.cost is None:
         yield "cost", "not known: the setting `server.usd_h` says what an hour costs"
     else:
@@ -203,6 +207,30 @@ def _llm(cost: LlmCost) -> str:
     if cost.unpriced:
         told.append(f"{counted(cost.unpriced)} whose cost is not known")
     return f"{cost.route} by {cost.provider} {', '.join(told)}"
+
+
+def quality(found: Quality) -> Iterator[tuple[str, str]]:
+    if found.accuracy is not None:
+        low, high = share(found.accuracy_low), share(found.accuracy_high)
+        of = f"{counted(found.right)} of {counted(found.right + found.wrong)} were right"
+        yield "accuracy", f"{share(found.accuracy)} (from {low} to {high}): {of}"
+    if found.mean_abs_error is not None:
+        low, high = short(found.mean_abs_error_low), short(found.mean_abs_error_high)
+        between = "" if found.mean_abs_error_low is None else f" (from {low} to {high})"
+        of = f"{counted(found.measured)} predictions"
+        yield "error", f"{short(found.mean_abs_error)} on average{between}, of {of}"
+    lost = f"; {counted(found.unknown)} of answers not remembered" if found.unknown else ""
+    rows = "" if found.coverage is None else f", {percent(found.coverage)} of the rows"
+    yield "labels", f"{counted(found.labels)}{rows}{lost}"
+
+
+def drift(found: Drifted) -> str:
+    reference = f"{counted(found.reference_rows)} rows"
+    if not found.compared:
+        return f"not known yet: {reference} drawn, {counted(found.rows)} to compare with them"
+    until = f"{reference} until {when(found.reference_until_unix_s)} UTC"
+    differ = f"{len(found.differs)} of" if found.differs else "none of"
+    return f"{differ} {found.compared} numbers and classes, {counted(found.rows)} rows by {until}"
 
 
 def _cells(row: Row) -> Sequence[str]:

@@ -36,6 +36,8 @@ def up(
     access_log: Annotated[bool | None, option("access_log")] = None,
     reload_on_save: Annotated[bool | None, option("reload_on_save")] = None,
     usd_h: Annotated[float | None, option("usd_h")] = None,
+    feedback_answers: Annotated[int | None, option("feedback_answers")] = None,
+    drift_rows_s: Annotated[float | None, option("drift_rows_s")] = None,
     no_budget: Annotated[bool | None, option("no_budget", "--no-budget/--budget")] = None,
     config: Annotated[Path | None, typer.Option(help=CONFIG_HELP)] = None,
     as_json: Annotated[
@@ -65,6 +67,8 @@ def up(
         "access_log": access_log,
         "reload_on_save": reload_on_save,
         "usd_h": usd_h,
+        "feedback_answers": feedback_answers,
+        "drift_rows_s": drift_rows_s,
         "no_budget": no_budget,
     }
     loaded = settings_source(config, flags).load()

@@ -17,6 +17,8 @@ from paceline.terms.alert import Severity
 from paceline.terms.errors import BadSetting
 from paceline.terms.limits import (
     DRAIN_LEAST_S,
+    DRIFT_ROWS_S,
+    FEEDBACK_ANSWERS,
     FRONTS,
     LLM_BEGINS_S,
     LLM_DEADLINE_S,
@@ -74,6 +76,22 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         float,
         Meta(description="USD that this machine costs an hour, for reports; 0 is not known.", ge=0),
     ] = 0.0
+    feedback_answers: Annotated[
+        int,
+        Meta(
+            description="Answers that each front remembers for labels that come later; 0 is none.",
+            ge=0,
+            le=FEEDBACK_ANSWERS,
+        ),
+    ] = 8192
+    drift_rows_s: Annotated[
+        float,
+        Meta(
+            description="Rows of each model that a front draws a second, to tell drift; 0 is none.",
+            ge=0,
+            le=DRIFT_ROWS_S,
+        ),
+    ] = 1.0
     no_budget: Annotated[
         bool,
         Meta(description="Call LLM providers that cost money, though nothing limits how much."),

@@ -921,3 +921,80 @@ PROFILE_MOST_LENGTH = 65_536
 
 PROFILE_BOXES = 4000
 """boxes of a flame graph that are drawn, the widest"""
+FEEDBACK_LABELS = 500
+"""labels in one call"""
+
+FEEDBACK_ANSWERS = 1_000_000
+"""that one front may be told to remember: some 300 MB"""
+
+FEEDBACK_ANSWERS_LEAST = 256
+"""answers of each model that a front remembers, however many models share its memory"""
+
+FEEDBACK_ROWS = 64
+"""rows of an answer that is remembered, and labels of it"""
+
+FEEDBACK_CLASSES = 4096
+"""scores of a row of which the largest is looked for"""
+
+FEEDBACK_TEXT_CHARS = 200
+"""of a class that is a text; the rest is cut"""
+
+FEEDBACK_MOST = 10**15
+"""how large a label may be, if it is a number"""
+
+FEEDBACK_PER_S = 200
+"""answers of one model that a front begins to remember in a second"""
+
+FEEDBACK_BURST = 1000
+"""answers of one model that it remembers at once, after a pause"""
+
+FEEDBACK_LATE_S = 6 * 3600.0
+"""how long half of the answers that are remembered are kept at least"""
+
+DRIFT_FEATURES = 128
+"""numbers of a row that are compared with earlier ones"""
+
+DRIFT_SHORT = 64
+"""numbers of a tensor, up to which each is compared; longer ones are summed up"""
+
+DRIFT_SUMMED = 16384
+"""numbers of a tensor that are looked at to sum it up"""
+
+DRIFT_TEXT_CHARS = 64
+"""of the name of a class whose share is compared; the rest is cut"""
+
+DRIFT_TOLD = 64
+"""rows of a model that a front tells at once, before its second is over"""
+
+DRIFT_ROWS_S = 10_000.0
+"""rows of a model that a front may be told to draw in a second"""
+
+DRIFT_REFERENCE = 1024
+"""rows that later ones are compared with"""
+
+DRIFT_WINDOW = 512
+"""rows that are compared with them: the last"""
+
+DRIFT_LEAST = 256
+"""rows of those, below which nothing is said"""
+
+DRIFT_CLASSES = 64
+"""classes whose shares are compared; the rarer ones count as one"""
+
+DRIFT_LOOK_S = 60.0
+"""how often the metrics of drift are computed"""
+
+DRIFT_FALSE = 0.001
+"""how likely a comparison finds any difference where there is none"""
+
+DRIFT_DISTANCE = 0.1
+"""a smaller difference of two distributions is none that is told, however sure"""
+
+DRIFT_SHARES = 0.2
+"""the same of the shares of a class, as Cohen's h"""
+
+DRIFT_TOLD_MOST = 5
+"""features that a report names; the others are counted"""
+
+DRIFT_BYTES = 1024 * 1024
+"""of the file of one model's reference"""

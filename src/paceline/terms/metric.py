@@ -108,6 +108,43 @@ FAILED_SECONDS = Metric(
     "Time from the head of requests to the end of their answers, where that was an error.",
     ("model",),
 )
+FEEDBACK = Metric(
+    "paceline_feedback_total",
+    "counter",
+    "rows",
+    "Rows for which somebody told what was right, by outcome: right, wrong; measured, where a "
+    "number was predicted; unfit, where the label does not fit what was predicted; unknown, where "
+    "the answer is not remembered.",
+    ("model", "outcome"),
+)
+FEEDBACK_ERROR = Metric(
+    "paceline_feedback_error_total",
+    "counter",
+    "the model's own",
+    "How far predicted numbers were from what was right, added up.",
+    ("model",),
+)
+FEEDBACK_SQUARED = Metric(
+    "paceline_feedback_squared_error_total",
+    "counter",
+    "the model's own, squared",
+    "The squares of the same, added up.",
+    ("model",),
+)
+DRIFTED = Metric(
+    "paceline_drifted_features",
+    "gauge",
+    "features",
+    "Numbers of inputs and outputs, and classes, of which the last rows differ from the reference.",
+    ("model",),
+)
+DRIFT_INDEX = Metric(
+    "paceline_drift_stability_index",
+    "gauge",
+    "",
+    "The largest population stability index of any of them, of which the difference is no chance.",
+    ("model",),
+)
 MODEL_INFO = Metric(
     "paceline_model_info",
     "gauge",
@@ -409,6 +446,11 @@ METRICS: tuple[Metric, ...] = (
     RUN,
     LAST_RUN,
     FAILED_SECONDS,
+    FEEDBACK,
+    FEEDBACK_ERROR,
+    FEEDBACK_SQUARED,
+    DRIFTED,
+    DRIFT_INDEX,
     MODEL_INFO,
     MODEL_BYTES,
     MODEL_PARAMETERS,

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from paceline.observe.board import QUANTILES
+from paceline.stats.shares import wilson
 from paceline.terms.alert import Alert, AlertBook, Severity
 from paceline.terms.metric import (
     BATCH_LIMIT,
@@ -21,6 +22,7 @@ from paceline.terms.metric import (
     COST,
     CPU_SECONDS,
     EXECUTORS,
+    FEEDBACK,
     GPU_BUSY,
     GPU_MEMORY,
     LLM_COST,
@@ -40,7 +42,8 @@ from paceline.terms.metric import (
 )
 from paceline.watch.alerts.life import silenced
 from paceline.watch.alerts.readings import HOST
-from paceline.watch.analysis.finding import Finding
+from paceline.watch.analysis.finding import Drifted, Finding
+from paceline.watch.analysis.labels import labels
 from paceline.watch.past import Past, Step
 
 Where = Mapping[str, str]
@@ -159,6 +162,25 @@ class LlmCost(msgspec.Struct, frozen=True):
     unpriced: Annotated[float, _said("Requests whose cost nobody knows.")]
 
 
+class Quality(msgspec.Struct, frozen=True):
+    """How good the predictions were for which somebody told what was right. Intervals of 95 %."""
+
+    labels: Annotated[float, _said("Rows that were judged.")]
+    coverage: Annotated[
+        float | None, _said("Those by the rows that were run, whenever they were told.")
+    ]
+    unknown: Annotated[float, _said("Labels of answers that are not remembered.")]
+    right: Annotated[float, _said("Rows of which the class was right.")]
+    wrong: float
+    accuracy: Annotated[float | None, _said("The share that was right; null of none.")]
+    accuracy_low: float | None
+    accuracy_high: float | None
+    measured: Annotated[float, _said("Rows of which a number was predicted.")]
+    mean_abs_error: Annotated[float | None, _said("Of those, in the model's own unit.")]
+    mean_abs_error_low: float | None
+    mean_abs_error_high: float | None
+
+
 class Row(msgspec.Struct, frozen=True):
     """One step."""
 
@@ -202,6 +224,8 @@ class Report(msgspec.Struct, frozen=True):
     ]
     rows: Annotated[tuple[Row, ...], _said("Oldest first; a step without data is missing.")]
     compared: Annotated[Comparison | None, _said("Null where nobody asked for it.")] = None
+    drift: Annotated[Drifted | None, _said("Null where no rows were drawn.")] = None
+    quality: Annotated[Quality | None, _said("Null where nobody told what was right.")] = None
 
 
 def report(
@@ -214,6 +238,7 @@ def report(
     version: str,
     findings: Sequence[Finding] = (),
     alerts: Sequence[OpenAlert] = (),
+    drift: Drifted | None = None,
 ) -> Report:
     of_model = {"model": model}
     rows = _rows(past, of_model, last_s, step_s)
@@ -233,6 +258,8 @@ def report(
         alerts=tuple(alerts),
         findings=tuple(findings),
         rows=rows,
+        drift=drift,
+        quality=_quality(past, of_model, last_s),
     )
 
 
@@ -399,6 +426,31 @@ def _llm(past: Past, last_s: float) -> Iterator[LlmCost]:
         if cost.usd or cost.lost_usd or cost.unpriced:
             found.append(cost)
     yield from sorted(found, key=lambda each: (-(each.usd or 0.0), each.route, each.provider))
+
+
+def _quality(past: Past, of_model: Where, last_s: float) -> Quality | None:
+    found = labels(past, of_model["model"], last_s)
+    unknown = past.grew(FEEDBACK, {**of_model, "outcome": "unknown"}, last_s)
+    judged = found.right + found.wrong + found.measured
+    if not judged + unknown:
+        return None
+    rows = past.grew(ROWS, of_model, last_s)
+    share = wilson(found.right, found.right + found.wrong)
+    error = found.error_interval()
+    return Quality(
+        labels=judged,
+        coverage=judged / rows if rows else None,
+        unknown=unknown,
+        right=found.right,
+        wrong=found.wrong,
+        accuracy=None if share is None else found.right / (found.right + found.wrong),
+        accuracy_low=None if share is None else share[0],
+        accuracy_high=None if share is None else share[1],
+        measured=found.measured,
+        mean_abs_error=found.error / found.measured if found.measured else None,
+        mean_abs_error_low=None if error is None else error[0],
+        mean_abs_error_high=None if error is None else error[1],
+    )
 
 
 def _rows(past: Past, of_model: Where, last_s: float, step_s: float) -> tuple[Row, ...]:

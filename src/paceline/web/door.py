@@ -45,7 +45,7 @@ NAMES = 64
 """drawn at once"""
 
 HARMLESS = re.compile(rb"[ -~]+")
-NAMED_AREAS = ("v1", "v2", "predict", "health", "metrics", "api", "login")
+NAMED_AREAS = ("v1", "v2", "predict", "feedback", "health", "metrics", "api", "login")
 AREAS = {b"": "page", **{area.encode(): area for area in NAMED_AREAS}}
 
 logger = log.get(__name__)

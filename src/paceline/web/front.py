@@ -32,8 +32,10 @@ from paceline.web.messages import (
     Apply,
     Calls,
     Drain,
+    Drawn,
     EndProfile,
     Failed,
+    Judged,
     KeysChanged,
     Leaving,
     Obeyed,
@@ -49,6 +51,7 @@ from paceline.web.messages import (
     Steer,
     TargetNews,
     TellCalls,
+    TellLabels,
     ToFront,
     to_front,
 )
@@ -63,8 +66,9 @@ make one at the older. `./bench collector` has what that is worth."""
 Preparing = Callable[[InForce], Callable[[], None]]
 """Makes of a plan what puts it in force at once; raises where it cannot be served by."""
 
-Wish = Callable[[Steer | Serves | TargetNews], None]
-"""Tells the owner what steering would move, what is served, and which targets are left alone."""
+Wish = Callable[[Steer | Serves | TargetNews | Drawn], None]
+"""Tells the owner what steering would move, what is served, which targets are left alone, and which
+rows were drawn."""
 
 
 class Parts(NamedTuple):
@@ -216,6 +220,10 @@ class Front:
             case EndProfile():
                 if self._profiling is not None:
                     self._profiling.end()
+            case TellLabels(model, ids, labels):
+                parts = self._parts  # none while it is starting, and has answered nothing
+                judged = () if parts is None else parts.inference.judge(model, ids, labels)
+                self._link.send(Judged(tuple(judged)))
             case Ping():
                 self._link.send(Pong())
 

@@ -87,6 +87,7 @@ def front_routes(
         *v2,
         On("GET", "/", relay),
         On("GET", "/metrics", relay),
+        On("POST", "/feedback", relay),
         On(ANY, "/api/{rest:path}", relay),
         elsewhere="Inference is POST /predict/MODEL or /v2/models/MODEL/infer; the page is GET /.",
     )

@@ -14,7 +14,9 @@ from paceline.observe.board import Board
 from paceline.processes.child import Child, how_it_ended
 from paceline.processes.link import FDS_PER_MESSAGE, Link, pair
 from paceline.processes.restart import Restart
+from paceline.serve.judging import Label, Verdict
 from paceline.serve.model import TensorSpec
+from paceline.serve.samples import Rows
 from paceline.terms.errors import (
     Conflict,
     NotFound,
@@ -39,8 +41,10 @@ from paceline.web.messages import (
     Apply,
     Calls,
     Drain,
+    Drawn,
     EndProfile,
     Failed,
+    Judged,
     KeysChanged,
     Leaving,
     Obeyed,
@@ -56,12 +60,16 @@ from paceline.web.messages import (
     Steer,
     TargetNews,
     TellCalls,
+    TellLabels,
     ToOwner,
     to_owner,
 )
 from paceline.web.profiling import Look
 
 logger = log.get(__name__)
+
+Verdicts = Sequence[tuple[int, Verdict]]
+"""Of labels, by their place among those that were told."""
 
 Takes = Mapping[str, tuple[TensorSpec, ...]]
 """The inputs of each model, as the fronts told."""
@@ -87,6 +95,7 @@ class Slot:
         self.asked: deque[asyncio.Future[str]] = deque()
         self.asked_calls: deque[asyncio.Future[tuple[CallView, ...]]] = deque()
         self.profiled: asyncio.Future[msgspec.Raw] | None = None
+        self.asked_labels: deque[asyncio.Future[Verdicts]] = deque()
 
     @property
     def ready(self) -> bool:
@@ -97,7 +106,8 @@ class Fronts:
     """`shared` is what every front gets beside its board: listening socket and state directory.
     `plan` is what they serve by. `on_change` is called when the number of ready fronts may have
     changed; `on_orphans` gets the connections that a front was handed and died without taking,
-    `on_steer` what a front wishes, `on_failed` why a front cannot serve at all."""
+    `on_steer` what a front wishes, `on_failed` why a front cannot serve at all, `on_drawn` the rows
+    that one drew."""
 
     def __init__(
         self,
@@ -110,6 +120,7 @@ class Fronts:
         on_steer: Callable[[Steer, int], None],
         clock: Clock,
         on_failed: Callable[[int, PacelineError], None] = lambda front, error: None,
+        on_drawn: Callable[[Sequence[Rows]], None] = lambda rows: None,
     ) -> None:
         self.slots = [Slot(index) for index in range(count)]
         self.restarts = 0
@@ -123,6 +134,7 @@ class Fronts:
         self._on_orphans = on_orphans
         self._on_steer = on_steer
         self._on_failed = on_failed
+        self._on_drawn = on_drawn
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._draining = False
@@ -223,6 +235,23 @@ class Fronts:
         if slot.profiled is not None and slot.link is not None:
             slot.link.send(EndProfile())
 
+    async def judge(
+        self, model: str, ids: Sequence[str], labels: Sequence[Label]
+    ) -> list[tuple[int, Verdict]]:
+        """Of those that a front remembers; each front is told all, for any of them may have
+        answered."""
+        answers: list[asyncio.Future[Verdicts]] = []
+        told = TellLabels(model, tuple(ids), tuple(labels))
+        for slot in self.slots:
+            if slot.ready and not slot.silent and slot.link is not None:
+                answer: asyncio.Future[Verdicts] = self._loop.create_future()
+                slot.asked_labels.append(answer)
+                slot.link.send(told)
+                answers.append(answer)
+        if answers:
+            await asyncio.wait(answers, timeout=OBEY_S)
+        return [each for answer in answers if answer.done() for each in answer.result()]
+
     def _ask(self, slot: Slot, question: Prepare | Apply) -> asyncio.Future[str]:
         """The front's refusal; empty when it obeys, or is gone."""
         assert slot.link is not None
@@ -318,10 +347,14 @@ class Fronts:
                 if slot.profiled is not None:
                     slot.profiled.set_result(found)
                     slot.profiled = None
+            case Judged(verdicts):
+                slot.asked_labels.popleft().set_result(verdicts)
             case TargetNews():
                 for other in self.slots:
                     if other is not slot and other.ready and other.link is not None:
                         other.link.send(message)
+            case Drawn(rows):
+                self._on_drawn(rows)
             case Steer():
                 self._on_steer(message, slot.index)
             case Leaving():
@@ -359,6 +392,9 @@ class Fronts:
                 )
             )
             slot.profiled = None
+        for judged in slot.asked_labels:
+            judged.set_result(())
+        slot.asked_labels.clear()
         self._on_change()
         self._loop.call_later(EXIT_S, child.kill)
 

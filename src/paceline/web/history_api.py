@@ -30,6 +30,7 @@ from paceline.web.operations import AnyDeclaration, Declaration, Operation
 
 if TYPE_CHECKING:
     from paceline.serve.knobs import Rules
+    from paceline.watch.drift import Windows
     from paceline.watch.history import History
 
 BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
@@ -152,6 +153,7 @@ def operations(
     wall: Callable[[], float],
     rules: RulesOf = lambda model: None,
     book: Callable[[], AlertBook] = lambda: NO_ALERTS,
+    windows: Callable[[str], "Windows | None"] = lambda model: None,
 ) -> Sequence[Operation]:
     async def answer_history(query: HistoryQuery, body: None, who: str) -> HistoryAnswer:
         since_s, step_s = span(query.since, "since"), span(query.step, "step")
@@ -165,12 +167,12 @@ def operations(
     async def answer_report(query: ReportQuery, body: None, who: str) -> Report:
         last_s, step_s = span(query.since, "since"), span(query.granularity, "granularity")
         model, in_force, alerts = query.model, rules(query.model), open_alerts(book(), query.model)
-        now = wall()
+        now, drawn = wall(), windows(query.model)
         return await _asked(
             watcher,
             wall,
             last_s,
-            lambda past: of_model(past, model, last_s, step_s, now, in_force, alerts),
+            lambda past: of_model(past, model, last_s, step_s, now, in_force, alerts, drawn),
         )
 
     async def answer_baseline(query: BaselineQuery, body: None, who: str) -> Baseline:
@@ -198,11 +200,15 @@ def of_model(
     now_unix_s: float,
     rules: "Rules | None" = None,
     alerts: Sequence[OpenAlert] = (),
+    drawn: "Windows | None" = None,
 ) -> Report:
-    """Refused where the past knows no such model."""
+    """Refused where the past knows no such model. `drawn` is what was drawn of its rows."""
+    from paceline.watch.analysis.drifted import drifted, told
     from paceline.watch.analysis.findings import findings
 
     _check_known(past, model)
+    drift = None if drawn is None else drifted(drawn)
+    found = findings(past, model, last_s, rules)
     return report(
         past,
         model,
@@ -210,8 +216,9 @@ def of_model(
         max(step_s, last_s / HISTORY_STEPS),
         now_unix_s=now_unix_s,
         version=paceline.__version__,
-        findings=findings(past, model, last_s, rules),
+        findings=found if drift is None else [*found, *told(drift, model)],
         alerts=alerts,
+        drift=drift,
     )
 
 

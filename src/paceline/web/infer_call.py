@@ -278,6 +278,9 @@ class InferCall(Held):
 
     def _encode(self, outputs: Tensors) -> None:
         spec, request = self._place.spec, self.request
+        notes = self._place.notes
+        if notes is not None:
+            notes.note(self.id, request.rows, request.inputs, outputs)
         if isinstance(request, v2.InferRequest):
             reply = v2.encode(spec, request, outputs, self._place.memo)
         else:

@@ -17,14 +17,17 @@ from paceline.clock import Clock
 from paceline.net.coding import accepted, coding_of
 from paceline.net.exchange import Exchange
 from paceline.observe.board import Board
+from paceline.serve.judging import Label, Verdict
 from paceline.serve.knobs import MAX_IN_FLIGHT, rules
 from paceline.serve.model import Model, ModelSpec
+from paceline.serve.notes import Notes, count
 from paceline.serve.reading import Reader
 from paceline.serve.runner import Runner
+from paceline.serve.samples import Samples
 from paceline.serve.steering import Move
 from paceline.serve.tally import Tally
 from paceline.terms.errors import Overloaded, PacelineError, Unavailable, UnknownModel
-from paceline.terms.limits import DEADLINE_S, PARSE_IN_PLACE_BYTES
+from paceline.terms.limits import DEADLINE_S, FEEDBACK_ANSWERS_LEAST, PARSE_IN_PLACE_BYTES
 from paceline.terms.metric import PLAN_VERSION
 from paceline.terms.plan import InForce
 from paceline.web.door import Door, Refusal
@@ -56,7 +59,12 @@ class Inference:
         reader: Reader,
         front: int = 0,
         wish: Callable[[Steer], None] | None = None,
+        remembered: int = 0,
+        samples: Samples | None = None,
     ) -> None:
+        """`remembered` answers of all models together can be judged by labels that come later;
+        `samples` draws rows of them."""
+        each_of = remembered and max(FEEDBACK_ANSWERS_LEAST, remembered // max(1, len(models)))
         self._board = board
         self.clock = clock
         self.turns = Turns(clock.now)
@@ -71,6 +79,7 @@ class Inference:
                 board,
                 clock,
                 reader,
+                Notes(model.spec, each_of, clock.now, samples) if remembered or samples else None,
             )
             for name, model in models.items()
         }
@@ -233,6 +242,21 @@ class Inference:
             accepted(said.get(ACCEPT_HEADER, b"")),
             stays=b"cookie" not in said,  # sessions end by themselves
         )
+
+    def judge(
+        self, model: str, ids: Sequence[str], labels: Sequence[Label]
+    ) -> Sequence[tuple[int, Verdict]]:
+        """Of those that this front remembers; each is counted, and told by its place."""
+        place = self._places.get(model)
+        if place is None or place.notes is None:
+            return ()
+        judged = []
+        for index, (each, label) in enumerate(zip(ids, labels, strict=True)):
+            verdict = place.notes.judge(each.encode(), label)
+            if verdict is not None:
+                count(self._board, model, verdict)
+                judged.append((index, verdict))
+        return judged
 
     def place(self, name: str, version: str | None) -> Place:
         place = self._places.get(name)

@@ -8,8 +8,10 @@ from paceline.gateway.prices import Priced
 from paceline.gateway.routes import Route
 from paceline.gateway.said.keep import Keep
 from paceline.gateway.upstream import Upstream
+from paceline.serve.judging import Label, Verdict
 from paceline.serve.model import TensorSpec
 from paceline.serve.model_source import ModelSource
+from paceline.serve.samples import Rows
 from paceline.terms.plan import Address, InForce, Prediction, Value
 from paceline.web.calls_api import CallView, Order
 from paceline.web.profiling import Look
@@ -79,6 +81,15 @@ class EndProfile(msgspec.Struct, frozen=True, tag=True):
     """Tell what you have found until now."""
 
 
+class TellLabels(msgspec.Struct, frozen=True, tag=True):
+    """What was right for some requests, by their ids. Judged by whoever answered them, and told by
+    `Judged`."""
+
+    model: str
+    ids: tuple[str, ...]
+    labels: tuple[Label, ...]
+
+
 class Ping(msgspec.Struct, frozen=True, tag=True):
     pass
 
@@ -123,6 +134,13 @@ class Profiled(msgspec.Struct, frozen=True, tag=True):
     found: msgspec.Raw
 
 
+class Judged(msgspec.Struct, frozen=True, tag=True):
+    """From a front, to the oldest `TellLabels` not yet answered: of each that it remembers which
+    one it is, and whether it was right. It has counted them."""
+
+    verdicts: tuple[tuple[int, Verdict], ...] = ()
+
+
 class TargetNews(msgspec.Struct, frozen=True, tag=True):
     """From a front, and to all others: a target of LLM calls is left alone until a moment of the
     host's monotonic clock. `why` is empty where it limits how much it is asked."""
@@ -131,6 +149,12 @@ class TargetNews(msgspec.Struct, frozen=True, tag=True):
     model: str
     until_s: float
     why: str
+
+
+class Drawn(msgspec.Struct, frozen=True, tag=True):
+    """From a front: rows of requests that it answered, to be compared with earlier ones."""
+
+    rows: tuple[Rows, ...]
 
 
 class Leaving(msgspec.Struct, frozen=True, tag=True):
@@ -162,6 +186,7 @@ ToFront = (
     | TellCalls
     | Profile
     | EndProfile
+    | TellLabels
     | TargetNews
     | Ping
 )
@@ -174,6 +199,9 @@ ToOwner = (
     | Calls
     | Profiled
     | TargetNews
+    | Judged
+    | TargetNews
+    | Drawn
     | Leaving
     | Steer
     | Pong

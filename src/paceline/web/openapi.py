@@ -57,10 +57,11 @@ ANY_CHANGE: tuple[type[PacelineError], ...] = (
 SCHEMAS = "#/components/schemas/"
 
 ACCESS = """\
-Every call needs the role admin: a key as `Authorization: Bearer pl_...` or `x-api-key: pl_...`, or
-the cookie of a login on the page. A server on loopback answers local programs without a key, unless
-it was started with `--require-keys`. What changes something takes `application/json`. HEAD is
-answered as GET, OPTIONS with the methods there are. A parameter that is not listed is refused."""
+Every call needs the role admin; `POST /feedback` that of whoever may infer. A key goes as
+`Authorization: Bearer pl_...` or `x-api-key: pl_...`, or there is the cookie of a login on the
+page. A server on loopback answers local programs without a key, unless it was started with
+`--require-keys`. What changes something takes `application/json`. HEAD is answered as GET, OPTIONS
+with the methods there are. A parameter that is not listed is refused."""
 
 Meta = msgspec.Meta
 
@@ -196,7 +197,7 @@ def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _operation_id(declared: AnyDeclaration) -> str:
-    address = declared.path.removeprefix("/api/").removesuffix(".json").replace(".", "_")
+    address = declared.path.removeprefix("/api").strip("/").removesuffix(".json").replace(".", "_")
     return "_".join([declared.method.lower(), *address.replace("-", "_").split("/")])
 
 

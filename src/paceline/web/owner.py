@@ -44,9 +44,18 @@ from paceline.terms.metric import (
 )
 from paceline.terms.plan import Catalogue
 from paceline.watch.alerts.desk import Alerts
+from paceline.watch.drift import Drift
 from paceline.watch.past import Past
 from paceline.watch.watcher import Watcher
-from paceline.web import alerts_api, calls_api, history_api, plan_api, said_api
+from paceline.web import (
+    alerts_api,
+    calls_api,
+    drift_api,
+    feedback_api,
+    history_api,
+    plan_api,
+    said_api,
+)
 from paceline.web.control import Control
 from paceline.web.doorkeeper import Doorkeeper
 from paceline.web.fronts import Fronts, Takes
@@ -129,6 +138,7 @@ class Owner:
             lambda wish, front: self._steered.wish(wish, front),
             clock,
             self._on_failed,
+            lambda rows: self._drift.take(rows),
         )
         self._doorkeeper = Doorkeeper(
             listener,
@@ -152,6 +162,7 @@ class Owner:
         )
         self._upkeep = Upkeep(self._desk, self._settings, held.path, loaded.keep, clock)
         self._profiles = Profiles(self._fronts, models, files, self._batch_rows, clock.now)
+        self._drift = Drift(held.path, clock.now, clock.wall, drift_api.measured)
         self._control = Control(
             self._measure,
             self._status,
@@ -165,10 +176,18 @@ class Owner:
                 *calls_api.operations(self._fronts.calls),
                 *said_api.operations(held.path, clock.wall),
                 *history_api.operations(
-                    self._watcher, clock.wall, self._rules_of, lambda: alerts.book
+                    self._watcher,
+                    clock.wall,
+                    self._rules_of,
+                    lambda: alerts.book,
+                    self._drift.windows,
                 ),
+                *drift_api.operations(self._drift),
                 *alerts_api.operations(alerts),
                 *self._profiles.operations(),
+                *feedback_api.operations(
+                    [each.name for each in models], self._fronts.judge, self._board
+                ),
             ),
             Repository(self._desk, self._measure, lambda: self._keys).routes(),
         )
@@ -204,6 +223,7 @@ class Owner:
         await self._fronts.drain(self._settings.server.drain_s)
         await self._alerts.close()
         await self._watcher.close()
+        await self._drift.close()
         self._doorkeeper.refuse_all()
         self._listener.close()
         connections.stop_listening()
@@ -317,6 +337,7 @@ class Owner:
             *of_plan([each.name for each in self._models], plan.settings, len(self._fronts.slots)),
             *self._cost.measured(),
             *self._alerts.measure(),
+            *self._drift.measure(),
             *self._disk(),
             Measurement(FRONTS_READY, (), float(self._fronts.ready)),
             Measurement(FRONTS_WANTED, (), float(len(self._fronts.slots))),

@@ -19,6 +19,7 @@ from paceline.serve import predict, v2
 from paceline.serve.answers import Reply
 from paceline.serve.knobs import Rules
 from paceline.serve.model import Model
+from paceline.serve.notes import Notes
 from paceline.serve.reading import Reader
 from paceline.serve.runner import Runner
 from paceline.terms.metric import (
@@ -69,6 +70,7 @@ class Place:
         "in_hand",
         "memo",
         "name",
+        "notes",
         "now",
         "parse_s",
         "reader",
@@ -84,7 +86,14 @@ class Place:
     """said to whoever is refused before `refusal_until_s`"""
 
     def __init__(
-        self, name: str, model: Model, runner: Runner, board: Board, clock: Clock, reader: Reader
+        self,
+        name: str,
+        model: Model,
+        runner: Runner,
+        board: Board,
+        clock: Clock,
+        reader: Reader,
+        notes: Notes | None = None,
     ) -> None:
         self.name = name
         self.spec = model.spec
@@ -98,6 +107,8 @@ class Place:
         self.body_s = board.counter(REQUEST_PART_SECONDS, name, "body")
         self.parse_s = board.counter(REQUEST_PART_SECONDS, name, "parse")
         self.in_hand = 0
+        self.notes = notes
+        """of its answers; None where none are kept"""
         self.refusal_until_s = 0.0
         self._taken: list[Staged] = []
         self._asking: list[Callable[[], None]] | None = None

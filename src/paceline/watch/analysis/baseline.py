@@ -12,6 +12,7 @@ from paceline.stats.shifts import Shift, difference
 from paceline.terms.errors import NotMeasured
 from paceline.terms.limits import BASELINE_STEPS
 from paceline.watch.analysis.finding import Advice, Baseline, Evidence, Finding, Kind
+from paceline.watch.analysis.labels import judged, labels
 from paceline.watch.analysis.moved import (
     LEAST_IN_STEP,
     LEAST_STEPS,
@@ -59,6 +60,7 @@ def baseline(past: Past, model: str, last_s: float, step_s: float = 0.0) -> Base
         found.asked,
         found.refused / found.asked if found.asked else 0.0,
         {each.name: tuple(float(f"{value:.5g}") for value in each.values) for each in several},
+        labels(past, model, span_s),
     )
 
 
@@ -80,7 +82,8 @@ def compared(kept: Baseline, now: Baseline) -> Sequence[Finding]:
             "another baseline.",
         )
     found = [_compared(kept, now.model, name, now.series[name]) for name in now.series]
-    told = [each for each in (*found, _turned_away(kept, now)) if each is not None]
+    found += [_turned_away(kept, now), *judged(kept, now)]
+    told = [each for each in found if each is not None]
     return sorted(told, key=lambda each: each.kind != "regression")
 
 

@@ -6,12 +6,17 @@ Nothing is done here: a command is text, and whoever runs it makes a Change like
 prediction, which is scored afterwards.
 """
 
+import math
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-Kind = Literal["bottleneck", "change", "trend", "anomaly", "regression", "improvement"]
+Kind = Literal["bottleneck", "change", "trend", "anomaly", "regression", "improvement", "drift"]
+
+
+LEAST_MEASURED = 20
+"""numbers of which a mean error has an interval"""
 
 
 def _said(text: str) -> Meta:
@@ -64,6 +69,29 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
     wall_s: Annotated[float | None, _said("The same as unix seconds, for labels.")] = None
 
 
+class Labels(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What labels said of the answers in a stretch of time: rows that were right and wrong, those
+    of which a number was predicted, how far these were off together, and the squares of that."""
+
+    right: float = 0.0
+    wrong: float = 0.0
+    measured: float = 0.0
+    error: float = 0.0
+    squared: float = 0.0
+
+    def error_scatter(self) -> float:
+        """Of the mean error: its variance."""
+        mean = self.error / self.measured
+        return max(0.0, self.squared / self.measured - mean * mean) / self.measured
+
+    def error_interval(self) -> tuple[float, float] | None:
+        """What the mean error lies between, with 95 %; None of too few."""
+        if self.measured < LEAST_MEASURED:
+            return None
+        mean, reach = self.error / self.measured, 1.96 * math.sqrt(self.error_scatter())
+        return max(0.0, mean - reach), mean + reach
+
+
 class Baseline(msgspec.Struct, frozen=True):
     """How a model did in a stretch of time, to be compared with later."""
 
@@ -77,3 +105,29 @@ class Baseline(msgspec.Struct, frozen=True):
         dict[str, tuple[float, ...]],
         _said("By step: how many ms answers took, by the quantile; how many came a second."),
     ]
+    labels: Annotated[Labels, _said("What labels said meanwhile.")] = Labels()
+
+
+class Differs(msgspec.Struct, frozen=True):
+    """One number, or the share of a class, as it was and is: means of numbers."""
+
+    name: str
+    is_input: bool
+    is_share: bool
+    before: float
+    after: float
+    distance: float
+    chance: float
+    index: float
+
+
+class Drifted(msgspec.Struct, frozen=True):
+    """How the last rows of a model stand against its reference."""
+
+    reference_rows: Annotated[int, _said("Rows of the reference.")]
+    reference_until_unix_s: Annotated[float, _said("When the last of them was drawn.")]
+    rows: Annotated[int, _said("The last rows, which are compared with it.")]
+    compared: Annotated[
+        int, _said("Numbers and classes that were compared; 0: there are too few rows.")
+    ]
+    differs: Annotated[tuple[Differs, ...], _said("What differs, the farthest first.")]
