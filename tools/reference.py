@@ -32,6 +32,7 @@ from paceline.web import (
     history_api,
     plan_api,
     settings_api,
+    traces_api,
 )
 from paceline.web.openapi import ACCESS, Document, document
 from paceline.web.operations import JSON, AnyDeclaration
@@ -174,7 +175,7 @@ def section(path: str, command: Any) -> Iterator[str]:
 
 
 def api() -> str:
-    apis = (control, plan_api, settings_api, calls_api, history_api, alerts_api)
+    apis = (control, plan_api, settings_api, calls_api, traces_api, history_api, alerts_api)
     declared = tuple(each for api in apis for each in api.DECLARED)
     described = document(declared, version="")
     calls = {f"`{each.method} {each.path}`": each for each in declared}
@@ -183,7 +184,7 @@ def api() -> str:
     return page(
         "Control API",
         "`DECLARED` in src/paceline/web/control.py, plan_api.py, settings_api.py, calls_api.py, "
-        "history_api.py and alerts_api.py",
+        "traces_api.py, history_api.py and alerts_api.py",
         "A running server describes the same as an OpenAPI document, at `/api/openapi.json`.",
         ACCESS,
         table(

@@ -193,6 +193,7 @@ def run_front() -> None:
     from paceline.web.inference import Inference
     from paceline.web.messages import Serves, Start
     from paceline.web.relay import Relay
+    from paceline.web.timelines import Kept
     from paceline.web.v2_front import v2_routes
 
     clock = RealClock()
@@ -231,7 +232,16 @@ def run_front() -> None:
         models = load_all(start.models, SHIPPED)
         steers = start.index == 0  # one of several: they share the load, and the settings
         reader = Reader(clock)
-        inference = Inference(models, board, clock, reader, start.index, wish if steers else None)
+        chance = Chance()
+        inference = Inference(
+            models,
+            board,
+            clock,
+            reader,
+            start.index,
+            wish if steers else None,
+            lambda model: Kept(clock.now(), chance.fork(model), start.sample),
+        )
         inference.warm()
         wish(Serves(takes(models), inference.how()))
 

@@ -18,6 +18,7 @@ from paceline.cli.report import report
 from paceline.cli.serve import serve
 from paceline.cli.simulate import simulate
 from paceline.cli.streams import standard_streams
+from paceline.cli.traces import traces
 from paceline.cli.up import up
 from paceline.cli.version import version
 from paceline.cli.why import why
@@ -45,6 +46,7 @@ Paceline serves models, and holds them to what you say they must achieve.
   paceline plan      see how models are served, change it, take it back
   paceline why       why a knob is as it is: its story
   paceline calls     the last LLM calls, and where their time went
+  paceline traces    where the time of the slowest requests to a model went
   paceline report    what a model did: latency, throughput, queue, machine, cost
   paceline alerts    what fires, who sees to it, and quiet for a while
   paceline simulate  see how requests would be served, before there are any
@@ -77,6 +79,7 @@ def command_line() -> typer.Typer:
     app.add_typer(plan.app, name="plan")
     app.command()(why)
     app.command()(calls)
+    app.command()(traces)
     app.command()(report)
     app.add_typer(alerts.app, name="alerts")
     app.command()(simulate)

@@ -264,6 +264,18 @@ class ChannelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ] = False
 
 
+class TraceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    sample: Annotated[
+        float,
+        Meta(
+            description="The share of requests whose timelines are kept by chance, of all that "
+            "no caller's trace decides about.",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.001
+
+
 class RuleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The defaults are each rule's own: see `config/alerting.py`."""
 
@@ -286,6 +298,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     alerts: Annotated[AlertSettings, Meta(description="Who is told of alerts, and how often.")] = (
         AlertSettings()
     )
+    traces: Annotated[
+        TraceSettings, Meta(description="Of which requests it is told where their time went.")
+    ] = TraceSettings()
     rules: Annotated[dict[str, RuleSettings], Meta(description="What is an alert.")] = {}
     channels: Annotated[dict[str, ChannelSettings], Meta(description="Ways to tell somebody.")] = {}
 

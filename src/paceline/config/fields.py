@@ -19,6 +19,7 @@ from paceline.config import (
     RouteSettings,
     RuleSettings,
     Server,
+    TraceSettings,
 )
 from paceline.terms.errors import BadValue
 from paceline.terms.plan import Catalogue, Choice, Knob
@@ -105,6 +106,7 @@ def leaves(
     for route in routes:
         found |= {("routes", route, name): each for name, each in fields(RouteSettings).items()}
     found |= {("alerts", name): each for name, each in fields(AlertSettings).items()}
+    found |= {("traces", name): each for name, each in fields(TraceSettings).items()}
     for rule in RULES.values():
         found |= {("rules", rule.name, each.name): each for each in of_rule(rule)}
     for channel in channels:

@@ -24,6 +24,7 @@ from paceline.config import (
     RouteSettings,
     Server,
     Settings,
+    TraceSettings,
     alerting,
     default_fronts,
     llm,
@@ -324,6 +325,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             providers=of_providers,
             routes={name: RouteSettings(**below("routes", name)) for name in routes},
             alerts=AlertSettings(**below("alerts")),
+            traces=TraceSettings(**below("traces")),
             rules=of_rules,
             channels={name: ChannelSettings(**below("channels", name)) for name in channels},
         )

@@ -638,6 +638,29 @@ LLM_TIMELINES = 500
 LLM_CALLS_TOLD = 100
 """of these that are told at once"""
 
+TRACES_SLOWEST = 10
+"""inference requests whose timelines one front keeps of each model for being the slowest of
+TRACES_SLOT_S"""
+
+TRACES_SLOT_S = 300.0
+"""how long requests are compared with each other for that"""
+
+TRACES_SPAN_S = 3600.0
+"""for how long the slowest are told"""
+
+TRACES_RECENT = 32
+"""of each model in one front: timelines kept for being sampled; as many for being late, and for
+having failed"""
+
+TRACES_ASKED_PER_S = 100
+"""of each model in one front: kept because their callers' traces are recorded"""
+
+TRACES_BAD_PER_S = 10
+"""of each model in one front: kept for being late or having failed"""
+
+TRACES_TOLD = 100
+"""timelines that are told at once"""
+
 LLM_READ_IN_PLACE_BYTES = 512 * 1024
 """of a body that a front reads, or changes a member of, itself: less than 2 ms, whatever is in it;
 longer ones go to its scribe process"""

@@ -46,9 +46,12 @@ from paceline.web.messages import (
     Steer,
     TargetNews,
     TellCalls,
+    TellTraces,
     ToFront,
+    Traces,
     to_front,
 )
+from paceline.web.traces_api import TracesQuery, TraceView, kept
 
 logger = log.get(__name__)
 
@@ -204,6 +207,8 @@ class Front:
                     router.hear(Target(provider, model), until_s, why, now)
             case TellCalls(order, most):
                 self._link.send(Calls(self._calls(order, most)))
+            case TellTraces(query):
+                self._link.send(Traces(self._traces(query)))
             case Ping():
                 self._link.send(Pong())
 
@@ -212,6 +217,12 @@ class Front:
             return ()
         clock, timelines = self._parts.clock, self._parts.llm.relay.timelines
         return recent(timelines, order, most, clock.now(), clock.wall())
+
+    def _traces(self, query: TracesQuery) -> tuple[TraceView, ...]:
+        if self._parts is None:
+            return ()
+        clock, inference = self._parts.clock, self._parts.inference
+        return kept(inference.timelines(), query, clock.now(), clock.wall())
 
     def _log_as(self, changed: SettingsChanged) -> None:
         log.change(changed.settings.log_level, access=changed.settings.access_log)

@@ -44,9 +44,12 @@ from paceline.web.messages import (
     Steer,
     TargetNews,
     TellCalls,
+    TellTraces,
     ToOwner,
+    Traces,
     to_owner,
 )
+from paceline.web.traces_api import TracesQuery, TraceView
 
 logger = log.get(__name__)
 
@@ -73,6 +76,7 @@ class Slot:
         self.handed_over: deque[list[socket.socket]] = deque()
         self.asked: deque[asyncio.Future[str]] = deque()
         self.asked_calls: deque[asyncio.Future[tuple[CallView, ...]]] = deque()
+        self.asked_traces: deque[asyncio.Future[tuple[TraceView, ...]]] = deque()
 
     @property
     def ready(self) -> bool:
@@ -184,6 +188,19 @@ class Fronts:
             await asyncio.wait(answers, timeout=OBEY_S)
         return [call for each in answers if each.done() for call in each.result()]
 
+    async def traces(self, query: TracesQuery) -> list[TraceView]:
+        """The timelines of inference requests that the fronts keep, likewise."""
+        answers: list[asyncio.Future[tuple[TraceView, ...]]] = []
+        for slot in self.slots:
+            if slot.ready and not slot.silent and slot.link is not None:
+                answer: asyncio.Future[tuple[TraceView, ...]] = self._loop.create_future()
+                slot.asked_traces.append(answer)
+                slot.link.send(TellTraces(query))
+                answers.append(answer)
+        if answers:
+            await asyncio.wait(answers, timeout=OBEY_S)
+        return [trace for each in answers if each.done() for trace in each.result()]
+
     def _ask(self, slot: Slot, question: Prepare | Apply) -> asyncio.Future[str]:
         """The front's refusal; empty when it obeys, or is gone."""
         assert slot.link is not None
@@ -275,6 +292,8 @@ class Fronts:
                 slot.asked.popleft().set_result(refusal)
             case Calls(calls):
                 slot.asked_calls.popleft().set_result(calls)
+            case Traces(traces):
+                slot.asked_traces.popleft().set_result(traces)
             case TargetNews():
                 for other in self.slots:
                     if other is not slot and other.ready and other.link is not None:
@@ -308,6 +327,9 @@ class Fronts:
         for told in slot.asked_calls:
             told.set_result(())
         slot.asked_calls.clear()
+        for kept in slot.asked_traces:
+            kept.set_result(())
+        slot.asked_traces.clear()
         self._on_change()
         self._loop.call_later(EXIT_S, child.kill)
 

@@ -10,10 +10,10 @@ One request, in order: `Inference.begin` (head), perhaps a wait for a turn of th
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from urllib.parse import unquote
 
-from paceline.clock import Clock
+from paceline.clock import Chance, Clock
 from paceline.net.coding import accepted, coding_of
 from paceline.net.exchange import Exchange
 from paceline.observe.board import Board
@@ -30,6 +30,7 @@ from paceline.terms.plan import InForce
 from paceline.web.door import Door, Refusal
 from paceline.web.infer_call import InferCall, InLine
 from paceline.web.messages import Steer
+from paceline.web.timelines import Kept, Timeline
 from paceline.web.turns import Turns
 from paceline.web.urgency import PRIORITY_HEADER, TIMEOUT_HEADER, priority_of, timeout_s_of
 from paceline.web.way import Address, Kind, Place, Said, Serving, Way
@@ -46,7 +47,8 @@ KNOWN = 4096
 
 class Inference:
     """Runs requests on the models of this front by the plan, and records them. Nothing is served
-    before the first plan is there. `wish` hears what the steering of a model would move."""
+    before the first plan is there. `wish` hears what the steering of a model would move.
+    `kept` makes what keeps the timelines of some requests to a model."""
 
     def __init__(
         self,
@@ -56,7 +58,9 @@ class Inference:
         reader: Reader,
         front: int = 0,
         wish: Callable[[Steer], None] | None = None,
+        kept: Callable[[str], Kept] | None = None,
     ) -> None:
+        kept = kept or (lambda model: Kept(clock.now(), Chance(0)))
         self._board = board
         self.clock = clock
         self.turns = Turns(clock.now)
@@ -71,6 +75,7 @@ class Inference:
                 board,
                 clock,
                 reader,
+                kept(name),
             )
             for name, model in models.items()
         }
@@ -101,6 +106,7 @@ class Inference:
             for name, each in serving.rules.items():
                 if before.get(name) != each:  # else a look of its steering would end for nothing
                     self._places[name].runner.tune(each)
+                    self._places[name].kept.objective(each.slo_s)
             self._plan_version.set(plan.version)
 
         return serve
@@ -245,6 +251,10 @@ class Inference:
                 remedy=f"Its version is {place.spec.version}; or name none.",
             )
         return place
+
+    def timelines(self) -> Iterator[Timeline]:
+        """Those that are kept, in no order."""
+        return (each for place in self._places.values() for each in place.kept.all())
 
     @property
     def specs(self) -> Sequence[ModelSpec]:

@@ -10,6 +10,7 @@ from paceline.serve.model import TensorSpec
 from paceline.serve.model_source import ModelSource
 from paceline.terms.plan import Address, InForce, Prediction, Value
 from paceline.web.calls_api import CallView, Order
+from paceline.web.traces_api import TracesQuery, TraceView
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
@@ -25,6 +26,8 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     providers: tuple[Upstream, ...] = ()
     """their keys are in the environment, and never in a message"""
     routes: tuple[Route, ...] = ()
+    sample: float = 0.0
+    """of inference requests: the share of which the timelines are kept by chance"""
 
 
 class KeysChanged(msgspec.Struct, frozen=True, tag=True):
@@ -62,6 +65,12 @@ class TellCalls(msgspec.Struct, frozen=True, tag=True):
 
     order: Order
     most: int
+
+
+class TellTraces(msgspec.Struct, frozen=True, tag=True):
+    """Which timelines of inference requests do you keep? Answered by `Traces`."""
+
+    query: TracesQuery
 
 
 class Ping(msgspec.Struct, frozen=True, tag=True):
@@ -102,6 +111,12 @@ class Calls(msgspec.Struct, frozen=True, tag=True):
     calls: tuple[CallView, ...] = ()
 
 
+class Traces(msgspec.Struct, frozen=True, tag=True):
+    """From a front, to the oldest `TellTraces` not yet answered."""
+
+    traces: tuple[TraceView, ...] = ()
+
+
 class TargetNews(msgspec.Struct, frozen=True, tag=True):
     """From a front, and to all others: a target of LLM calls is left alone until a moment of the
     host's monotonic clock. `why` is empty where it limits how much it is asked."""
@@ -139,10 +154,23 @@ ToFront = (
     | Adopt
     | Drain
     | TellCalls
+    | TellTraces
     | TargetNews
     | Ping
 )
-ToOwner = Ready | Serves | Failed | Adopted | Obeyed | Calls | TargetNews | Leaving | Steer | Pong
+ToOwner = (
+    Ready
+    | Serves
+    | Failed
+    | Adopted
+    | Obeyed
+    | Calls
+    | Traces
+    | TargetNews
+    | Leaving
+    | Steer
+    | Pong
+)
 
 to_front = msgspec.json.Decoder(ToFront)
 to_owner = msgspec.json.Decoder(ToOwner)

@@ -45,7 +45,7 @@ from paceline.terms.plan import Catalogue
 from paceline.watch.alerts.desk import Alerts
 from paceline.watch.past import Past
 from paceline.watch.watcher import Watcher
-from paceline.web import alerts_api, calls_api, history_api, plan_api
+from paceline.web import alerts_api, calls_api, history_api, plan_api, traces_api
 from paceline.web.control import Control
 from paceline.web.doorkeeper import Doorkeeper
 from paceline.web.fronts import Fronts, Takes
@@ -159,6 +159,7 @@ class Owner:
                 *plan_api.operations(self._desk, how=lambda: self._fronts.how),
                 *self._settings.operations(),
                 *calls_api.operations(self._fronts.calls),
+                *traces_api.operations(self._fronts.traces),
                 *history_api.operations(
                     self._watcher, clock.wall, self._rules_of, lambda: alerts.book
                 ),
@@ -236,6 +237,7 @@ class Owner:
             models=self._models,
             providers=self._loaded.providers,
             routes=self._loaded.routes,
+            sample=self._loaded.settings.traces.sample,
         )
 
     def _on_change(self) -> None:

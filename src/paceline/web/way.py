@@ -30,6 +30,7 @@ from paceline.terms.metric import (
 )
 from paceline.terms.request import Priority
 from paceline.web.door import Refusal
+from paceline.web.timelines import Kept
 
 Kind = Literal["v2", "predict"]
 
@@ -67,6 +68,7 @@ class Place:
         "body_s",
         "failed_s",
         "in_hand",
+        "kept",
         "memo",
         "name",
         "now",
@@ -84,7 +86,14 @@ class Place:
     """said to whoever is refused before `refusal_until_s`"""
 
     def __init__(
-        self, name: str, model: Model, runner: Runner, board: Board, clock: Clock, reader: Reader
+        self,
+        name: str,
+        model: Model,
+        runner: Runner,
+        board: Board,
+        clock: Clock,
+        reader: Reader,
+        kept: Kept,
     ) -> None:
         self.name = name
         self.spec = model.spec
@@ -98,6 +107,7 @@ class Place:
         self.body_s = board.counter(REQUEST_PART_SECONDS, name, "body")
         self.parse_s = board.counter(REQUEST_PART_SECONDS, name, "parse")
         self.in_hand = 0
+        self.kept = kept
         self.refusal_until_s = 0.0
         self._taken: list[Staged] = []
         self._asking: list[Callable[[], None]] | None = None
