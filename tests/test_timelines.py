@@ -65,10 +65,10 @@ def timeline(
     )
 
 
-def ended(of: Kept, now: float, seconds: float, *, asked: bool = False) -> tuple[Why, ...]:
+def ended(of: Kept, now: float, seconds: float, *, asked: bool | None = None) -> tuple[Why, ...]:
     """As a request at its end does: few comparisons, and only then a question."""
     of.left -= 1
-    if not (seconds >= of.over_s or of.left < 0 or now >= of.until_s or asked):
+    if not (seconds > of.over_s or of.left < 0 or now >= of.until_s or asked):
         return ()
     why = of.why(now, seconds, asked=asked)
     if why:
@@ -165,8 +165,17 @@ def test_a_caller_who_has_all_recorded_is_held_to_a_number_a_second() -> None:
 def test_whoever_is_kept_for_two_reasons_is_told_once() -> None:
     of = Kept(CLOCK_S, Chance(1), 1.0)
     of.objective(0.5)
-    assert ended(of, CLOCK_S, 1.0, asked=True) == ("asked", "sampled", "late", "slow")
+    assert ended(of, CLOCK_S, 1.0, asked=True) == ("asked", "late", "slow")
     assert len(list(of.all())) == 1
+
+
+def test_chance_decides_only_where_no_caller_does() -> None:
+    of = Kept(CLOCK_S, Chance(1), 1.0)
+    for _ in range(TRACES_SLOWEST):
+        assert "sampled" in ended(of, CLOCK_S, 1.0)
+    assert ended(of, CLOCK_S, 0.5) == ("sampled",)
+    assert ended(of, CLOCK_S, 0.5, asked=False) == ()
+    assert ended(of, CLOCK_S, 0.5, asked=True) == ("asked",)
 
 
 # --- Where the time went --------------------------------------------------------------------------

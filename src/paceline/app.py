@@ -51,9 +51,11 @@ if TYPE_CHECKING:
     from paceline.gateway.standing import News
     from paceline.watch.alerts.channels import Channel
     from paceline.watch.alerts.desk import Alerts
+    from paceline.watch.spans import Receiver, SpanPost
     from paceline.web.fronts import Takes
     from paceline.web.llm import Llm
     from paceline.web.messages import TargetNews
+    from paceline.web.tracing import Tracing
 
 KEY_FILE = "keys.json"
 SHIPPED = {digits.NAME: digits.MODEL_PATH}
@@ -111,6 +113,7 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
         async def serve() -> None:
             ways = _channels(loaded, clock)
             alerts = _alerts(loaded, journal, ways, address, clock)
+            receiver = _receiver(loaded, clock)
             owner = Owner(
                 loaded,
                 journal,
@@ -129,12 +132,15 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
                 clock,
                 new_secret(),
                 ready,
+                None if receiver is None else _span_post(receiver, address, clock),
             )
             try:
                 await owner.run()
             finally:
                 for way in ways.values():
                     await way.close()
+                if receiver is not None:
+                    await receiver.close()
 
         uvloop.run(serve())
     finally:
@@ -152,6 +158,33 @@ def _channels(loaded: Loaded, clock: RealClock) -> "dict[str, Channel]":
             log.hide(os.environ.get(variable, ""))
         ways[each.name] = channel(each, os.environ, clock.now)
     return ways
+
+
+def _receiver(loaded: Loaded, clock: RealClock) -> "Receiver | None":
+    """Of spans, where the settings name one."""
+    from paceline.config.tracing import headers_of
+    from paceline.watch.spans import Receiver
+
+    said = loaded.settings.traces
+    if not said.otlp_endpoint:
+        return None
+    headers = headers_of(said, os.environ)
+    for _, value in headers:
+        log.hide(value.decode())
+    folder = Path() if loaded.file is None else loaded.file.parent
+    ca_file = str(folder / said.ca_file) if said.ca_file else ""
+    return Receiver(said.otlp_endpoint, headers, clock.now, ca_file=ca_file, private=said.private)
+
+
+def _span_post(receiver: "Receiver", address: str, clock: RealClock) -> "SpanPost":
+    from paceline.watch.spans import SpanPost
+
+    resource = {
+        "service.name": "paceline",
+        "service.version": paceline.__version__,
+        "service.instance.id": address.partition("://")[2],
+    }
+    return SpanPost(receiver.send, resource, paceline.__version__, clock, Chance())
 
 
 def _alerts(
@@ -193,7 +226,7 @@ def run_front() -> None:
     from paceline.web.inference import Inference
     from paceline.web.messages import Serves, Start
     from paceline.web.relay import Relay
-    from paceline.web.timelines import Kept
+    from paceline.web.tracing import Tracing, kept_by
     from paceline.web.v2_front import v2_routes
 
     clock = RealClock()
@@ -233,6 +266,7 @@ def run_front() -> None:
         steers = start.index == 0  # one of several: they share the load, and the settings
         reader = Reader(clock)
         chance = Chance()
+        tracing = Tracing(clock, chance, start.sample, wish) if start.exports else None
         inference = Inference(
             models,
             board,
@@ -240,7 +274,7 @@ def run_front() -> None:
             reader,
             start.index,
             wish if steers else None,
-            lambda model: Kept(clock.now(), chance.fork(model), start.sample),
+            kept_by(tracing, clock, chance, start.sample),
         )
         inference.warm()
         wish(Serves(takes(models), inference.how()))
@@ -257,10 +291,15 @@ def run_front() -> None:
             clock,
         )
         llm = _llm(
-            start.providers, start.routes, board, clock, wish if settings.fronts > 1 else None
+            start.providers,
+            start.routes,
+            board,
+            clock,
+            wish if settings.fronts > 1 else None,
+            tracing,
         )
         door = Door(routes, gate, board, clock, Chance(), llm.begin, inference.begin)
-        return Parts(door, gate, inference, clock, llm, tls_of(settings))
+        return Parts(door, gate, inference, clock, llm, tls_of(settings), tracing)
 
     async def serve() -> None:
         await Front(socket.socket(fileno=LINK_FD), build).run()
@@ -274,6 +313,7 @@ def _llm(
     board: Board,
     clock: RealClock,
     tell: "Callable[[TargetNews], None] | None",
+    tracing: "Tracing | None",
 ) -> "Llm":
     """Providers with their keys, which no message between processes has, and the ways to them."""
     from paceline.gateway.beside import Beside
@@ -307,7 +347,7 @@ def _llm(
     news = None if tell is None else _news(tell, clock)
     router = Router(routes, chance.fork("routes"), clock.now(), news)
     relay = Relay(providers, router, Tally(board), clock, Beside(clock))
-    return Llm(relay, board, withheld)
+    return Llm(relay, board, withheld, tracing)
 
 
 def _news(tell: "Callable[[TargetNews], None]", clock: RealClock) -> "News":

@@ -19,6 +19,7 @@ from paceline.terms.limits import DRAIN_LEAST_S, FRONTS, LLM_BEGINS_S, LLM_DEADL
 from paceline.terms.plan import Value
 from paceline.watch.alerts.channel import Encryption
 from paceline.watch.alerts.channel import Kind as ChannelKind
+from paceline.watch.otlp import PATH as OTLP_PATH
 
 DEFAULT_FILE = "paceline.toml"
 DEFAULT_STATE = "./.paceline"
@@ -274,6 +275,23 @@ class TraceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             le=1,
         ),
     ] = 0.001
+    otlp_endpoint: Annotated[
+        str,
+        Meta(
+            description="Where their spans go by OTLP, such as http://localhost:4318; "
+            f"without a path, to {OTLP_PATH} there."
+        ),
+    ] = ""
+    headers_env: Annotated[
+        str,
+        Meta(description="The variable with headers it wants to see: name=value,name=value."),
+    ] = ""
+    ca_file: Annotated[
+        str, Meta(description="File with the authorities that may sign its certificate (PEM).")
+    ] = ""
+    private: Annotated[
+        bool, Meta(description="Whether it is in a private network, where none is looked for.")
+    ] = False
 
 
 class RuleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

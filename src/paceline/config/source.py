@@ -29,6 +29,7 @@ from paceline.config import (
     default_fronts,
     llm,
     served,
+    tracing,
 )
 from paceline.config.alerting import Alerting
 from paceline.config.fields import (
@@ -236,6 +237,10 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             routes_named += _routes(settings, given, text, faults)
             routes_named += llm.routes_of_models(upstreams, routes_named)
             alerts = _alerting(settings, given, text, folder, faults)
+            faults += [
+                _of_section(("traces",), each, given, text)
+                for each in tracing.wrong(settings.traces, folder)
+            ]
         if faults or settings is None or alerts is None:
             raise _together(faults)
         origins = {names: each.origin for names, each in given.items()}

@@ -48,6 +48,13 @@ def of(headers: Sequence[tuple[bytes, bytes]]) -> Context | None:
     return read(said[0].strip(b" \t")) if len(said) == 1 else None
 
 
+def states(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """What is passed on with another parent: where the parent means nothing, nor does this."""
+    if of(headers) is None:
+        return []
+    return [each for each in headers if each[0] == STATE]
+
+
 def may_be_sampled(headers: Sequence[tuple[bytes, bytes]]) -> bool:
     """At a glance: False only where nothing in them asks to be recorded."""
     for name, value in headers:
@@ -59,3 +66,9 @@ def may_be_sampled(headers: Sequence[tuple[bytes, bytes]]) -> bool:
 def written(context: Context) -> bytes:
     flags = SAMPLED if context.sampled else 0
     return b"00-%b-%b-%02x" % (context.trace_id.encode(), context.span_id.encode(), flags)
+
+
+def below(context: Context, number: int) -> Context:
+    """The so-many-th span below one, known without being noted."""
+    span_id = (int(context.span_id, 16) + number + 1) % (1 << 64)
+    return Context(context.trace_id, f"{span_id or 1:016x}", context.sampled)

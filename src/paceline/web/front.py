@@ -42,6 +42,7 @@ from paceline.web.messages import (
     Ready,
     Serves,
     SettingsChanged,
+    Spans,
     Start,
     Steer,
     TargetNews,
@@ -52,6 +53,7 @@ from paceline.web.messages import (
     to_front,
 )
 from paceline.web.traces_api import TracesQuery, TraceView, kept
+from paceline.web.tracing import Tracing
 
 logger = log.get(__name__)
 
@@ -62,8 +64,9 @@ make one at the older. `./bench collector` has what that is worth."""
 Preparing = Callable[[InForce], Callable[[], None]]
 """Makes of a plan what puts it in force at once; raises where it cannot be served by."""
 
-Wish = Callable[[Steer | Serves | TargetNews], None]
-"""Tells the owner what steering would move, what is served, and which targets are left alone."""
+Wish = Callable[[Steer | Serves | TargetNews | Spans], None]
+"""Tells the owner what steering would move, what is served, which targets are left alone, and where
+the time of requests went."""
 
 
 class Parts(NamedTuple):
@@ -73,6 +76,7 @@ class Parts(NamedTuple):
     clock: Clock
     llm: Llm
     tls: ssl.SSLContext | None = None
+    tracing: Tracing | None = None
 
 
 Build = Callable[[Start, int, int, Callable[[], str], Wish], Parts]
@@ -124,7 +128,7 @@ class Front:
 
     async def _serve(self, start: Start, listener: socket.socket, parts: Parts) -> None:
         self._parts = parts
-        door, gate, inference, clock, llm, tls = parts
+        door, gate, inference, clock, llm, tls, tracing = parts
         self._gate = gate
         if self._newer_keys is not None:  # changed after its orders were written
             gate.ring = self._newer_keys
@@ -157,6 +161,8 @@ class Front:
             await door.finish(0.0)
         await connections.closed(FLUSH_S)
         await llm.close()
+        if tracing is not None:
+            tracing.flush()
         self._link.close()
 
     async def _finished_or_stopped(self, door: Door) -> None:

@@ -40,6 +40,7 @@ from paceline.web.messages import (
     Ready,
     Serves,
     SettingsChanged,
+    Spans,
     Start,
     Steer,
     TargetNews,
@@ -87,7 +88,8 @@ class Fronts:
     """`shared` is what every front gets beside its board: listening socket and state directory.
     `plan` is what they serve by. `on_change` is called when the number of ready fronts may have
     changed; `on_orphans` gets the connections that a front was handed and died without taking,
-    `on_steer` what a front wishes, `on_failed` why a front cannot serve at all."""
+    `on_steer` what a front wishes, `on_failed` why a front cannot serve at all, `on_spans`
+    what is for an OTLP receiver."""
 
     def __init__(
         self,
@@ -100,6 +102,7 @@ class Fronts:
         on_steer: Callable[[Steer, int], None],
         clock: Clock,
         on_failed: Callable[[int, PacelineError], None] = lambda front, error: None,
+        on_spans: Callable[[Spans], None] = lambda spans: None,
     ) -> None:
         self.slots = [Slot(index) for index in range(count)]
         self.restarts = 0
@@ -113,6 +116,7 @@ class Fronts:
         self._on_orphans = on_orphans
         self._on_steer = on_steer
         self._on_failed = on_failed
+        self._on_spans = on_spans
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._draining = False
@@ -294,6 +298,8 @@ class Fronts:
                 slot.asked_calls.popleft().set_result(calls)
             case Traces(traces):
                 slot.asked_traces.popleft().set_result(traces)
+            case Spans():
+                self._on_spans(message)
             case TargetNews():
                 for other in self.slots:
                     if other is not slot and other.ready and other.link is not None:

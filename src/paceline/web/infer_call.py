@@ -347,7 +347,7 @@ class InferCall(Held):
             kept.left -= 1
             own = self.exchange.own_headers
             if (
-                seconds >= kept.over_s
+                seconds > kept.over_s
                 or kept.left < 0
                 or now >= kept.until_s
                 or (len(own) > 1 and traceparent.may_be_sampled(own))
@@ -357,7 +357,7 @@ class InferCall(Held):
     def _perhaps_keep(self, now: float) -> None:
         """It is slow, or late, or drawn, or its caller's trace is recorded."""
         context = traceparent.of(self.exchange.own_headers)
-        asked = context is not None and context.sampled
+        asked = None if context is None else context.sampled
         why = self._place.kept.why(now, now - self.started_s, asked=asked)
         if why:
             self._keep(now, why, 200, "", context)

@@ -27,7 +27,7 @@ from paceline.gateway.relay import Relay, Run
 from paceline.gateway.routes import STAR, Route
 from paceline.net.answers import rendered
 from paceline.net.exchange import Exchange
-from paceline.observe import log
+from paceline.observe import log, traceparent
 from paceline.observe.board import Board
 from paceline.terms.errors import (
     NotAllowed,
@@ -49,6 +49,7 @@ from paceline.terms.limits import (
 from paceline.terms.metric import LLM_IN_FLIGHT as LLM_IN_FLIGHT_METRIC
 from paceline.terms.request import Priority
 from paceline.web.door import Door, Held, bug
+from paceline.web.tracing import Tracing
 from paceline.web.urgency import PRIORITY_HEADER, TIMEOUT_HEADER, priority_of, timeout_s_of
 
 ABOVE = b"/v1"
@@ -91,7 +92,7 @@ NOT_PASSED = frozenset({b"openai-organization", b"openai-project"})
 """Whom a call is billed to. The key is ours, and so is that."""
 
 REQUEST_IDS = frozenset(failures.REQUEST_ID.values())
-TRACED = frozenset({b"traceparent", b"tracestate"})
+TRACED = frozenset({traceparent.HEADER, traceparent.STATE})
 
 COLON, END = b": ", b"\r\n"
 
@@ -128,9 +129,14 @@ class Llm:
     called, with the reason."""
 
     def __init__(
-        self, relay: Relay, board: Board, withheld: Mapping[str, PacelineError] | None = None
+        self,
+        relay: Relay,
+        board: Board,
+        withheld: Mapping[str, PacelineError] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.relay = relay
+        self.tracing = tracing
         self.in_hand = 0
         self._in_flight = board.gauge(LLM_IN_FLIGHT_METRIC).cell
         self._withheld = withheld or {}
@@ -389,8 +395,12 @@ class _Call(Held):
         else:
             route = llm.route(asked.model, facts.caller)
         headers, plain_headers = facts.headers, facts.plain_headers
-        if len(exchange.own_headers) > 1:
-            traced = [each for each in exchange.own_headers if each[0] in TRACED]
+        own = exchange.own_headers
+        context = None if llm.tracing is None else llm.tracing.begin(own)
+        if len(own) > 1:
+            traced = [each for each in own if each[0] in TRACED]
+            if traced and context is not None:
+                traced = traceparent.states(own)  # the provider is told another parent
             if traced:
                 headers, plain_headers = headers + traced, plain_headers + traced
         received_s = self.received_s
@@ -408,6 +418,7 @@ class _Call(Held):
             received_s,
             plain_headers,
             facts.caller.key_id,
+            context,
         )
         self._run = run = Run(llm.relay, call, route, self)
         run.start()
@@ -540,6 +551,9 @@ class _Call(Held):
         run, self._run = self._run, None
         if run is not None:
             timeline = run.ended(status)
+            tracing = self._llm.tracing
+            if tracing is not None:
+                tracing.ended(timeline, run.call.context, self.exchange.own_headers)
             if logger.debugs:
                 logger.debug("llm call", request=timeline.id, **timeline.fields())
         elif status:

@@ -9,6 +9,7 @@ from paceline.gateway.upstream import Upstream
 from paceline.serve.model import TensorSpec
 from paceline.serve.model_source import ModelSource
 from paceline.terms.plan import Address, InForce, Prediction, Value
+from paceline.terms.span import Span
 from paceline.web.calls_api import CallView, Order
 from paceline.web.traces_api import TracesQuery, TraceView
 
@@ -27,7 +28,9 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     """their keys are in the environment, and never in a message"""
     routes: tuple[Route, ...] = ()
     sample: float = 0.0
-    """of inference requests: the share of which the timelines are kept by chance"""
+    """of requests: the share of which the timelines are kept by chance"""
+    exports: bool = False
+    """whether spans are told"""
 
 
 class KeysChanged(msgspec.Struct, frozen=True, tag=True):
@@ -117,6 +120,14 @@ class Traces(msgspec.Struct, frozen=True, tag=True):
     traces: tuple[TraceView, ...] = ()
 
 
+class Spans(msgspec.Struct, frozen=True, tag=True):
+    """From a front: for the OTLP receiver that the settings name. `dropped` more it had no room
+    for."""
+
+    spans: tuple[Span, ...]
+    dropped: int
+
+
 class TargetNews(msgspec.Struct, frozen=True, tag=True):
     """From a front, and to all others: a target of LLM calls is left alone until a moment of the
     host's monotonic clock. `why` is empty where it limits how much it is asked."""
@@ -166,6 +177,7 @@ ToOwner = (
     | Obeyed
     | Calls
     | Traces
+    | Spans
     | TargetNews
     | Leaving
     | Steer

@@ -44,13 +44,14 @@ from paceline.terms.metric import (
 from paceline.terms.plan import Catalogue
 from paceline.watch.alerts.desk import Alerts
 from paceline.watch.past import Past
+from paceline.watch.spans import SpanPost
 from paceline.watch.watcher import Watcher
 from paceline.web import alerts_api, calls_api, history_api, plan_api, traces_api
 from paceline.web.control import Control
 from paceline.web.doorkeeper import Doorkeeper
 from paceline.web.fronts import Fronts, Takes
 from paceline.web.machine import MachineCost, of_files, of_plan
-from paceline.web.messages import KeysChanged, SettingsChanged, Start
+from paceline.web.messages import KeysChanged, SettingsChanged, Spans, Start
 from paceline.web.scores import Scores
 from paceline.web.settings_api import SettingsInForce, wanted
 from paceline.web.status import (
@@ -93,6 +94,7 @@ class Owner:
         clock: Clock,
         session_secret: bytes,
         on_ready: Callable[[Takes], None],
+        span_post: SpanPost | None = None,
     ) -> None:
         settings = loaded.settings.server
         self._loaded = loaded
@@ -110,6 +112,8 @@ class Owner:
         self._probe = probe
         self._alerts = alerts
         self._clock = clock
+        self._span_post = span_post
+        """where the settings name an OTLP receiver"""
         self._on_ready: Callable[[Takes], None] | None = on_ready
         self._cannot_start: PacelineError | None = None
         self._session_secret = session_secret
@@ -126,6 +130,7 @@ class Owner:
             lambda wish, front: self._steered.wish(wish, front),
             clock,
             self._on_failed,
+            self._on_spans,
         )
         self._doorkeeper = Doorkeeper(
             listener,
@@ -187,6 +192,8 @@ class Owner:
         self._fronts.start()
         self._upkeep.start()
         self._alerts.start()
+        if self._span_post is not None:
+            self._span_post.start()
         connections = Connections(self._control.routes(), self._clock.now, self._clock.wall)
         await connections.listen(self._held.listen())
         await self._stopping.wait()
@@ -197,6 +204,8 @@ class Owner:
         await self._scores.close()
         await self._fronts.drain(self._settings.server.drain_s)
         await self._alerts.close()
+        if self._span_post is not None:
+            await self._span_post.close()
         await self._watcher.close()
         self._doorkeeper.refuse_all()
         self._listener.close()
@@ -238,6 +247,7 @@ class Owner:
             providers=self._loaded.providers,
             routes=self._loaded.routes,
             sample=self._loaded.settings.traces.sample,
+            exports=self._span_post is not None,
         )
 
     def _on_change(self) -> None:
@@ -261,6 +271,10 @@ class Owner:
             self.stop("the start failed")
         else:
             logger.error("a front cannot serve", front=front, why=str(error))
+
+    def _on_spans(self, spans: Spans) -> None:
+        if self._span_post is not None:
+            self._span_post.take(spans.spans, spans.dropped)
 
     def _on_orphans(self, connections: list[socket.socket]) -> None:
         """Handed to a front that died before it took them: they wait for another."""
@@ -307,6 +321,7 @@ class Owner:
             *of_plan([each.name for each in self._models], plan.settings, len(self._fronts.slots)),
             *self._cost.measured(),
             *self._alerts.measure(),
+            *([] if self._span_post is None else self._span_post.measure()),
             *self._disk(),
             Measurement(FRONTS_READY, (), float(self._fronts.ready)),
             Measurement(FRONTS_WANTED, (), float(len(self._fronts.slots))),

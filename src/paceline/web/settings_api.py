@@ -16,7 +16,16 @@ from msgspec import Meta
 from paceline.changes.decide import FilePin
 from paceline.changes.desk import Desk, Turns, Wanted
 from paceline.changes.wording import of_step
-from paceline.config import AT_RELOAD, Server, alerting, at_reload, llm, needs_restart, served
+from paceline.config import (
+    AT_RELOAD,
+    Server,
+    alerting,
+    at_reload,
+    llm,
+    needs_restart,
+    served,
+    tracing,
+)
 from paceline.config.fields import toml
 from paceline.config.source import Loaded
 from paceline.observe import log
@@ -77,6 +86,7 @@ class SettingsInForce:
         self._providers = loaded.providers
         self._routes = loaded.routes
         self._alerting = loaded.alerting
+        self._traces = loaded.settings.traces
         self._desk = desk
         self._on_change = on_change
         self._turns = Turns()
@@ -110,6 +120,7 @@ class SettingsInForce:
                 *llm.needs_restart(self._providers, loaded.providers, "providers"),
                 *llm.needs_restart(self._routes, loaded.routes, "routes"),
                 *alerting.needs_restart(self._alerting, loaded.alerting),
+                *tracing.needs_restart(self._traces, loaded.settings.traces),
             )
         view = ReloadView((*changed, *goals, *map(of_step, done.steps)), waiting, done.version)
         logger.info("settings were read again", who=who, changed=view.changed, waiting=waiting)

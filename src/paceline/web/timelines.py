@@ -11,7 +11,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import msgspec
 
@@ -36,6 +36,9 @@ NEVER = 1 << 62
 """Requests until the next is drawn, where none is."""
 
 FOREVER = float("inf")
+
+ALL_S = -1.0
+"""Every request takes longer."""
 
 
 class Timeline(msgspec.Struct, frozen=True, gc=False):
@@ -65,6 +68,47 @@ class Timeline(msgspec.Struct, frozen=True, gc=False):
     rows: int
 
 
+T = TypeVar("T")
+
+
+class Slowest(Generic[T]):
+    """The slowest of an hour: those of some minutes each, so that early ones do not hide later
+    ones. `over_s` and `until_s` spare a question: until then only who took longer is one."""
+
+    __slots__ = ("_numbers", "_slots", "over_s", "until_s")
+
+    def __init__(self) -> None:
+        self._numbers = 0
+        self._slots: deque[list[tuple[float, int, T]]] = deque(
+            maxlen=int(TRACES_SPAN_S / TRACES_SLOT_S) + 1
+        )
+        """the least slow of some minutes is the first"""
+        self.over_s = ALL_S
+        self.until_s = -FOREVER
+
+    def is_one(self, now: float, seconds: float) -> bool:
+        if now >= self.until_s:
+            self._slots.append([])
+            self.over_s = ALL_S
+            self.until_s = now + TRACES_SLOT_S
+        return seconds > self.over_s
+
+    def keep(self, now: float, seconds: float, one: T) -> None:
+        """Of whom `is_one` was just said."""
+        slowest = self._slots[-1]
+        self._numbers += 1
+        kept = (seconds, self._numbers, one)
+        if len(slowest) < TRACES_SLOWEST:
+            heapq.heappush(slowest, kept)
+        else:
+            heapq.heapreplace(slowest, kept)
+        if len(slowest) == TRACES_SLOWEST:
+            self.over_s = slowest[0][0]
+
+    def __iter__(self) -> Iterator[T]:
+        return (one for slot in self._slots for _, _, one in slot)
+
+
 class Kept:
     """`sample` is the share of requests that are drawn by chance; `on_keep` hears of each that is
     kept, at once."""
@@ -73,15 +117,13 @@ class Kept:
         "_asked",
         "_bad",
         "_chance",
-        "_ends_s",
         "_failed",
         "_late",
-        "_numbers",
         "_objective_s",
         "_on_keep",
         "_sample",
         "_sampled",
-        "_slots",
+        "_slowest",
         "left",
         "over_s",
         "until_s",
@@ -98,21 +140,16 @@ class Kept:
         self._sample = sample
         self._on_keep = on_keep
         self._objective_s = FOREVER
-        self._numbers = 0
         self._sampled: deque[Timeline] = deque(maxlen=TRACES_RECENT)
         self._late: deque[Timeline] = deque(maxlen=TRACES_RECENT)
         self._failed: deque[Timeline] = deque(maxlen=TRACES_RECENT)
         self._asked = TokenBucket(TRACES_ASKED_PER_S, 1.0, TRACES_ASKED_PER_S, now)
         self._bad = TokenBucket(TRACES_BAD_PER_S, 1.0, TRACES_BAD_PER_S, now)
-        self._slots: deque[list[tuple[float, int, Timeline]]] = deque(
-            maxlen=int(TRACES_SPAN_S / TRACES_SLOT_S) + 1
-        )
-        """the slowest of some minutes each, the least slow of them first"""
-        self._ends_s = now
+        self._slowest: Slowest[Timeline] = Slowest()
         self.left = 0
         """requests until the next is drawn; below 0 this one is"""
-        self.over_s = 0.0
-        """whoever took so long is looked at"""
+        self.over_s = ALL_S
+        """whoever took longer is looked at"""
         self.until_s = now
         """so long that holds"""
         self._draw()
@@ -121,20 +158,19 @@ class Kept:
         self._objective_s = FOREVER if seconds is None else seconds
         self.until_s = -FOREVER  # it is looked at anew with the next request
 
-    def why(self, now: float, seconds: float, *, asked: bool = False) -> tuple[Why, ...]:
-        """For which reasons a request that was answered after so long is kept."""
-        if now >= self._ends_s:
-            self._slots.append([])
-            self._ends_s = now + TRACES_SLOT_S
+    def why(self, now: float, seconds: float, *, asked: bool | None = None) -> tuple[Why, ...]:
+        """For which reasons a request that was answered after so long is kept. `asked`: whether its
+        caller's trace is recorded; None, where it has none, and chance decides."""
         reasons: list[Why] = []
         if asked and self._asked.try_take(now):
             reasons.append("asked")
         if self.left < 0:
-            reasons.append("sampled")
             self._draw()
+            if asked is None:
+                reasons.append("sampled")
         if seconds > self._objective_s and self._bad.try_take(now):
             reasons.append("late")
-        if seconds >= self._slow_s:
+        if self._slowest.is_one(now, seconds):
             reasons.append("slow")
         self._set(now)
         return tuple(reasons)
@@ -152,14 +188,9 @@ class Kept:
         if "failed" in why:
             self._failed.append(timeline)
         if "slow" in why:
-            slowest = self._slots[-1]
-            self._numbers += 1
-            one = (timeline.ended_s - timeline.received_s, self._numbers, timeline)
-            if len(slowest) < TRACES_SLOWEST:
-                heapq.heappush(slowest, one)
-            else:
-                heapq.heapreplace(slowest, one)
-            self._set(timeline.ended_s)
+            now = timeline.ended_s
+            self._slowest.keep(now, now - timeline.received_s, timeline)
+            self._set(now)
         if self._on_keep is not None:
             self._on_keep(timeline)
 
@@ -170,30 +201,22 @@ class Kept:
     def all(self) -> Iterator[Timeline]:
         """Each once."""
         seen: set[int] = set()
-        rings = (self._sampled, self._late, self._failed)
-        slowest = ([each for _, _, each in slot] for slot in self._slots)
-        for several in (*rings, *slowest):
+        for several in (self._sampled, self._late, self._failed, self._slowest):
             for each in several:
                 if id(each) not in seen:
                     seen.add(id(each))
                     yield each
 
-    @property
-    def _slow_s(self) -> float:
-        """What took at least as long is among the slowest of these minutes."""
-        slowest = self._slots[-1]
-        return slowest[0][0] if len(slowest) == TRACES_SLOWEST else 0.0
-
     def _set(self, now: float) -> None:
         """What is late is looked at only while more of it may be kept."""
-        self.until_s = self._ends_s
-        self.over_s = self._slow_s
+        slowest = self._slowest
+        self.until_s, self.over_s = slowest.until_s, slowest.over_s
         if self._objective_s < self.over_s:
             ready_s = self._bad.ready_at(now)
             if ready_s <= now:
                 self.over_s = self._objective_s
             else:
-                self.until_s = min(self._ends_s, ready_s)
+                self.until_s = min(slowest.until_s, ready_s)
 
     def _draw(self) -> None:
         """The gaps between requests that are drawn each with the same chance."""
