@@ -152,6 +152,27 @@ def test_the_last_llm_calls_are_shown_with_where_their_time_went(
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+def test_the_slowest_requests_are_shown_with_where_their_time_went(
+    tmp_path: Path, browser: Browser
+) -> None:
+    with Server(tmp_path / "state") as server, looking(browser, server.address, 360) as page:
+        is_ready(page)
+        expect(page.locator("#slowest")).to_be_hidden()
+        for name in ("one", "<b>two</b>"):
+            headers = {"x-request-id": name}
+            server.ask("POST", "/predict/digits", SAMPLE_ROW, headers=headers)
+        rows = page.locator("#traces tr")
+        expect(rows.first).to_contain_text("digits")
+        expect(rows.first).to_contain_text("1 row, ")
+        expect(rows.first.locator(".times i")).to_have_count(4)
+        bar = rows.first.get_by_role("img").get_attribute("aria-label") or ""
+        assert re.fullmatch("received .*, queued .*, computed .*, answered .*", bar)
+        page.reload()
+        expect(rows).to_have_count(2)
+        expect(page.locator("#traces")).to_contain_text("<b>two</b>")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
 def test_an_alert_appears_and_is_acknowledged(tmp_path: Path, browser: Browser) -> None:
     with Server(tmp_path / "state") as server, looking(browser, server.address) as page:
         is_ready(page)

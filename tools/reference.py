@@ -37,6 +37,7 @@ from paceline.web import (
     profile_api,
     said_api,
     settings_api,
+    traces_api,
 )
 from paceline.web.openapi import ACCESS, Document, document
 from paceline.web.operations import JSON, AnyDeclaration
@@ -187,6 +188,7 @@ def api() -> str:
         settings_api,
         calls_api,
         said_api,
+        traces_api,
         history_api,
         alerts_api,
         profile_api,
@@ -201,8 +203,8 @@ def api() -> str:
     return page(
         "Control API",
         "`DECLARED` in src/paceline/web/control.py, plan_api.py, settings_api.py, calls_api.py, "
-        "said_api.py, history_api.py, alerts_api.py, profile_api.py, feedback_api.py and "
-        "drift_api.py",
+        "said_api.py, traces_api.py, history_api.py, alerts_api.py, profile_api.py, "
+        "feedback_api.py and drift_api.py",
         "A running server describes the same as an OpenAPI document, at `/api/openapi.json`.",
         ACCESS,
         table(

@@ -53,9 +53,11 @@ if TYPE_CHECKING:
     from paceline.gateway.standing import News
     from paceline.watch.alerts.desk import Alerts
     from paceline.watch.alerts.ways import Ways
+    from paceline.watch.spans import Receiver, SpanPost
     from paceline.web.fronts import Takes
     from paceline.web.llm import Llm
     from paceline.web.messages import Start, TargetNews
+    from paceline.web.tracing import Tracing
 
 KEY_FILE = "keys.json"
 SHIPPED = {digits.NAME: digits.MODEL_PATH}
@@ -121,6 +123,7 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
             ways = Ways(os.environ, clock.now)
             ways.change(ways.prepared(loaded.alerting.channels))
             alerts = _alerts(loaded, journal, ways, address, clock)
+            receiver = _receiver(loaded, clock)
             owner = Owner(
                 loaded,
                 journal,
@@ -140,11 +143,14 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
                 clock,
                 new_secret(),
                 ready,
+                None if receiver is None else _span_post(receiver, address, clock),
             )
             try:
                 await owner.run()
             finally:
                 await ways.close()
+                if receiver is not None:
+                    await receiver.close()
 
         uvloop.run(serve())
     finally:
@@ -163,6 +169,33 @@ def _following(alerts: "Alerts", ways: "Ways", new: "Alerting") -> "Callable[[],
             await way.close()
 
     return follow
+
+
+def _receiver(loaded: Loaded, clock: RealClock) -> "Receiver | None":
+    """Of spans, where the settings name one."""
+    from paceline.config.tracing import headers_of
+    from paceline.watch.spans import Receiver
+
+    said = loaded.settings.traces
+    if not said.otlp_endpoint:
+        return None
+    headers = headers_of(said, os.environ)
+    for _, value in headers:
+        log.hide(value.decode())
+    folder = Path() if loaded.file is None else loaded.file.parent
+    ca_file = str(folder / said.ca_file) if said.ca_file else ""
+    return Receiver(said.otlp_endpoint, headers, clock.now, ca_file=ca_file, private=said.private)
+
+
+def _span_post(receiver: "Receiver", address: str, clock: RealClock) -> "SpanPost":
+    from paceline.watch.spans import SpanPost
+
+    resource = {
+        "service.name": "paceline",
+        "service.version": paceline.__version__,
+        "service.instance.id": address.partition("://")[2],
+    }
+    return SpanPost(receiver.send, resource, paceline.__version__, clock, Chance())
 
 
 def _alerts(
@@ -205,6 +238,7 @@ def run_front() -> None:
     from paceline.web.inference import Inference
     from paceline.web.messages import Drawn, Serves, Start
     from paceline.web.relay import Relay
+    from paceline.web.tracing import Tracing, kept_by
     from paceline.web.v2_front import v2_routes
 
     clock = RealClock()
@@ -247,6 +281,8 @@ def run_front() -> None:
         if settings.drift_rows_s:
             specs = {name: model.spec for name, model in models.items()}
             samples = Samples(specs, settings.drift_rows_s, lambda rows: wish(Drawn(tuple(rows))))
+        chance = Chance()
+        tracing = Tracing(clock, chance, start.sample, wish) if start.exports else None
         inference = Inference(
             models,
             board,
@@ -256,6 +292,7 @@ def run_front() -> None:
             wish if steers else None,
             settings.feedback_answers,
             samples,
+            kept_by(tracing, clock, chance, start.sample),
         )
         inference.warm()
         wish(Serves(takes(models), inference.how()))
@@ -272,9 +309,9 @@ def run_front() -> None:
             clock,
         )
         keeping = _keeping(start.keep, directory_fd, board, clock)
-        llm = _llm(start, board, clock, wish if settings.fronts > 1 else None, keeping)
+        llm = _llm(start, board, clock, wish if settings.fronts > 1 else None, keeping, tracing)
         door = Door(routes, gate, board, clock, Chance(), llm.begin, inference.begin)
-        return Parts(door, gate, inference, clock, llm, tls_of(settings))
+        return Parts(door, gate, inference, clock, llm, tls_of(settings), tracing)
 
     async def serve() -> None:
         await Front(socket.socket(fileno=LINK_FD), build).run()
@@ -288,6 +325,7 @@ def _llm(
     clock: RealClock,
     tell: "Callable[[TargetNews], None] | None",
     keeping: "Keeping | None",
+    tracing: "Tracing | None",
 ) -> "Llm":
     """Providers with their keys, which no message between processes has, and the ways to them."""
     from paceline.gateway.beside import Beside
@@ -325,7 +363,7 @@ def _llm(
     simulated = [each.name for each in upstreams if each.kind == SIMULATED]
     tally = Tally(board, Prices(start.prices, free=simulated))
     relay = Relay(providers, router, tally, clock, Beside(clock))
-    return Llm(relay, board, withheld, keeping)
+    return Llm(relay, board, withheld, keeping, tracing)
 
 
 def _keeping(

@@ -19,6 +19,7 @@ from paceline.cli.report import report
 from paceline.cli.serve import serve
 from paceline.cli.simulate import simulate
 from paceline.cli.streams import standard_streams
+from paceline.cli.traces import traces
 from paceline.cli.up import up
 from paceline.cli.version import version
 from paceline.cli.why import why
@@ -47,6 +48,7 @@ Paceline serves models, and holds them to what you say they must achieve.
   paceline why       why a knob is as it is: its story
   paceline calls     the last LLM calls, and where their time went
   paceline said      what was said in LLM calls, where it is kept, and to forget it
+  paceline traces    where the time of the slowest requests to a model went
   paceline report    what a model did: latency, throughput, queue, machine, cost
   paceline profile   what a process does or holds, and what a model's time goes to
   paceline alerts    what fires, who sees to it, and quiet for a while
@@ -81,6 +83,7 @@ def command_line() -> typer.Typer:
     app.command()(why)
     app.command()(calls)
     app.add_typer(said.app, name="said")
+    app.command()(traces)
     app.command()(report)
     app.command()(profile)
     app.add_typer(alerts.app, name="alerts")

@@ -29,6 +29,7 @@ from paceline.terms.limits import (
 from paceline.terms.plan import Value
 from paceline.watch.alerts.channel import Encryption
 from paceline.watch.alerts.channel import Kind as ChannelKind
+from paceline.watch.otlp import PATH as OTLP_PATH
 
 DEFAULT_FILE = "paceline.toml"
 DEFAULT_STATE = "./.paceline"
@@ -348,6 +349,35 @@ class ChannelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ] = False
 
 
+class TraceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    sample: Annotated[
+        float,
+        Meta(
+            description="The share of requests whose timelines are kept by chance, of all that "
+            "no caller's trace decides about.",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.001
+    otlp_endpoint: Annotated[
+        str,
+        Meta(
+            description="Where their spans go by OTLP, such as http://localhost:4318; "
+            f"without a path, to {OTLP_PATH} there."
+        ),
+    ] = ""
+    headers_env: Annotated[
+        str,
+        Meta(description="The variable with headers it wants to see: name=value,name=value."),
+    ] = ""
+    ca_file: Annotated[
+        str, Meta(description="File with the authorities that may sign its certificate (PEM).")
+    ] = ""
+    private: Annotated[
+        bool, Meta(description="Whether it is in a private network, where none is looked for.")
+    ] = False
+
+
 class RuleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The defaults are each rule's own: see `config/alerting.py`."""
 
@@ -376,6 +406,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     alerts: Annotated[AlertSettings, Meta(description="Who is told of alerts, and how often.")] = (
         AlertSettings()
     )
+    traces: Annotated[
+        TraceSettings, Meta(description="Of which requests it is told where their time went.")
+    ] = TraceSettings()
     rules: Annotated[dict[str, RuleSettings], Meta(description="What is an alert.")] = {}
     channels: Annotated[dict[str, ChannelSettings], Meta(description="Ways to tell somebody.")] = {}
 

@@ -21,6 +21,7 @@ from paceline.config import (
     RuleSettings,
     SaidSettings,
     Server,
+    TraceSettings,
 )
 from paceline.terms.errors import BadValue
 from paceline.terms.plan import Catalogue, Choice, Knob
@@ -111,6 +112,7 @@ def leaves(
         found |= {("prices", price, name): each for name, each in fields(PriceSettings).items()}
     found |= {("said", name): each for name, each in fields(SaidSettings).items()}
     found |= {("alerts", name): each for name, each in fields(AlertSettings).items()}
+    found |= {("traces", name): each for name, each in fields(TraceSettings).items()}
     for rule in RULES.values():
         found |= {("rules", rule.name, each.name): each for each in of_rule(rule)}
     for channel in channels:

@@ -26,11 +26,13 @@ from paceline.config import (
     SaidSettings,
     Server,
     Settings,
+    TraceSettings,
     alerting,
     default_fronts,
     keeping,
     llm,
     served,
+    tracing,
 )
 from paceline.config.alerting import Alerting
 from paceline.config.fields import (
@@ -250,6 +252,10 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             priced += _prices(settings, given, text, faults)
             alerts = _alerting(settings, given, text, folder, faults)
             keep = _keep(settings, [each.name for each in routes_named], given, text, faults)
+            faults += [
+                _of_section(("traces",), each, given, text)
+                for each in tracing.wrong(settings.traces, folder)
+            ]
         if faults or settings is None or alerts is None:
             raise _together(faults)
         origins = {names: each.origin for names, each in given.items()}
@@ -344,6 +350,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             prices={name: PriceSettings(**below("prices", name)) for name in prices},
             said=SaidSettings(**below("said")),
             alerts=AlertSettings(**below("alerts")),
+            traces=TraceSettings(**below("traces")),
             rules=of_rules,
             channels={name: ChannelSettings(**below("channels", name)) for name in channels},
         )

@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from paceline.observe.traceparent import Context
 from paceline.terms.request import Priority
 
 Dialect = Literal["openai", "anthropic"]
@@ -59,6 +60,8 @@ class Call(msgspec.Struct, frozen=True):
     plain_headers: Headers = []
     """of those, what means something in the other dialect too"""
     key_id: str | None = None
+    context: Context | None = None
+    """its span, where it is recorded: each provider is told the span of its attempt below that"""
 
 
 class Ask(msgspec.Struct, frozen=True):

@@ -37,7 +37,7 @@ from paceline.gateway.tally import Tally
 from paceline.gateway.upstream import Target
 from paceline.gateway.usage import Usage, estimated_input
 from paceline.gateway.verdicts import Answer, Dropped, verdict_of
-from paceline.observe import log
+from paceline.observe import log, traceparent
 from paceline.terms.errors import BadRequest, PacelineError
 from paceline.terms.limits import LLM_TIMELINES
 
@@ -527,11 +527,19 @@ class Run:
                 return None
             else:
                 ask = ask_of(call, dialect, model, deadline_s, None, tokens_field)
-            attempt.running = provider.complete(ask, attempt)
+            attempt.running = provider.complete(self._traced(ask, go.number), attempt)
         except BadRequest as error:  # it cannot be said so, or no HTTP be made of it
             return error.with_traceback(None)  # which would hold the Run that keeps it
         self._running.append(attempt)
         return None
+
+    def _traced(self, ask: Ask, number: int) -> Ask:
+        """Where the call is recorded, the provider is told the span of this attempt."""
+        own = self.call.context
+        if own is None:
+            return ask
+        said = (traceparent.HEADER, traceparent.written(traceparent.below(own, number)))
+        return msgspec.structs.replace(ask, headers=[*ask.headers, said])
 
     def written(
         self, attempt: Attempt, provider: Provider, model: str, body: bytes | PacelineError
@@ -540,6 +548,7 @@ class Run:
         try:
             if not isinstance(body, PacelineError):
                 ask = ask_of(self.call, provider.dialect, model, self._attempts.deadline_s, body)
+                ask = self._traced(ask, attempt.number)
                 attempt.running = provider.complete(ask, attempt)
                 return
             wrong = body

@@ -49,6 +49,7 @@ class Batch:
         "begun_s",
         "bucket",
         "due_s",
+        "ended_s",
         "expected_s",
         "full",
         "look",
@@ -76,10 +77,26 @@ class Batch:
         self.begun_s = begun_s
         self.expected_s = expected_s
         self.due_s = NEVER
+        self.ended_s = begun_s
+        """when it was known how it ran; until then, when it began"""
         self.whole = whole
         self.look: Look | None = None
         self.full = False
         self.tried = False
+
+
+class Dispatched(msgspec.Struct, frozen=True, gc=False):
+    """What is told of a batch to whoever wants to know where the time of a request in it went. Of
+    one that failed there are no parts."""
+
+    reason: Reason
+    rows: int
+    requests: int
+    begun_s: float
+    ended_s: float
+    input_s: float | None = None
+    infer_s: float | None = None
+    output_s: float | None = None
 
 
 class Broken:

@@ -18,7 +18,7 @@ from typing import NamedTuple, NoReturn, TypeAlias
 from paceline.clock import SHORTEST_NAP_S, Clock
 from paceline.flow.queue import NEVER, Bucket, Waiting
 from paceline.observe import log
-from paceline.serve.batch import Batch, Tuning
+from paceline.serve.batch import Batch, Dispatched, Tuning
 from paceline.serve.batcher import Adaptive, Dynamic, LatencyOptimized, Policy, fixed
 from paceline.serve.classes import Classes, classes
 from paceline.serve.core import NORMAL, Core, End, Refused, Why
@@ -111,6 +111,7 @@ class Runner:
         self._turning = False
         self.told_all: Callable[[], None] = _nothing_more
         """called when all of a batch have been told"""
+        self._telling: tuple[Batch, Ran | None] | None = None
         self._ended: list[tuple[Waiting, End]] = []
         """to be told; never in the middle of what a core does, for who hears it may ask again"""
         self._timer: asyncio.TimerHandle | None = None
@@ -341,11 +342,13 @@ class Runner:
             self._tally.began(batch, core)
             work = partial(self._compute, [each.work.inputs for each in batch.members])
             if batch.rows <= self._tiny_rows and batch.bucket == self._tried:
+                ran: Ran | None = None
                 try:
-                    told = self._done(core, batch, work())
+                    ran = work()
+                    told = self._done(core, batch, ran)
                 except PacelineError as error:
                     told = self._failed(core, batch, error)
-                self._tell(told)
+                self._tell(told, batch, ran)
                 now = self._clock.now()
                 if now - begun_s >= IN_PLACE_S:
                     self._soon()
@@ -359,14 +362,16 @@ class Runner:
     def _ran_beside(self, core: Core, batch: Batch, ran: "asyncio.Future[Ran]") -> None:
         """What waits is begun first, for an executor is free: the answers are written beside it."""
         error = ran.exception()
+        result = None
         if error is None:
-            told = self._done(core, batch, ran.result())
+            result = ran.result()
+            told = self._done(core, batch, result)
         elif isinstance(error, PacelineError):
             told = self._failed(core, batch, error)
         else:
             raise error  # the end of the process, or a bug: nothing that a request could be told
         self._run_batches(core)
-        self._tell(told)
+        self._tell(told, batch, result)
         self._soon()
 
     def _compute(self, several: Sequence[Tensors]) -> Ran:
@@ -394,6 +399,7 @@ class Runner:
     def _done(self, core: Core, batch: Batch, ran: Ran) -> list[tuple[Waiting, Outcome]]:
         """Who is to be told what."""
         now = self._clock.now()
+        batch.ended_s = now
         self._tally.ran(batch, now - batch.begun_s, ran, self._shapes, self._clock.wall())
         if batch.bucket not in self._seen:
             if len(self._seen) >= SHAPES:
@@ -411,12 +417,27 @@ class Runner:
     def _failed(
         self, core: Core, batch: Batch, error: PacelineError
     ) -> list[tuple[Waiting, Outcome]]:
-        return [(each, error) for each in core.failed(self._clock.now(), batch)]
+        batch.ended_s = now = self._clock.now()
+        return [(each, error) for each in core.failed(now, batch)]
 
-    def _tell(self, told: Sequence[tuple[Waiting, Outcome]]) -> None:
-        for waiting, outcome in told:
-            waiting.work.told(outcome)
-        self.told_all()
+    def _tell(self, told: Sequence[tuple[Waiting, Outcome]], batch: Batch, ran: Ran | None) -> None:
+        self._telling = (batch, ran)
+        try:
+            for waiting, outcome in told:
+                waiting.work.told(outcome)
+            self.told_all()
+        finally:
+            self._telling = None
+
+    def dispatched(self) -> Dispatched | None:
+        """How the batch ran whose requests are being told, for those of them that want to know."""
+        if self._telling is None:
+            return None
+        batch, ran = self._telling
+        parts = (None, None, None) if ran is None else ran[1:]
+        return Dispatched(
+            batch.reason, batch.rows, len(batch.members), batch.begun_s, batch.ended_s, *parts
+        )
 
     def _on_end(self, waiting: Waiting, end: End) -> None:
         self._tally.not_run(end)

@@ -644,6 +644,65 @@ LLM_TIMELINES = 500
 LLM_CALLS_TOLD = 100
 """of these that are told at once"""
 
+TRACES_SLOWEST = 10
+"""inference requests whose timelines one front keeps of each model for being the slowest of
+TRACES_SLOT_S"""
+
+TRACES_SLOT_S = 300.0
+"""how long requests are compared with each other for that"""
+
+TRACES_SPAN_S = 3600.0
+"""for how long the slowest are told"""
+
+TRACES_RECENT = 32
+"""of each model in one front: timelines kept for being sampled; as many for being late, and for
+having failed"""
+
+TRACES_ASKED_PER_S = 100
+"""of each model in one front: kept because their callers' traces are recorded"""
+
+TRACES_BAD_PER_S = 10
+"""of each model in one front: kept for being late or having failed"""
+
+TRACES_TOLD = 100
+"""timelines that are told at once"""
+
+SPANS_TOLD = 512
+"""that a front has for the owner; what comes beyond is dropped, and counted"""
+
+SPANS_TELL_S = 0.5
+"""how long a front waits for more of them"""
+
+SPANS_HELD = 8192
+"""that the owner has for an OTLP receiver; what comes beyond is dropped, and counted"""
+
+SPANS_SENT = 256
+"""in one request"""
+
+SPANS_GROUP_S = 1.0
+"""how long it waits for more of them"""
+
+SPANS_SEND_S = 10.0
+"""for one request to be answered"""
+
+SPANS_ANSWER_BYTES = 4096
+"""of an answer that are read"""
+
+SPANS_BACKOFF_FIRST_S = 1.0
+"""up to so long before the second try, then twice that, and so on"""
+
+SPANS_BACKOFF_MOST_S = 30.0
+"""up to so long at most"""
+
+SPANS_GIVE_UP_S = 120.0
+"""after so long a request is not sent again; its spans are dropped, and counted"""
+
+SPANS_LAST_S = 2.0
+"""for what is held when the server stops"""
+
+SPANS_HEADERS = 16
+"""that a receiver may want to see"""
+
 LLM_READ_IN_PLACE_BYTES = 512 * 1024
 """of a body that a front reads, or changes a member of, itself: less than 2 ms, whatever is in it;
 longer ones go to its scribe process"""

@@ -424,6 +424,13 @@ ALERT_NOTICES = Metric(
     "Notices of alerts, by channel and by what came of them: sent, or given up.",
     ("channel", "ended"),
 )
+SPANS = Metric(
+    "paceline_spans_total",
+    "counter",
+    "spans",
+    "Spans for the OTLP receiver, by what came of them: sent, or dropped.",
+    ("ended",),
+)
 BUILD = Metric(
     "paceline_build_info", "gauge", "", "Always 1; the labels say what runs.", ("version",)
 )
@@ -500,6 +507,7 @@ METRICS: tuple[Metric, ...] = (
     DISK_FREE,
     ALERTS_OPEN,
     ALERT_NOTICES,
+    SPANS,
     BUILD,
     STARTED,
 )

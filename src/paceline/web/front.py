@@ -47,15 +47,20 @@ from paceline.web.messages import (
     Ready,
     Serves,
     SettingsChanged,
+    Spans,
     Start,
     Steer,
     TargetNews,
     TellCalls,
     TellLabels,
+    TellTraces,
     ToFront,
+    Traces,
     to_front,
 )
 from paceline.web.profiling import Look, Profiling
+from paceline.web.traces_api import TracesQuery, TraceView, kept
+from paceline.web.tracing import Tracing
 
 logger = log.get(__name__)
 
@@ -66,9 +71,9 @@ make one at the older. `./bench collector` has what that is worth."""
 Preparing = Callable[[InForce], Callable[[], None]]
 """Makes of a plan what puts it in force at once; raises where it cannot be served by."""
 
-Wish = Callable[[Steer | Serves | TargetNews | Drawn], None]
-"""Tells the owner what steering would move, what is served, which targets are left alone, and which
-rows were drawn."""
+Wish = Callable[[Steer | Serves | TargetNews | Drawn | Spans], None]
+"""Tells the owner what steering would move, what is served, which targets are left alone, which
+rows were drawn, and where the time of requests went."""
 
 
 class Parts(NamedTuple):
@@ -78,6 +83,7 @@ class Parts(NamedTuple):
     clock: Clock
     llm: Llm
     tls: ssl.SSLContext | None = None
+    tracing: Tracing | None = None
 
 
 Build = Callable[[Start, int, int, Callable[[], str], Wish], Parts]
@@ -130,7 +136,7 @@ class Front:
 
     async def _serve(self, start: Start, listener: socket.socket, parts: Parts) -> None:
         self._parts = parts
-        door, gate, inference, clock, llm, tls = parts
+        door, gate, inference, clock, llm, tls, tracing = parts
         self._gate = gate
         if self._newer_keys is not None:  # changed after its orders were written
             gate.ring = self._newer_keys
@@ -165,6 +171,8 @@ class Front:
         await llm.close()
         if self._profiling is not None:
             self._profiling.end()
+        if tracing is not None:
+            tracing.flush()
         self._link.close()
 
     async def _finished_or_stopped(self, door: Door) -> None:
@@ -224,6 +232,8 @@ class Front:
                 parts = self._parts  # none while it is starting, and has answered nothing
                 judged = () if parts is None else parts.inference.judge(model, ids, labels)
                 self._link.send(Judged(tuple(judged)))
+            case TellTraces(query):
+                self._link.send(Traces(self._traces(query)))
             case Ping():
                 self._link.send(Pong())
 
@@ -238,6 +248,12 @@ class Front:
         if self._profiling is None:
             self._profiling = Profiling(self._parts.clock.now)
         self._profiling.begin(look, lambda found: self._link.send(Profiled(found)))
+
+    def _traces(self, query: TracesQuery) -> tuple[TraceView, ...]:
+        if self._parts is None:
+            return ()
+        clock, inference = self._parts.clock, self._parts.inference
+        return kept(inference.timelines(), query, clock.now(), clock.wall())
 
     def _log_as(self, changed: SettingsChanged) -> None:
         log.change(changed.settings.log_level, access=changed.settings.access_log)

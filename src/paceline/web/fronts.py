@@ -56,15 +56,19 @@ from paceline.web.messages import (
     Ready,
     Serves,
     SettingsChanged,
+    Spans,
     Start,
     Steer,
     TargetNews,
     TellCalls,
     TellLabels,
+    TellTraces,
     ToOwner,
+    Traces,
     to_owner,
 )
 from paceline.web.profiling import Look
+from paceline.web.traces_api import TracesQuery, TraceView
 
 logger = log.get(__name__)
 
@@ -96,6 +100,7 @@ class Slot:
         self.asked_calls: deque[asyncio.Future[tuple[CallView, ...]]] = deque()
         self.profiled: asyncio.Future[msgspec.Raw] | None = None
         self.asked_labels: deque[asyncio.Future[Verdicts]] = deque()
+        self.asked_traces: deque[asyncio.Future[tuple[TraceView, ...]]] = deque()
 
     @property
     def ready(self) -> bool:
@@ -107,7 +112,7 @@ class Fronts:
     `plan` is what they serve by. `on_change` is called when the number of ready fronts may have
     changed; `on_orphans` gets the connections that a front was handed and died without taking,
     `on_steer` what a front wishes, `on_failed` why a front cannot serve at all, `on_drawn` the rows
-    that one drew."""
+    that one drew, `on_spans` what is for an OTLP receiver."""
 
     def __init__(
         self,
@@ -121,6 +126,7 @@ class Fronts:
         clock: Clock,
         on_failed: Callable[[int, PacelineError], None] = lambda front, error: None,
         on_drawn: Callable[[Sequence[Rows]], None] = lambda rows: None,
+        on_spans: Callable[[Spans], None] = lambda spans: None,
     ) -> None:
         self.slots = [Slot(index) for index in range(count)]
         self.restarts = 0
@@ -135,6 +141,7 @@ class Fronts:
         self._on_steer = on_steer
         self._on_failed = on_failed
         self._on_drawn = on_drawn
+        self._on_spans = on_spans
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._draining = False
@@ -252,6 +259,19 @@ class Fronts:
             await asyncio.wait(answers, timeout=OBEY_S)
         return [each for answer in answers if answer.done() for each in answer.result()]
 
+    async def traces(self, query: TracesQuery) -> list[TraceView]:
+        """The timelines of inference requests that the fronts keep, likewise."""
+        answers: list[asyncio.Future[tuple[TraceView, ...]]] = []
+        for slot in self.slots:
+            if slot.ready and not slot.silent and slot.link is not None:
+                answer: asyncio.Future[tuple[TraceView, ...]] = self._loop.create_future()
+                slot.asked_traces.append(answer)
+                slot.link.send(TellTraces(query))
+                answers.append(answer)
+        if answers:
+            await asyncio.wait(answers, timeout=OBEY_S)
+        return [trace for each in answers if each.done() for trace in each.result()]
+
     def _ask(self, slot: Slot, question: Prepare | Apply) -> asyncio.Future[str]:
         """The front's refusal; empty when it obeys, or is gone."""
         assert slot.link is not None
@@ -349,6 +369,10 @@ class Fronts:
                     slot.profiled = None
             case Judged(verdicts):
                 slot.asked_labels.popleft().set_result(verdicts)
+            case Traces(traces):
+                slot.asked_traces.popleft().set_result(traces)
+            case Spans():
+                self._on_spans(message)
             case TargetNews():
                 for other in self.slots:
                     if other is not slot and other.ready and other.link is not None:
@@ -395,6 +419,9 @@ class Fronts:
         for judged in slot.asked_labels:
             judged.set_result(())
         slot.asked_labels.clear()
+        for kept in slot.asked_traces:
+            kept.set_result(())
+        slot.asked_traces.clear()
         self._on_change()
         self._loop.call_later(EXIT_S, child.kill)
 

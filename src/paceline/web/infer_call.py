@@ -15,9 +15,11 @@ from paceline.flow.queue import Waiting
 from paceline.net.answers import draining
 from paceline.net.coding import folded, unfolded
 from paceline.net.exchange import Exchange
-from paceline.observe import log
+from paceline.observe import log, traceparent
+from paceline.observe.traceparent import Context
 from paceline.serve import predict, v2
 from paceline.serve.answers import Reply
+from paceline.serve.batch import Dispatched
 from paceline.serve.model import Tensors
 from paceline.serve.reading import Read
 from paceline.serve.runner import RANKS, Outcome
@@ -30,6 +32,7 @@ from paceline.terms.limits import (
     PARSE_UNTIMED_BYTES,
 )
 from paceline.web.door import Door, Held, Refusal, bug
+from paceline.web.timelines import Timeline, Why
 from paceline.web.way import Way
 
 LENGTH_HEADER = b"inference-header-content-length"
@@ -42,6 +45,9 @@ SAID_S = 0.005
 
 JSON = b"content-type: application/json\r\n"
 BINARY = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
+
+LEFT = "left"
+"""In the place of an error's code: its caller has gone."""
 
 Part: TypeAlias = "bytes | memoryview"
 
@@ -133,8 +139,10 @@ class InferCall(Held):
     """One request, from its head to its answer."""
 
     __slots__ = (
+        "_dispatched",
         "_heard_s",
         "_place",
+        "_queued_s",
         "_read",
         "_waiting",
         "_way",
@@ -155,6 +163,9 @@ class InferCall(Held):
         self._place = place
         self._read: Read | None = None
         self._waiting: Waiting | None = None
+        self._queued_s: float | None = None
+        self._dispatched: Dispatched | None = None
+        """noted where its answer is not written while its batch is told"""
         self.priority = way.priority
         self.started_s = started_s = place.now() if came_s is None else came_s
         self._heard_s: float | None = started_s
@@ -264,7 +275,9 @@ class InferCall(Held):
         )
 
     def _told(self, outcome: Outcome) -> None:
-        self._waiting = None
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            self._queued_s = waiting.arrived_s
         if isinstance(outcome, PacelineError):
             self.fail(outcome)
         else:
@@ -285,13 +298,14 @@ class InferCall(Held):
             reply = v2.encode(spec, request, outputs, self._place.memo)
         else:
             reply = predict.encode(spec, request, outputs)
+        if reply.rest is None and self._way.said.accepts is None:
+            self._place.send(self, reply)
+            return
         if reply.rest is None:
-            if self._way.said.accepts is None:
-                self._place.send(self, reply)
-            else:
-                self._fold(reply, reply.parts)
-        else:
-            self._collect((reply, [*reply.parts], reply.rest))
+            self._fold(reply, reply.parts)
+            return
+        self._dispatched = self._place.runner.dispatched()
+        self._collect((reply, [*reply.parts], reply.rest))
 
     def _collect(self, so_far: "tuple[Reply, list[Part], Iterator[bytes]]") -> None:
         """A long answer is written piece by piece, and others get their turn in between."""
@@ -316,6 +330,7 @@ class InferCall(Held):
             self._answer(reply, [folded(parts, coding)], line)
         else:
             work = partial(folded, parts, coding)
+            self._dispatched = self._dispatched or self._place.runner.dispatched()
             self._beside(work, lambda whole: self._answer(reply, [whole], line))
 
     def _answer(self, reply: Reply, parts: "Sequence[Part]", coding: bytes) -> None:
@@ -328,7 +343,60 @@ class InferCall(Held):
         )
         if self.answer(200, headers, *parts):
             place = self._place
-            place.seconds.record(place.now() - self.started_s)
+            now = place.now()
+            seconds = now - self.started_s
+            place.seconds.record(seconds)
+            kept = place.kept
+            kept.left -= 1
+            own = self.exchange.own_headers
+            if (
+                seconds > kept.over_s
+                or kept.left < 0
+                or now >= kept.until_s
+                or (len(own) > 1 and traceparent.may_be_sampled(own))
+            ):
+                self._perhaps_keep(now)
+
+    def _perhaps_keep(self, now: float) -> None:
+        """It is slow, or late, or drawn, or its caller's trace is recorded."""
+        context = traceparent.of(self.exchange.own_headers)
+        asked = None if context is None else context.sampled
+        why = self._place.kept.why(now, now - self.started_s, asked=asked)
+        if why:
+            self._keep(now, why, 200, "", context)
+
+    def _keep(
+        self, now: float, why: tuple[Why, ...], status: int, error: str, context: Context | None
+    ) -> None:
+        place = self._place
+        trace_id, span_id = place.kept.ids()
+        request = getattr(self, "request", None)  # none, where its body was never read
+        timeline = Timeline(
+            self.id.decode(),
+            place.name,
+            self._way.kind,
+            why,
+            trace_id if context is None else context.trace_id,
+            span_id,
+            "" if context is None else context.span_id,
+            self.started_s,
+            self._heard_s,
+            self._queued_s,
+            self._dispatched or (place.runner.dispatched() if self._queued_s is not None else None),
+            now,
+            status,
+            error,
+            self.priority,
+            0 if request is None else request.rows,
+        )
+        place.kept.keep(timeline)
+
+    def _keep_failed(self, status: int, error: str) -> None:
+        place = self._place
+        now = place.now()
+        why = place.kept.why_failed(now)
+        if why:
+            self._keep(now, why, status, error, traceparent.of(self.exchange.own_headers))
 
     def _beside(self, work: Callable[[], bytes], then: Callable[[bytes], None]) -> None:
         """What takes long and lets others work meanwhile, in a thread."""
@@ -345,15 +413,21 @@ class InferCall(Held):
     def left(self) -> None:
         """Its caller has gone; what waits is not run."""
         self._stop_waiting()
-        self.end(0)
+        if not self.answered:
+            self.end(0)
+            self._keep_failed(0, LEFT)
 
     def fail(self, error: PacelineError) -> None:
         self._stop_waiting()
-        self.refuse(error)
+        if not self.answered:
+            self.refuse(error)
+            if error.http >= 500:
+                self._keep_failed(error.http, error.code)
 
     def _stop_waiting(self) -> None:
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
+            self._queued_s = waiting.arrived_s
             self._place.runner.leave(waiting)
 
     def ended(self, status: int) -> None:

@@ -10,10 +10,10 @@ One request, in order: `Inference.begin` (head), perhaps a wait for a turn of th
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from urllib.parse import unquote
 
-from paceline.clock import Clock
+from paceline.clock import Chance, Clock
 from paceline.net.coding import accepted, coding_of
 from paceline.net.exchange import Exchange
 from paceline.observe.board import Board
@@ -33,6 +33,7 @@ from paceline.terms.plan import InForce
 from paceline.web.door import Door, Refusal
 from paceline.web.infer_call import InferCall, InLine
 from paceline.web.messages import Steer
+from paceline.web.timelines import Kept, Timeline
 from paceline.web.turns import Turns
 from paceline.web.urgency import PRIORITY_HEADER, TIMEOUT_HEADER, priority_of, timeout_s_of
 from paceline.web.way import Address, Kind, Place, Said, Serving, Way
@@ -49,7 +50,8 @@ KNOWN = 4096
 
 class Inference:
     """Runs requests on the models of this front by the plan, and records them. Nothing is served
-    before the first plan is there. `wish` hears what the steering of a model would move."""
+    before the first plan is there. `wish` hears what the steering of a model would move.
+    `kept` makes what keeps the timelines of some requests to a model."""
 
     def __init__(
         self,
@@ -61,10 +63,12 @@ class Inference:
         wish: Callable[[Steer], None] | None = None,
         remembered: int = 0,
         samples: Samples | None = None,
+        kept: Callable[[str], Kept] | None = None,
     ) -> None:
         """`remembered` answers of all models together can be judged by labels that come later;
-        `samples` draws rows of them."""
+        `samples` draws rows of them; `kept` makes what keeps timelines of a model."""
         each_of = remembered and max(FEEDBACK_ANSWERS_LEAST, remembered // max(1, len(models)))
+        kept = kept or (lambda model: Kept(clock.now(), Chance(0)))
         self._board = board
         self.clock = clock
         self.turns = Turns(clock.now)
@@ -79,6 +83,7 @@ class Inference:
                 board,
                 clock,
                 reader,
+                kept(name),
                 Notes(model.spec, each_of, clock.now, samples) if remembered or samples else None,
             )
             for name, model in models.items()
@@ -110,6 +115,7 @@ class Inference:
             for name, each in serving.rules.items():
                 if before.get(name) != each:  # else a look of its steering would end for nothing
                     self._places[name].runner.tune(each)
+                    self._places[name].kept.objective(each.slo_s)
             self._plan_version.set(plan.version)
 
         return serve
@@ -269,6 +275,10 @@ class Inference:
                 remedy=f"Its version is {place.spec.version}; or name none.",
             )
         return place
+
+    def timelines(self) -> Iterator[Timeline]:
+        """Those that are kept, in no order."""
+        return (each for place in self._places.values() for each in place.kept.all())
 
     @property
     def specs(self) -> Sequence[ModelSpec]:

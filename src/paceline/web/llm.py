@@ -28,7 +28,7 @@ from paceline.gateway.routes import STAR, Route
 from paceline.gateway.said.keeping import Keeping, Words
 from paceline.net.answers import rendered
 from paceline.net.exchange import Exchange
-from paceline.observe import log
+from paceline.observe import log, traceparent
 from paceline.observe.board import Board
 from paceline.terms.errors import (
     NotAllowed,
@@ -50,6 +50,7 @@ from paceline.terms.limits import (
 from paceline.terms.metric import LLM_IN_FLIGHT as LLM_IN_FLIGHT_METRIC
 from paceline.terms.request import Priority
 from paceline.web.door import Door, Held, bug
+from paceline.web.tracing import Tracing
 from paceline.web.urgency import PRIORITY_HEADER, TIMEOUT_HEADER, priority_of, timeout_s_of
 
 ABOVE = b"/v1"
@@ -92,7 +93,7 @@ NOT_PASSED = frozenset({b"openai-organization", b"openai-project"})
 """Whom a call is billed to. The key is ours, and so is that."""
 
 REQUEST_IDS = frozenset(failures.REQUEST_ID.values())
-TRACED = frozenset({b"traceparent", b"tracestate"})
+TRACED = frozenset({traceparent.HEADER, traceparent.STATE})
 
 KEEP_HEADER = b"x-paceline-keep"
 """Whatever it says but yes, nothing of what is said in the call is kept. Yes has no effect: what is
@@ -139,9 +140,11 @@ class Llm:
         board: Board,
         withheld: Mapping[str, PacelineError] | None = None,
         keeping: Keeping | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.relay = relay
         self.keeping = keeping
+        self.tracing = tracing
         self._call = _Call if keeping is None else _KeptCall
         self.in_hand = 0
         self._in_flight = board.gauge(LLM_IN_FLIGHT_METRIC).cell
@@ -404,8 +407,12 @@ class _Call(Held):
         else:
             route = llm.route(asked.model, facts.caller)
         headers, plain_headers = facts.headers, facts.plain_headers
-        if len(exchange.own_headers) > 1:
-            traced = [each for each in exchange.own_headers if each[0] in TRACED]
+        own = exchange.own_headers
+        context = None if llm.tracing is None else llm.tracing.begin(own)
+        if len(own) > 1:
+            traced = [each for each in own if each[0] in TRACED]
+            if traced and context is not None:
+                traced = traceparent.states(own)  # the provider is told another parent
             if traced:
                 headers, plain_headers = headers + traced, plain_headers + traced
         received_s = self.received_s
@@ -423,6 +430,7 @@ class _Call(Held):
             received_s,
             plain_headers,
             facts.caller.key_id,
+            context,
         )
         self._run = run = Run(llm.relay, call, route, self)
         run.start()
@@ -555,6 +563,9 @@ class _Call(Held):
         run, self._run = self._run, None
         if run is not None:
             timeline = run.ended(status)
+            tracing = self._llm.tracing
+            if tracing is not None:
+                tracing.ended(timeline, run.call.context, self.exchange.own_headers)
             if logger.debugs:
                 logger.debug("llm call", request=timeline.id, **timeline.fields())
         elif status:

@@ -13,8 +13,10 @@ from paceline.serve.model import TensorSpec
 from paceline.serve.model_source import ModelSource
 from paceline.serve.samples import Rows
 from paceline.terms.plan import Address, InForce, Prediction, Value
+from paceline.terms.span import Span
 from paceline.web.calls_api import CallView, Order
 from paceline.web.profiling import Look
+from paceline.web.traces_api import TracesQuery, TraceView
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
@@ -32,6 +34,10 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     routes: tuple[Route, ...] = ()
     prices: tuple[Priced, ...] = ()
     keep: Keep | None = None
+    sample: float = 0.0
+    """of requests: the share of which the timelines are kept by chance"""
+    exports: bool = False
+    """whether spans are told"""
 
 
 class KeysChanged(msgspec.Struct, frozen=True, tag=True):
@@ -90,6 +96,12 @@ class TellLabels(msgspec.Struct, frozen=True, tag=True):
     labels: tuple[Label, ...]
 
 
+class TellTraces(msgspec.Struct, frozen=True, tag=True):
+    """Which timelines of inference requests do you keep? Answered by `Traces`."""
+
+    query: TracesQuery
+
+
 class Ping(msgspec.Struct, frozen=True, tag=True):
     pass
 
@@ -141,6 +153,20 @@ class Judged(msgspec.Struct, frozen=True, tag=True):
     verdicts: tuple[tuple[int, Verdict], ...] = ()
 
 
+class Traces(msgspec.Struct, frozen=True, tag=True):
+    """From a front, to the oldest `TellTraces` not yet answered."""
+
+    traces: tuple[TraceView, ...] = ()
+
+
+class Spans(msgspec.Struct, frozen=True, tag=True):
+    """From a front: for the OTLP receiver that the settings name. `dropped` more it had no room
+    for."""
+
+    spans: tuple[Span, ...]
+    dropped: int
+
+
 class TargetNews(msgspec.Struct, frozen=True, tag=True):
     """From a front, and to all others: a target of LLM calls is left alone until a moment of the
     host's monotonic clock. `why` is empty where it limits how much it is asked."""
@@ -187,6 +213,7 @@ ToFront = (
     | Profile
     | EndProfile
     | TellLabels
+    | TellTraces
     | TargetNews
     | Ping
 )
@@ -200,8 +227,9 @@ ToOwner = (
     | Profiled
     | TargetNews
     | Judged
-    | TargetNews
     | Drawn
+    | Traces
+    | Spans
     | Leaving
     | Steer
     | Pong

@@ -46,6 +46,7 @@ from paceline.terms.plan import Catalogue
 from paceline.watch.alerts.desk import Alerts
 from paceline.watch.drift import Drift
 from paceline.watch.past import Past
+from paceline.watch.spans import SpanPost
 from paceline.watch.watcher import Watcher
 from paceline.web import (
     alerts_api,
@@ -55,12 +56,13 @@ from paceline.web import (
     history_api,
     plan_api,
     said_api,
+    traces_api,
 )
 from paceline.web.control import Control
 from paceline.web.doorkeeper import Doorkeeper
 from paceline.web.fronts import Fronts, Takes
 from paceline.web.machine import MachineCost, of_files, of_plan
-from paceline.web.messages import KeysChanged, SettingsChanged, Start
+from paceline.web.messages import KeysChanged, SettingsChanged, Spans, Start
 from paceline.web.profiles import Profiles
 from paceline.web.scores import Scores
 from paceline.web.settings_api import FollowAlerting, SettingsInForce, wanted
@@ -105,6 +107,7 @@ class Owner:
         clock: Clock,
         session_secret: bytes,
         on_ready: Callable[[Takes], None],
+        span_post: SpanPost | None = None,
     ) -> None:
         settings = loaded.settings.server
         self._loaded = loaded
@@ -122,6 +125,8 @@ class Owner:
         self._probe = probe
         self._alerts = alerts
         self._clock = clock
+        self._span_post = span_post
+        """where the settings name an OTLP receiver"""
         self._on_ready: Callable[[Takes], None] | None = on_ready
         self._cannot_start: PacelineError | None = None
         self._session_secret = session_secret
@@ -139,6 +144,7 @@ class Owner:
             clock,
             self._on_failed,
             lambda rows: self._drift.take(rows),
+            self._on_spans,
         )
         self._doorkeeper = Doorkeeper(
             listener,
@@ -175,6 +181,7 @@ class Owner:
                 *self._settings.operations(),
                 *calls_api.operations(self._fronts.calls),
                 *said_api.operations(held.path, clock.wall),
+                *traces_api.operations(self._fronts.traces),
                 *history_api.operations(
                     self._watcher,
                     clock.wall,
@@ -211,6 +218,8 @@ class Owner:
         self._fronts.start()
         self._upkeep.start()
         self._alerts.start()
+        if self._span_post is not None:
+            self._span_post.start()
         connections = Connections(self._control.routes(), self._clock.now, self._clock.wall)
         await connections.listen(self._held.listen())
         await self._stopping.wait()
@@ -222,6 +231,8 @@ class Owner:
         await self._scores.close()
         await self._fronts.drain(self._settings.server.drain_s)
         await self._alerts.close()
+        if self._span_post is not None:
+            await self._span_post.close()
         await self._watcher.close()
         await self._drift.close()
         self._doorkeeper.refuse_all()
@@ -265,6 +276,8 @@ class Owner:
             routes=self._loaded.routes,
             prices=self._loaded.prices,
             keep=self._loaded.keep,
+            sample=self._loaded.settings.traces.sample,
+            exports=self._span_post is not None,
         )
 
     def _on_change(self) -> None:
@@ -288,6 +301,10 @@ class Owner:
             self.stop("the start failed")
         else:
             logger.error("a front cannot serve", front=front, why=str(error))
+
+    def _on_spans(self, spans: Spans) -> None:
+        if self._span_post is not None:
+            self._span_post.take(spans.spans, spans.dropped)
 
     def _on_orphans(self, connections: list[socket.socket]) -> None:
         """Handed to a front that died before it took them: they wait for another."""
@@ -338,6 +355,7 @@ class Owner:
             *self._cost.measured(),
             *self._alerts.measure(),
             *self._drift.measure(),
+            *([] if self._span_post is None else self._span_post.measure()),
             *self._disk(),
             Measurement(FRONTS_READY, (), float(self._fronts.ready)),
             Measurement(FRONTS_WANTED, (), float(len(self._fronts.slots))),

@@ -25,6 +25,7 @@ from paceline.config import (
     llm,
     needs_restart,
     served,
+    tracing,
 )
 from paceline.config.alerting import Alerting
 from paceline.config.fields import toml
@@ -99,6 +100,7 @@ class SettingsInForce:
         self._routes = loaded.routes
         self._prices = loaded.prices
         self._keep = loaded.keep
+        self._traces = loaded.settings.traces
         self._follow_alerting = follow_alerting
         self._desk = desk
         self._on_change = on_change
@@ -138,6 +140,7 @@ class SettingsInForce:
                 *llm.needs_restart(self._routes, loaded.routes, "routes"),
                 *llm.needs_restart(self._prices, loaded.prices, "prices"),
                 *keeping.needs_restart(self._keep, loaded.keep),
+                *tracing.needs_restart(self._traces, loaded.settings.traces),
             )
         steps = map(of_step, done.steps)
         view = ReloadView((*changed, *alerts, *goals, *steps), waiting, done.version)

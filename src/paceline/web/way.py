@@ -31,6 +31,7 @@ from paceline.terms.metric import (
 )
 from paceline.terms.request import Priority
 from paceline.web.door import Refusal
+from paceline.web.timelines import Kept
 
 Kind = Literal["v2", "predict"]
 
@@ -68,6 +69,7 @@ class Place:
         "body_s",
         "failed_s",
         "in_hand",
+        "kept",
         "memo",
         "name",
         "notes",
@@ -93,6 +95,7 @@ class Place:
         board: Board,
         clock: Clock,
         reader: Reader,
+        kept: Kept,
         notes: Notes | None = None,
     ) -> None:
         self.name = name
@@ -109,6 +112,7 @@ class Place:
         self.in_hand = 0
         self.notes = notes
         """of its answers; None where none are kept"""
+        self.kept = kept
         self.refusal_until_s = 0.0
         self._taken: list[Staged] = []
         self._asking: list[Callable[[], None]] | None = None
