@@ -92,11 +92,13 @@ DISTRIBUTIONS = st.builds(
 def measured(draw: st.DrawFn) -> Measurement:
     metric = draw(st.sampled_from(METRICS))
     labels = tuple(draw(st.text(max_size=8)) for _ in metric.labels)
-    return Measurement(metric, labels, draw(DISTRIBUTIONS if metric.kind == "sketch" else NUMBERS))
+    if metric.kind == "sketch":
+        return Measurement(metric, labels, draw(DISTRIBUTIONS))
+    return Measurement(metric, labels, draw(NUMBERS))
 
 
-@settings(max_examples=60)
-@given(st.lists(measured(), max_size=12, unique_by=lambda each: (each.metric.name, each.labels)))
+@settings(max_examples=30)
+@given(st.lists(measured(), max_size=8, unique_by=lambda each: (each.metric.name, each.labels)))
 def test_whatever_labels_and_values_are_they_are_read_as_they_were(
     given_: list[Measurement],
 ) -> None:
@@ -105,7 +107,7 @@ def test_whatever_labels_and_values_are_they_are_read_as_they_were(
         agrees(family)
         for sample in family.samples:
             found[sample.name, *sample.labels.values()] = sample.value
-    expected = {}
+    expected: dict[tuple[str, ...], float] = {}
     for each in given_:
         name, value = each.metric.name, each.value
         if isinstance(value, Distribution):
