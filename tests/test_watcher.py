@@ -5,6 +5,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 from starlette.requests import Request as HttpRequest
 
 from paceline.clock import Chance
+from paceline.journal.entries import GoalsChanged
 from paceline.journal.journal import Journal
-from paceline.observe.board import Board
+from paceline.observe.board import Board, Counter
 from paceline.terms.errors import Unavailable
 from paceline.terms.measurement import Measurement
 from paceline.terms.metric import CPU_SECONDS, FRONT_RESTARTS, REQUEST_SECONDS, REQUESTS
@@ -23,6 +25,7 @@ from paceline.watch.alerts.latch import Bounds
 from paceline.watch.alerts.life import Channel, Policy
 from paceline.watch.alerts.messages import Message
 from paceline.watch.alerts.postman import SENT, Outcome
+from paceline.watch.alerts.rules import BURN
 from paceline.watch.analysis.finding import Baseline
 from paceline.watch.archive import archive
 from paceline.watch.history import History
@@ -62,6 +65,20 @@ class Hand:
             reached.set_result(None)
         for _ in range(3):
             await asyncio.sleep(0)
+
+
+class Laptop(Hand):
+    """Suspended, its monotonic clock stands still and its wall clock goes on, as Linux has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asleep_s = 0.0
+
+    def wall(self) -> float:
+        return super().wall() + self._asleep_s
+
+    def sleep(self, seconds: float) -> None:
+        self._asleep_s += seconds
 
 
 class Watched:
@@ -297,3 +314,98 @@ def test_alerts_look_again_after_a_failed_look_and_make_up_for_none(
     asyncio.run(main())
     assert heard == [("restarts:host", "fired")]
     assert caplog.text.count("a look at the boards failed") == 1
+
+
+NIGHT_S = 8 * 3600.0
+FAILS = "slo_burn:m.availability"
+
+
+def test_a_laptop_that_sleeps_is_judged_by_the_time_in_which_it_ran(tmp_path: Path) -> None:
+    """An outage goes on after a night, and another comes before the alert is over. At 99.9 % it is
+    known after 52 s, and over after five minutes; nobody escalates in a night."""
+    heard: list[tuple[float, str, str]] = []
+
+    async def main() -> None:
+        laptop, board, began = Laptop(), Board(), asyncio.Event()
+        good = board.counter(REQUESTS, "m", "normal", "200")
+        bad = board.counter(REQUESTS, "m", "normal", "500")
+
+        async def send(message: Message) -> Outcome:
+            heard.extend(
+                (laptop.now(), each.alert.id, each.alert.state) for each in message.notices
+            )
+            return SENT
+
+        def others() -> list[Measurement]:
+            began.set()
+            return []
+
+        journal = Journal(ListStore(Kept()), laptop, at_once=True)
+        stated = GoalsChanged({"m": ("availability >= 0.999",)})
+        await journal.write(lambda _: [stated], "ann")
+        policy = Policy((Channel("ops"), Channel("boss")), ("boss",), escalate_s=900.0)
+        senders = {"ops": send, "boss": send}
+        alerts = Alerts(
+            journal, {BURN: None}, policy, senders, ["m"], "here:8080", laptop, Chance(3)
+        )
+        alerts.start()
+        watcher = Watcher(
+            tmp_path, lambda: [board], others, laptop,
+            (lambda past: alerts.look(past, laptop.now()),),
+        )  # fmt: skip
+        watcher.start()
+        await began.wait()
+        await asyncio.sleep(0)
+
+        async def runs(seconds: float, of: Counter, step_s: float = 1.0) -> None:
+            for _ in range(int(seconds / step_s)):
+                of.add(10 * step_s)
+                await laptop.pass_s(step_s)
+
+        def state() -> str:
+            alert = alerts.book.alerts.get(FAILS)
+            return "none" if alert is None else alert.state
+
+        await runs(600, good, 5.0)
+        await runs(30, bad)
+        await alerts.silence("other:*", 3600.0, "ann", "")
+        laptop.sleep(NIGHT_S)
+        await runs(21, bad)
+        assert state() == "none"
+        await runs(4, bad)
+        assert state() == "firing"
+        since_s = alerts.book.alerts[FAILS].since_unix_s - WALL_S - NIGHT_S
+        assert since_s == pytest.approx(652, abs=2)
+        assert not alerts.book.silences  # an hour of anybody's clock is over
+        await runs(100, good, 5.0)
+        laptop.sleep(NIGHT_S)
+        await runs(190, good, 5.0)
+        assert state() == "firing"
+        await runs(15, good)
+        assert state() == "resolved"
+
+        past = watcher.past
+        assert past.known_s() == pytest.approx(laptop.now())
+        assert past.grew(REQUESTS, {"status": "500"}, 305 + 55) == 550
+        assert past.grew(REQUESTS, {"status": "500"}, 305) == 0
+        steps = past.steps(REQUESTS, {}, 3600, 1)
+        assert sum(step.known_s for step in steps) == pytest.approx(laptop.now())
+        assert sum(step.value for step in steps) == 10 * laptop.now()
+        await laptop.pass_s(5.0)
+        await alerts.close()
+        await watcher.close()
+        await journal.close()
+
+    asyncio.run(main())
+    (first, *began), (second, *ended) = heard
+    assert (began, ended) == ([FAILS, "firing"], [FAILS, "resolved"])
+    assert first == pytest.approx(653, abs=3)
+    assert second == pytest.approx(first + 300, abs=3)  # one notice in five minutes
+    kept = archive(tmp_path)
+    assert kept is not None
+    minutes = kept.steps(REQUESTS, {}, 86400, 60)
+    assert sum(step.value for step in minutes) == 9600
+    labels = [step.wall_s - WALL_S for step in minutes]
+    assert labels == sorted(labels)
+    nights = [(a, b) for a, b in pairwise(labels) if b - a > 3600]
+    assert [round((b - a) / 3600) for a, b in nights] == [8, 8]
