@@ -28,16 +28,21 @@ from paceline.serve.model_source import ModelSource
 from paceline.serve.operator_run import Event, Made
 from paceline.terms.errors import Conflict, NotFound, NotMeasured, NotOffered, UnknownModel
 from paceline.terms.limits import (
+    LINK_BULK_BYTES,
     PROFILE_ASKED_S,
     PROFILE_BOXES,
     PROFILE_DEPTH,
+    PROFILE_FRAMES,
     PROFILE_KEPT_S,
     PROFILE_NAME_CHARS,
+    PROFILE_STACKS,
+    PROFILE_THREADS,
     PROFILE_UNASKED_S,
 )
+from paceline.web.messages import Profiled
 from paceline.web.profile_api import EndProfileBody, ProfileBody, ProfileQuery, ProfileView
 from paceline.web.profiles import Profiles
-from paceline.web.profiling import Look
+from paceline.web.profiling import Found, Look
 from servers import Answer, Server
 from test_cli import here, refused
 
@@ -77,7 +82,12 @@ def running(*targets: Callable[[], object]) -> Iterator[None]:
         each.join()
 
 
-def test_a_thread_that_works_is_told_from_one_that_waits() -> None:
+@pytest.mark.parametrize("kernel_tells", [True, False])
+def test_a_thread_that_works_is_told_from_one_that_waits(
+    kernel_tells: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not kernel_tells:
+        monkeypatch.setattr(stacks._Seen, "_call", lambda self, thread: [""])
     end = threading.Event()
 
     def spins() -> None:
@@ -140,6 +150,17 @@ def test_what_goes_beyond_a_bound_is_counted_together(monkeypatch: pytest.Monkey
     assert len(least.frames) <= 3
     assert len(least.stacks) <= 3
     assert sum(each.samples for each in least.stacks) >= least.samples
+
+
+def test_the_longest_profile_fits_a_message() -> None:
+    name = "\N{GRINNING FACE}" * PROFILE_NAME_CHARS
+    assert stacks.named(name) == name
+    frames = (name,) * PROFILE_FRAMES
+    threads = (Thread(name, 1000.1234, 1000.1234, 10**6, 10**6),) * PROFILE_THREADS
+    deep = Stack(PROFILE_THREADS - 1, True, 10**6, (PROFILE_FRAMES - 1,) * PROFILE_DEPTH)
+    found = Stacks(999.999, HZ, 10**6, 10**6, 99.9999, frames, threads, (deep,) * PROFILE_STACKS)
+    told = Profiled(msgspec.Raw(msgspec.json.encode(Found(stacks=found))))
+    assert len(msgspec.json.encode(told)) <= LINK_BULK_BYTES
 
 
 @given(st.text())
@@ -376,7 +397,10 @@ class Keyed:
             {"Authorization": f"Bearer {keys.create(role, role, 0.0)[1]}"}
             for role in ("admin", "client")
         )
-        self.server = Server(state, "--require-keys")
+        self.temporary = state.parent / "temporary"
+        self.temporary.mkdir()
+        environ = {"TMPDIR": str(self.temporary)}
+        self.server = Server(state, "--require-keys", environ=environ)
 
     def begin(self, **asked: Any) -> Answer:
         return self.server.ask("POST", "/api/profile", asked, headers=self.admin)
@@ -469,6 +493,7 @@ def test_a_model_is_run_beside_and_told_by_operator(keyed: Keyed, tmp_path: Path
     after = keyed.server.ask("GET", "/metrics", headers=keyed.admin).body.decode()
     for told in (before, after):  # no request of it was served
         assert 'paceline_rows_total{model="digits"} 1.0' not in told
+    assert not [*keyed.temporary.iterdir()]
     assert here("profile", "digits", "--memory", "--state", state).returncode == 2
 
 
