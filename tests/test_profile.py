@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from paceline.access.keys import KeyFile
 from paceline.cli import flame, profile, profile_page, profiled
@@ -317,6 +318,33 @@ def test_a_trace_is_told_by_operator_and_node_without_its_first_run() -> None:
     assert found.nodes[0].shapes == "8x64 to 8x2"
     with pytest.raises(NotMeasured):
         operator_run.told("m", 1.0, made_up, trace(1))
+
+
+def test_a_model_is_run_on_inputs_that_are_made_up_until_it_has_been_seen_enough(
+    tmp_path: Path,
+) -> None:
+    """Squares of 4: other lengths do not run."""
+    sizes = ["rows", "length"]
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "to"], ["y"])],
+        "squares",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, sizes)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [helper.make_tensor("to", TensorProto.INT64, [3], [0, 2, 2])],
+    )
+    path = tmp_path / "squares.onnx"
+    opset = [helper.make_opsetid("", 17)]
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    )
+    run = operator_run.Run("squares", str(path), str(tmp_path), 0.05, 8, 4)
+    found = operator_run.profile(run, lambda: False)
+    assert found.inputs == (Made("x", "FP32", (8, 4)),)
+    assert [each.name for each in found.kinds] == ["Reshape"]
+    assert found.kinds[0].calls == found.runs > 0
+    assert operator_run.profile(run, lambda: True).runs == 1  # somebody said that it should end
+    with pytest.raises(NotMeasured, match="made up"):
+        operator_run.profile(msgspec.structs.replace(run, length=5), lambda: False)
 
 
 # --- Whoever keeps them ---------------------------------------------------------------------------
