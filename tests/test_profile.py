@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from paceline.access.keys import KeyFile
 from paceline.cli import flame, profile, profile_page, profiled
@@ -28,16 +29,21 @@ from paceline.serve.model_source import ModelSource
 from paceline.serve.operator_run import Event, Made
 from paceline.terms.errors import Conflict, NotFound, NotMeasured, NotOffered, UnknownModel
 from paceline.terms.limits import (
+    LINK_BULK_BYTES,
     PROFILE_ASKED_S,
     PROFILE_BOXES,
     PROFILE_DEPTH,
+    PROFILE_FRAMES,
     PROFILE_KEPT_S,
     PROFILE_NAME_CHARS,
+    PROFILE_STACKS,
+    PROFILE_THREADS,
     PROFILE_UNASKED_S,
 )
+from paceline.web.messages import Profiled
 from paceline.web.profile_api import EndProfileBody, ProfileBody, ProfileQuery, ProfileView
 from paceline.web.profiles import Profiles
-from paceline.web.profiling import Look
+from paceline.web.profiling import Found, Look
 from servers import Answer, Server
 from test_cli import here, refused
 
@@ -77,7 +83,12 @@ def running(*targets: Callable[[], object]) -> Iterator[None]:
         each.join()
 
 
-def test_a_thread_that_works_is_told_from_one_that_waits() -> None:
+@pytest.mark.parametrize("kernel_tells", [True, False])
+def test_a_thread_that_works_is_told_from_one_that_waits(
+    kernel_tells: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not kernel_tells:
+        monkeypatch.setattr(stacks._Seen, "_call", lambda self, thread: [""])
     end = threading.Event()
 
     def spins() -> None:
@@ -140,6 +151,17 @@ def test_what_goes_beyond_a_bound_is_counted_together(monkeypatch: pytest.Monkey
     assert len(least.frames) <= 3
     assert len(least.stacks) <= 3
     assert sum(each.samples for each in least.stacks) >= least.samples
+
+
+def test_the_longest_profile_fits_a_message() -> None:
+    name = "\N{GRINNING FACE}" * PROFILE_NAME_CHARS
+    assert stacks.named(name) == name
+    frames = (name,) * PROFILE_FRAMES
+    threads = (Thread(name, 1000.1234, 1000.1234, 10**6, 10**6),) * PROFILE_THREADS
+    deep = Stack(PROFILE_THREADS - 1, True, 10**6, (PROFILE_FRAMES - 1,) * PROFILE_DEPTH)
+    found = Stacks(999.999, HZ, 10**6, 10**6, 99.9999, frames, threads, (deep,) * PROFILE_STACKS)
+    told = Profiled(msgspec.Raw(msgspec.json.encode(Found(stacks=found))))
+    assert len(msgspec.json.encode(told)) <= LINK_BULK_BYTES
 
 
 @given(st.text())
@@ -298,6 +320,33 @@ def test_a_trace_is_told_by_operator_and_node_without_its_first_run() -> None:
         operator_run.told("m", 1.0, made_up, trace(1))
 
 
+def test_a_model_is_run_on_inputs_that_are_made_up_until_it_has_been_seen_enough(
+    tmp_path: Path,
+) -> None:
+    """Squares of 4: other lengths do not run."""
+    sizes = ["rows", "length"]
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "to"], ["y"])],
+        "squares",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, sizes)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [helper.make_tensor("to", TensorProto.INT64, [3], [0, 2, 2])],
+    )
+    path = tmp_path / "squares.onnx"
+    opset = [helper.make_opsetid("", 17)]
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    )
+    run = operator_run.Run("squares", str(path), str(tmp_path), 0.05, 8, 4)
+    found = operator_run.profile(run, lambda: False)
+    assert found.inputs == (Made("x", "FP32", (8, 4)),)
+    assert [each.name for each in found.kinds] == ["Reshape"]
+    assert found.kinds[0].calls == found.runs > 0
+    assert operator_run.profile(run, lambda: True).runs == 1  # somebody said that it should end
+    with pytest.raises(NotMeasured, match="made up"):
+        operator_run.profile(msgspec.structs.replace(run, length=5), lambda: False)
+
+
 # --- Whoever keeps them ---------------------------------------------------------------------------
 
 
@@ -376,7 +425,10 @@ class Keyed:
             {"Authorization": f"Bearer {keys.create(role, role, 0.0)[1]}"}
             for role in ("admin", "client")
         )
-        self.server = Server(state, "--require-keys")
+        self.temporary = state.parent / "temporary"
+        self.temporary.mkdir()
+        environ = {"TMPDIR": str(self.temporary)}
+        self.server = Server(state, "--require-keys", environ=environ)
 
     def begin(self, **asked: Any) -> Answer:
         return self.server.ask("POST", "/api/profile", asked, headers=self.admin)
@@ -469,6 +521,7 @@ def test_a_model_is_run_beside_and_told_by_operator(keyed: Keyed, tmp_path: Path
     after = keyed.server.ask("GET", "/metrics", headers=keyed.admin).body.decode()
     for told in (before, after):  # no request of it was served
         assert 'paceline_rows_total{model="digits"} 1.0' not in told
+    assert not [*keyed.temporary.iterdir()]
     assert here("profile", "digits", "--memory", "--state", state).returncode == 2
 
 

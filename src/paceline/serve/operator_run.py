@@ -19,7 +19,7 @@ import msgspec
 
 from paceline.observe.stacks import named
 from paceline.processes.working import GIVES_WAY, LINK_FD
-from paceline.terms.errors import NotMeasured, PacelineError
+from paceline.terms.errors import ModelFailed, NotMeasured, PacelineError
 from paceline.terms.limits import (
     LINK_MESSAGE_BYTES,
     PROFILE_CALLS,
@@ -135,7 +135,14 @@ def profile(run: Run, called: Callable[[], bool]) -> Operators:
     began_s = now()
     runs = 0
     while runs < 2 or (runs < most and now() < began_s + run.seconds and not called()):
-        model.run(batch)
+        try:
+            model.run(batch)
+        except ModelFailed as error:
+            raise NotMeasured(
+                f"it does not run on inputs that are made up: {error.cause}",
+                value=", ".join(f"{each.name} {each.shape}" for each in made.values()),
+                remedy="Say other sizes: --rows and --length, or `rows` and `length`.",
+            ) from error
         runs += 1
     took_s = now() - began_s
     trace = model.end_trace()

@@ -55,7 +55,9 @@ class OperatorRun:
         self._link.send(End())
 
     def kill(self) -> None:
+        """At once; nobody may be left to see its end."""
         self._child.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _on_outcome(self, outcome: Outcome, fds: list[int]) -> None:
         self._told = outcome
