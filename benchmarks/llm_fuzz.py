@@ -27,9 +27,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, cast
 
-import anthropic
 import httpx2
-import openai
 import uvloop
 
 from benchmarks import _llm_cases as cases
@@ -197,6 +195,10 @@ class Sdks:
     """The official clients, over a transport that answers what the front did."""
 
     def __init__(self) -> None:
+        # Seconds for who only reads the tests.
+        import anthropic
+        import openai
+
         self._now = httpx2.Response(500)
         http = httpx2.Client(transport=httpx2.MockTransport(lambda _: self._now), trust_env=False)
         key, retries = "k", 0
@@ -206,6 +208,10 @@ class Sdks:
         self._anthropic: Any = anthropic.Anthropic(
             api_key=key, base_url="http://far", http_client=http, max_retries=retries
         )
+        self._refusals: dict[Dialect, Any] = {
+            "openai": openai.APIStatusError,
+            "anthropic": anthropic.APIStatusError,
+        }
 
     def understood(self, dialect: Dialect, answer: Answer, *, stream: bool) -> Meaning:
         """Whatever the SDK raises where it is no answer."""
@@ -225,10 +231,9 @@ class Sdks:
 
     def wrong_error(self, dialect: Dialect, answer: Answer) -> str:
         """Why an SDK does not raise what it should; empty where it does."""
-        vendor: Any = openai if dialect == "openai" else anthropic
         try:
             self.understood(dialect, answer, stream=False)
-        except vendor.APIStatusError as error:
+        except self._refusals[dialect] as error:
             said = error.body
             inner = said.get("error", said) if isinstance(said, dict) else None
             if error.status_code != answer.status:

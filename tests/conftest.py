@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 OF_THE_SDKS = [
     "gateway_bench",
     "http_provider",
+    "llm_fuzz",
     "llm_sdks",
     "llm_upstream",
     "simulated_shapes",

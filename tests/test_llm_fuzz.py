@@ -57,11 +57,10 @@ def test_the_sdks_understand_what_is_meant_in_nearly_every_form(
     sdks: llm_fuzz.Sdks, provider: Any, stream: bool
 ) -> None:
     """Not what is meant only in a form that they cannot read."""
-    understood = 0
+    understood, good = 0, a_case("good", stream=stream)
     for number in range(40):
         chance = random.Random(number)
-        of = a_case("good", stream=stream)
-        of = of._replace(provider=provider, means=cases.meaning(chance))
+        of = good._replace(provider=provider, means=cases.meaning(chance))
         sent = cases.answered(chance, of, Wanted(provider, stream, usage=False))
         understood += llm_fuzz.understands(sdks, of, sent)
     assert understood >= 32

@@ -5,24 +5,13 @@ import io
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 
 import msgspec
 import typer
 import typer.main
 
-from paceline.cli import alerts, config, demo, journal, key, plan, said
-from paceline.cli.calls import calls
-from paceline.cli.doctor import doctor
-from paceline.cli.load import load
-from paceline.cli.profile import profile
-from paceline.cli.report import report
-from paceline.cli.serve import serve
-from paceline.cli.simulate import simulate
 from paceline.cli.streams import standard_streams
-from paceline.cli.traces import traces
-from paceline.cli.up import up
-from paceline.cli.version import version
-from paceline.cli.why import why
 from paceline.terms.errors import (
     EXIT_INTERRUPTED,
     EXIT_OK,
@@ -31,6 +20,15 @@ from paceline.terms.errors import (
     Misuse,
     PacelineError,
 )
+
+GROUPS = ("key", "config", "journal", "plan", "said", "alerts", "demo")
+"""of commands: the `app` of their module"""
+
+COMMANDS = (
+    *("serve", "up", "doctor", "key", "config", "journal", "plan", "why", "calls", "said"),
+    *("traces", "report", "profile", "alerts", "simulate", "load", "demo", "version"),
+)
+"""as the help lists them; each is, or is in, the module of its name"""
 
 LINE_END = "\n"
 """between faults that are told together"""
@@ -59,7 +57,9 @@ Paceline serves models, and holds them to what you say they must achieve.
 """
 
 
-def command_line() -> typer.Typer:
+def command_line(asked: str = "") -> typer.Typer:
+    """With all commands; with one alone where that is asked for, for most of the time that a short
+    command took was spent on the others."""
     app = typer.Typer(
         name="paceline",
         add_completion=False,
@@ -73,24 +73,12 @@ def command_line() -> typer.Typer:
         if context.invoked_subcommand is None:
             print(WELCOME, end="")
 
-    app.command()(serve)
-    app.command()(up)
-    app.command()(doctor)
-    app.add_typer(key.app, name="key")
-    app.add_typer(config.app, name="config")
-    app.add_typer(journal.app, name="journal")
-    app.add_typer(plan.app, name="plan")
-    app.command()(why)
-    app.command()(calls)
-    app.add_typer(said.app, name="said")
-    app.command()(traces)
-    app.command()(report)
-    app.command()(profile)
-    app.add_typer(alerts.app, name="alerts")
-    app.command()(simulate)
-    app.command()(load)
-    app.add_typer(demo.app, name="demo")
-    app.command()(version)
+    for name in (asked,) if asked in COMMANDS else COMMANDS:
+        module = import_module(f"paceline.cli.{name}")
+        if name in GROUPS:
+            app.add_typer(module.app, name=name)
+        else:
+            app.command()(getattr(module, name))
     return app
 
 
@@ -118,7 +106,7 @@ def run(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str], as_json: bool) -> int:
     try:
         # Not by typer's own `main`, which makes a closed pipe an exit code of 1.
-        command = typer.main.get_command(command_line())
+        command = typer.main.get_command(command_line(arguments[0] if arguments else ""))
         with command.make_context("paceline", list(arguments)) as context:
             result = command.invoke(context)
         return result if isinstance(result, int) else EXIT_OK

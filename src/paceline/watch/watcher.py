@@ -3,8 +3,9 @@ thread write that down.
 
 Made by the owner and told by it when to begin and to end; fronts notice nothing. Whoever has to
 look each second too, as alerts do, is called after the past knows. Nothing here stops the server
-when it fails; the log says why. numpy is imported by the thread that reads the file, after the
-first front is ready: a start waits for neither.
+when it fails; the log says why. numpy is imported by the thread that reads the file, when the first
+front has been ready for a second: neither a start nor the first requests wait for it, and whoever
+stops sooner is spared it. What happened by then is counted in the first step.
 """
 
 import asyncio
@@ -70,9 +71,10 @@ class Watcher:
     def folder(self) -> Path | None:
         return self._folder
 
-    def start(self) -> None:
+    def start(self, after_s: float = 0.0) -> None:
+        """The past begins now; what the file says of the one before is read `after_s`."""
         if self._task is None:
-            self._task = asyncio.ensure_future(self._watch())
+            self._task = asyncio.ensure_future(self._watch(after_s))
 
     async def close(self) -> None:
         """With a last look, which is written with what was not yet."""
@@ -110,8 +112,10 @@ class Watcher:
             self._writing.add_done_callback(self._written)
             await asyncio.wait((self._writing,))
 
-    async def _watch(self) -> None:
+    async def _watch(self, after_s: float) -> None:
         looking = _Looking(self._folder, self._clock.now(), self._clock.wall())
+        if after_s:
+            await self._clock.until(self._clock.now() + after_s)
         try:
             await self._in_thread(lambda: looking.begin(self._boards()))
             looking.see_first(self._clock.now(), self._clock.wall(), self._others())

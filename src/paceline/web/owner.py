@@ -27,7 +27,7 @@ from paceline.processes.terminal import Sender, Terminal
 from paceline.serve.knobs import Rules, rules
 from paceline.serve.model_source import ModelSource
 from paceline.terms.errors import PacelineError
-from paceline.terms.limits import ALERTS_ON_PAGE
+from paceline.terms.limits import ALERTS_ON_PAGE, WATCH_TICK_S
 from paceline.terms.measurement import Measurement
 from paceline.terms.metric import (
     BATCH_ROWS,
@@ -289,7 +289,7 @@ class Owner:
             if self._on_ready is not None:
                 self._on_ready(self._fronts.takes)
                 self._on_ready = None
-                self._watcher.start()
+                self._watcher.start(after_s=WATCH_TICK_S)
         else:
             self._doorkeeper.open()
 
