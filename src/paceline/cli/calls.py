@@ -59,5 +59,7 @@ def _line(call: "CallView") -> str:
     went = ", then ".join(each.target for each in call.attempts) or "nowhere"
     first = "" if call.first_ms is None else f", first content after {call.first_ms:.0f} ms"
     tokens = "" if call.output_tokens is None else f", {call.output_tokens} tokens"
+    if call.estimated_tokens:
+        tokens += f", about {call.estimated_tokens} {'more ' if tokens else ''}in and out"
     ended = f"{call.outcome} {call.status or ''}".strip()
     return f"{at}  {call.model} to {went}: {ended}, {call.took_ms:.0f} ms{first}{tokens}"

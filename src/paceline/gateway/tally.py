@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from paceline.gateway.attempts import Tried
 from paceline.gateway.call import Call
-from paceline.gateway.usage import Usage
+from paceline.gateway.usage import NO_ESTIMATE, Estimated, Usage
 from paceline.observe.board import Board, Counter
 from paceline.terms.limits import LLM_SERIES
 from paceline.terms.metric import (
@@ -70,6 +70,10 @@ class _Series:
             self._kind("cache_write", usage.cache_write_tokens)
             self._kind("reasoning", usage.reasoning_tokens)
 
+    def estimated(self, estimated: Estimated) -> None:
+        self._kind("estimated_input", estimated.input_tokens)
+        self._kind("estimated_output", estimated.output_tokens)
+
     def lost(self, usage: Usage | None, estimated: int) -> None:
         if usage is None:
             self._lost("input", "estimated", estimated)
@@ -114,6 +118,7 @@ class Tally:
         first_s: float | None,
         now: float,
         usage: Usage | None,
+        estimated: Estimated = NO_ESTIMATE,
     ) -> None:
         """`committed` is the attempt whose answer it is; `first_s` is when its first content came;
         `status` 0 where its caller had left."""
@@ -131,12 +136,14 @@ class Tally:
         series.call(call.endpoint, status)
         if usage is not None:
             series.used(usage)
+        if estimated is not NO_ESTIMATE:
+            series.estimated(estimated)
         if status == 200:
             received_s = call.received_s
             series.seconds.record(now - received_s)
             if first_s is not None and call.asked.stream:
                 series.first.record(first_s - received_s)
-                further = 0 if usage is None else usage.output_tokens - 1
+                further = 0 if usage is None else usage.output_tokens - 1  # told alone
                 if further > 0:
                     series.token.record((now - first_s) / further, further)
 
