@@ -29,8 +29,9 @@ from paceline.net.connection import Connection
 from paceline.net.server import Connections
 from paceline.observe.board import Board, read
 from paceline.terms.errors import Overloaded
-from paceline.terms.limits import LLM_TRANSLATED_BYTES
+from paceline.terms.limits import LLM_IN_FLIGHT, LLM_TRANSLATED_BYTES
 from paceline.terms.metric import LLM_LOST_TOKENS, LLM_TOKENS
+from paceline.terms.request import PRIORITIES
 from paceline.web.door import Door
 from paceline.web.llm import Llm
 from test_known_heads import Sink, nobody
@@ -196,6 +197,47 @@ def test_who_announces_more_than_there_is_room_for_need_not_send_it() -> None:
             b"content-length: 100000\r\n\r\n{"
         )
         assert sink.wrote.startswith(b"HTTP/1.1 529")
+
+    at(scenario)
+
+
+# --- Who gives way --------------------------------------------------------------------------------
+
+
+def urgent(it: Place, priority: str, path: str = "/v1/chat/completions") -> Sink:
+    connection, sink = it.connect()
+    body = b'{"model":"m","messages":[],"max_tokens":9}'
+    connection.data_received(
+        b"POST %b HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        b"x-priority: %b\r\ncontent-length: %d\r\n\r\n%b"
+        % (path.encode(), priority.encode(), len(body), body)
+    )
+    return sink
+
+
+def test_when_a_front_is_full_the_lower_priorities_are_refused_and_the_higher_still_enter() -> None:
+    def scenario(it: Place) -> None:
+        entered: list[tuple[str, Sink]] = []
+        for priority in PRIORITIES:
+            while not (sink := urgent(it, priority)).wrote:
+                entered.append((priority, sink))
+            assert sink.wrote.startswith(b"HTTP/1.1 503")
+            assert b"retry-after: 1\r\n" in sink.wrote
+            assert urgent(it, priority, "/v1/messages").wrote.startswith(b"HTTP/1.1 529")
+            for lower in PRIORITIES[: PRIORITIES.index(priority)]:
+                assert urgent(it, lower).wrote.startswith(b"HTTP/1.1 503")
+        assert len(entered) == LLM_IN_FLIGHT == len(it.far.asked)
+        by_priority = [sum(each == priority for each, _ in entered) for priority in PRIORITIES]
+        assert all(count > LLM_IN_FLIGHT // 100 for count in by_priority)
+        assert by_priority[0] == LLM_IN_FLIGHT // 2
+        it.far.asked[0].answers(ANSWER)  # one place is free again, and for the highest alone
+        assert entered[0][1].wrote.startswith(b"HTTP/1.1 200")
+        assert urgent(it, "high").wrote.startswith(b"HTTP/1.1 503")
+        assert not urgent(it, "critical").wrote
+        for each in it.far.asked[1:]:
+            each.answers(ANSWER)
+        assert all(sink.wrote.startswith(b"HTTP/1.1 200") for _, sink in entered)
+        assert not urgent(it, "low").wrote  # and at last for all
 
     at(scenario)
 
