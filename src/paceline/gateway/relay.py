@@ -267,9 +267,8 @@ class Run:
         call, relay = self.call, self._relay
         now = relay.now()
         repeatable = call.endpoint != "other" or call.method in SAFE
-        model = "" if call.endpoint == "other" else call.asked.model
         self._attempts = attempts = relay.router.begin(
-            self.route, now, call.deadline_s, call.asked.stream, repeatable, model
+            self.route, now, call.deadline_s, call.asked.stream, repeatable, call.asked.model
         )
         self._obey(attempts.start(now))
 
