@@ -918,7 +918,7 @@ def test_a_model_that_is_overloaded_does_not_close_others_that_are_relayed_raw(
         call("m-good")
         assert len(it.first.asked) == 1 + named  # what names none shares what is known
 
-    relayed(Route("m*", (Tier(targets("first")),), retries=0, **RAW), scenario)
+    relayed(Route("m*", (Tier(targets("first")),), retries=0, raw_paths=("/files",)), scenario)
 
 
 def test_one_that_names_a_model_gets_the_name_that_its_provider_has() -> None:
