@@ -24,13 +24,14 @@ from paceline.gateway.room import Room
 from paceline.gateway.routes import Hedge, Route
 from paceline.gateway.routing import Router
 from paceline.gateway.tally import Tally
-from paceline.gateway.usage import DATA_TOKENS, estimated_input
+from paceline.gateway.usage import DATA_TOKENS, estimated_input, estimated_output
 from paceline.net.connection import Connection
 from paceline.net.server import Connections
 from paceline.observe.board import Board, read
 from paceline.terms.errors import Overloaded
-from paceline.terms.limits import LLM_TRANSLATED_BYTES
-from paceline.terms.metric import LLM_LOST_TOKENS
+from paceline.terms.limits import LLM_IN_FLIGHT, LLM_TRANSLATED_BYTES
+from paceline.terms.metric import LLM_LOST_TOKENS, LLM_TOKENS
+from paceline.terms.request import PRIORITIES
 from paceline.web.door import Door
 from paceline.web.llm import Llm
 from test_known_heads import Sink, nobody
@@ -97,6 +98,16 @@ class Place:
             "/".join(each.labels[1:]): each.value
             for each in read([self.board])
             if each.metric is LLM_LOST_TOKENS and isinstance(each.value, float)
+        }
+
+    @property
+    def used(self) -> dict[str, float]:
+        """Tokens of what brought some, by kind."""
+        return {
+            each.labels[2]: each.value
+            for each in read([self.board])
+            if each.metric is LLM_TOKENS and each.value
+            if isinstance(each.value, float)
         }
 
     async def streams(self, path: str = "/v1/chat/completions") -> Sink:
@@ -186,6 +197,47 @@ def test_who_announces_more_than_there_is_room_for_need_not_send_it() -> None:
             b"content-length: 100000\r\n\r\n{"
         )
         assert sink.wrote.startswith(b"HTTP/1.1 529")
+
+    at(scenario)
+
+
+# --- Who gives way --------------------------------------------------------------------------------
+
+
+def urgent(it: Place, priority: str, path: str = "/v1/chat/completions") -> Sink:
+    connection, sink = it.connect()
+    body = b'{"model":"m","messages":[],"max_tokens":9}'
+    connection.data_received(
+        b"POST %b HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        b"x-priority: %b\r\ncontent-length: %d\r\n\r\n%b"
+        % (path.encode(), priority.encode(), len(body), body)
+    )
+    return sink
+
+
+def test_when_a_front_is_full_the_lower_priorities_are_refused_and_the_higher_still_enter() -> None:
+    def scenario(it: Place) -> None:
+        entered: list[tuple[str, Sink]] = []
+        for priority in PRIORITIES:
+            while not (sink := urgent(it, priority)).wrote:
+                entered.append((priority, sink))
+            assert sink.wrote.startswith(b"HTTP/1.1 503")
+            assert b"retry-after: 1\r\n" in sink.wrote
+            assert urgent(it, priority, "/v1/messages").wrote.startswith(b"HTTP/1.1 529")
+            for lower in PRIORITIES[: PRIORITIES.index(priority)]:
+                assert urgent(it, lower).wrote.startswith(b"HTTP/1.1 503")
+        assert len(entered) == LLM_IN_FLIGHT == len(it.far.asked)
+        by_priority = [sum(each == priority for each, _ in entered) for priority in PRIORITIES]
+        assert all(count > LLM_IN_FLIGHT // 100 for count in by_priority)
+        assert by_priority[0] == LLM_IN_FLIGHT // 2
+        it.far.asked[0].answers(ANSWER)  # one place is free again, and for the highest alone
+        assert entered[0][1].wrote.startswith(b"HTTP/1.1 200")
+        assert urgent(it, "high").wrote.startswith(b"HTTP/1.1 503")
+        assert not urgent(it, "critical").wrote
+        for each in it.far.asked[1:]:
+            each.answers(ANSWER)
+        assert all(sink.wrote.startswith(b"HTTP/1.1 200") for _, sink in entered)
+        assert not urgent(it, "low").wrote  # and at last for all
 
     at(scenario)
 
@@ -404,6 +456,77 @@ def test_what_was_never_sent_or_was_refused_costs_nothing() -> None:
         assert it.lost == {}
 
     at(scenario, route(["first"], retries=0))
+
+
+WORD = b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n'
+WORDS = [WORD % b"a "] * 50
+
+
+@pytest.mark.parametrize("end", ["left", "lost", "finished", "together"])
+def test_a_stream_whose_provider_told_no_usage_counts_as_an_estimate(end: str) -> None:
+    async def scenario(it: Place) -> None:
+        connection, _ = it.ask(size=4000, stream=True)
+        far = it.far.last
+        far.streams(*([b"".join(WORDS)] if end == "together" else WORDS))
+        if end == "left":
+            connection.connection_lost(None)
+        elif end == "lost":
+            far.loses()
+        else:
+            far.heard.body(STOP + DONE)
+            far.ends()
+        heard = 50 if end in ("left", "lost") else 51  # its end comes in an event too
+        assert it.used == {
+            "estimated_input": pytest.approx(1025, abs=25),
+            "estimated_output": heard,
+        }
+        assert it.lost == {}
+        (told,) = it.relay.timelines
+        assert told.usage is None
+        assert told.estimated.output_tokens == heard
+        assert "estimated_output_tokens" in told.fields()
+
+    at(scenario, route(["first"], retries=0))
+
+
+def test_of_one_that_told_its_input_the_output_beyond_is_estimated() -> None:
+    async def scenario(it: Place) -> None:
+        start, delta, rest = MESSAGE_STREAM.partition(b"event: content_block_delta")
+        delta += rest.partition(b"event: ")[0]
+        connection, _ = it.ask("/v1/messages", size=4000, stream=True, max_tokens=9)
+        it.other.last.streams(start, *[delta] * 7)
+        connection.connection_lost(None)
+        assert it.used == {"input": 3.0, "output": 1.0, "estimated_output": 7.0}
+
+    at(scenario, FOREIGN)
+
+
+def test_what_was_told_to_the_end_is_not_estimated() -> None:
+    async def scenario(it: Place) -> None:
+        it.ask("/v1/messages", size=4000, stream=True, max_tokens=9)
+        it.other.last.streams(MESSAGE_STREAM)
+        it.other.last.ends()
+        assert it.used == {"input": 3.0, "output": 2.0}
+
+    at(scenario, FOREIGN)
+
+
+def test_events_of_many_words_count_as_many_tokens() -> None:
+    async def scenario(it: Place) -> None:
+        connection, _ = it.ask(size=2, stream=True)
+        it.far.last.streams(*[WORD % (b"many " * 40)] * 10)
+        connection.connection_lost(None)
+        assert it.used["estimated_output"] == 10 * 200 // 4
+
+    at(scenario)
+
+
+@given(st.integers(1, 50), st.integers(0, 400), st.integers(40, 400))
+def test_an_estimate_grows_with_what_was_said_and_not_with_what_stands_around_it(
+    events: int, words: int, around: int
+) -> None:
+    estimate = estimated_output(events, events * (words + around), around)
+    assert max(events, events * words // 4) == estimate
 
 
 def test_a_picture_is_not_counted_as_text() -> None:

@@ -968,6 +968,25 @@ def test_a_raw_body_that_names_no_model_goes_on_as_it_is(target: str, body: byte
     relayed(route([target], **RAW), scenario)
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_model_that_is_overloaded_does_not_close_others_that_are_relayed_raw(
+    named: bool,
+) -> None:
+    def scenario(it: Place) -> None:
+        def call(model: str) -> None:
+            it.caller = Caller()
+            it.call(b'{"model":"%b"}' % model.encode() if named else b"{}", "other", "/files")
+
+        call("m-bad")
+        it.first.last.answers(b"{}", 429, [*JSON, (b"retry-after", b"60")])
+        call("m-bad")
+        assert len(it.first.asked) == 1
+        call("m-good")
+        assert len(it.first.asked) == 1 + named  # what names none shares what is known
+
+    relayed(Route("m*", (Tier(targets("first")),), retries=0, raw_paths=("/files",)), scenario)
+
+
 def test_one_that_names_a_model_gets_the_name_that_its_provider_has() -> None:
     def scenario(it: Place) -> None:
         it.call(b'{"model":"m","prompt":"x"}', "other", "/images/generations")

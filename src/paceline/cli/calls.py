@@ -63,5 +63,7 @@ def _line(call: "CallView") -> str:
     cost = "" if not call.cost_usd else f", {usd(call.cost_usd)}"
     if call.output_tokens is not None and call.cost_usd is None:
         cost = ", at a price that nobody has said"
+    if call.estimated_tokens:
+        tokens += f", about {call.estimated_tokens} {'more ' if tokens else ''}in and out"
     ended = f"{call.outcome} {call.status or ''}".strip()
     return f"{at}  {call.model} to {went}: {ended}, {call.took_ms:.0f} ms{first}{tokens}{cost}"

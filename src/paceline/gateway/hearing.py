@@ -10,6 +10,8 @@ provider.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
+import orjson
+
 from paceline.gateway import anthropic, failures, openai, sse
 from paceline.gateway.call import Call, Dialect, Headers
 from paceline.gateway.complete import Brackets
@@ -18,8 +20,9 @@ from paceline.gateway.provider import Lost, Provider, Running
 from paceline.gateway.room import Room
 from paceline.gateway.translate import answers, errors
 from paceline.gateway.translate.streams import ToChat, ToMessages
-from paceline.gateway.usage import Told, Usage
+from paceline.gateway.usage import Told, Usage, estimated_output
 from paceline.gateway.verdicts import Answer, Dropped
+from paceline.gateway.words import words_of
 from paceline.observe import log
 from paceline.terms.errors import Overloaded, PacelineError, ProviderFailed
 from paceline.terms.limits import (
@@ -156,8 +159,11 @@ Take = Callable[["Attempt", bytes], None]
 class Attempt:
     __slots__ = (
         "_brackets",
+        "_events_bytes",
+        "_events_heard",
         "_foreign",
         "_headers",
+        "_last_event",
         "_machine",
         "_parser",
         "_parts",
@@ -174,6 +180,11 @@ class Attempt:
     )
 
     _brackets: Brackets
+    _events_bytes: int
+    _events_heard: int
+    """those with content, for an estimate"""
+    _last_event: sse.Event
+    """of them"""
     _machine: ToChat | ToMessages | None
     _parser: sse.Parser
     _tail: bytes
@@ -196,6 +207,14 @@ class Attempt:
     @property
     def provider_name(self) -> str:
         return self._provider.name
+
+    @property
+    def output_tokens(self) -> int:
+        """Of its stream, so far, as an estimate."""
+        if not self._events_heard:
+            return 0
+        around = _around(self._last_event)
+        return estimated_output(self._events_heard, self._events_bytes, around)
 
     def leave(self) -> None:
         """Nothing more is to be heard."""
@@ -435,6 +454,7 @@ class Attempt:
         self._parser = sse.Parser()
         self._machine = None
         self._withheld = False
+        self._events_heard = self._events_bytes = 0
         if self._provider.dialect == "anthropic":
             self.seen = anthropic.passing("messages")
         else:
@@ -476,6 +496,9 @@ class Attempt:
             event = events[0]
             sign = seen.see(event)
             if sign == "content":  # what nearly every piece is
+                self._events_heard += 1
+                self._events_bytes += len(event.raw)
+                self._last_event = event
                 run.told.write(openai.without_usage(event) if self._withheld else event.raw)
             else:
                 self._go_on(run, seen, [(event, sign)])
@@ -500,6 +523,8 @@ class Attempt:
                 self.seen = None
                 self._answered()
                 return []
+            if sign == "content":
+                self._heard_content(event)
             out = self._out(event, sign)
             if self._machine is not None and self._machine.state == "broken":
                 self._garbled("its stream cannot be read")
@@ -523,6 +548,8 @@ class Attempt:
             if sign == "error":
                 self._broke(run, seen, event, parts)
                 return
+            if sign == "content":
+                self._heard_content(event)
             if machine is not None:
                 parts += machine.feed(event)
                 if machine.state == "broken":
@@ -536,6 +563,11 @@ class Attempt:
                 parts.append(openai.without_usage(event))
         if parts:
             run.told.write(parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def _heard_content(self, event: sse.Event) -> None:
+        self._events_heard += 1
+        self._events_bytes += len(event.raw)
+        self._last_event = event
 
     def _broke(self, run: Listener, seen: Passing, event: sse.Event, before: list[bytes]) -> None:
         """By an event of its provider's, which is the last that goes on."""
@@ -576,6 +608,17 @@ def _streams(headers: Headers) -> bool:
         if name == b"content-type":
             return value[:17].lower() == EVENT_STREAM
     return False
+
+
+def _around(event: sse.Event) -> int:
+    """Bytes of it that are no words."""
+    try:
+        told = orjson.loads(event.data)
+    except orjson.JSONDecodeError:
+        return len(event.raw)
+    if not isinstance(told, dict):
+        return len(event.raw)
+    return len(event.raw) - sum(len(text.encode()) for _, text in words_of(told))
 
 
 def _is_coded(headers: Headers) -> bool:

@@ -35,7 +35,7 @@ from paceline.gateway.routes import Route
 from paceline.gateway.routing import Router
 from paceline.gateway.tally import Tally
 from paceline.gateway.upstream import Target
-from paceline.gateway.usage import Usage, estimated_input
+from paceline.gateway.usage import NO_ESTIMATE, Estimated, Usage, estimated_input
 from paceline.gateway.verdicts import Answer, Dropped, verdict_of
 from paceline.observe import log, traceparent
 from paceline.terms.errors import BadRequest, PacelineError
@@ -107,6 +107,8 @@ class Timeline(msgspec.Struct, frozen=True):
     status: int
     tried: tuple[Tried, ...]
     usage: Usage | None
+    estimated: Estimated = NO_ESTIMATE
+    """tokens beyond these"""
     picousd: int | None = None
     """what the answer cost; None: there was none, or nobody knows"""
 
@@ -132,6 +134,9 @@ class Timeline(msgspec.Struct, frozen=True):
             told["output_tokens"] = self.usage.output_tokens
         if self.picousd is not None:
             told["cost_usd"] = usd(self.picousd)
+        if self.estimated is not NO_ESTIMATE:
+            told["estimated_input_tokens"] = self.estimated.input_tokens
+            told["estimated_output_tokens"] = self.estimated.output_tokens
         return told
 
 
@@ -255,7 +260,7 @@ class Run:
         self._done_s: float | None = None
         self._attempts: Attempts
         self._estimated: int
-        """input tokens of a stream that has begun without content"""
+        """input tokens of a stream whose provider has told none by the time it begins"""
         self.call = call
         self.route = route
         self.over = False
@@ -268,9 +273,8 @@ class Run:
         call, relay = self.call, self._relay
         now = relay.now()
         repeatable = call.endpoint != "other" or call.method in SAFE
-        model = "" if call.endpoint == "other" else call.asked.model
         self._attempts = attempts = relay.router.begin(
-            self.route, now, call.deadline_s, call.asked.stream, repeatable, model
+            self.route, now, call.deadline_s, call.asked.stream, repeatable, call.asked.model
         )
         self._obey(attempts.start(now))
 
@@ -306,19 +310,31 @@ class Run:
         relay, call, route = self._relay, self.call, self.route
         now = relay.now() if self._done_s is None else self._done_s
         tried = self._attempts.tried
-        committed, usage, picousd = None, self.usage, None
+        committed, usage, picousd, estimated = None, self.usage, None, NO_ESTIMATE
         if (attempt := self.committed) is not None:
             committed = attempt.number
             if usage is None and attempt.seen is not None:  # it was left
                 usage = attempt.seen.usage
             provider, model = attempt.provider_name, self._model_of(tried[committed].target)
             if self.first_s is None:
-                relay.tally.lost(route.name, provider, model, usage, self._estimated)
+                sent = self._estimated if usage is None else 0
+                relay.tally.lost(route.name, provider, model, usage, sent)
                 usage = None
             else:
                 picousd = relay.tally.cost(provider, model, usage)
+                if (seen := attempt.seen) is not None and (usage is None or not seen.ended):
+                    estimated = self._estimate(attempt, usage)
         relay.tally.ended(
-            call, route.name, tried, committed, status, self.first_s, now, usage, picousd
+            call,
+            route.name,
+            tried,
+            committed,
+            status,
+            self.first_s,
+            now,
+            usage,
+            picousd,
+            estimated,
         )
         timeline = Timeline(
             call.id,
@@ -332,12 +348,23 @@ class Run:
             status,
             tried,
             usage,
+            estimated,
             picousd,
         )
         relay.timelines.append(timeline)
         self.committed = None  # they hold each other, and the collector rarely looks
         self.told = GONE
         return timeline
+
+    def _estimate(self, attempt: Attempt, usage: Usage | None) -> Estimated:
+        """What was passed on beyond what its provider told."""
+        assert attempt.seen is not None
+        if usage is None:
+            return Estimated(self._estimated, attempt.output_tokens)
+        if attempt.seen.finish is not None:  # all of it was there, and told
+            return NO_ESTIMATE
+        more = attempt.output_tokens - usage.output_tokens
+        return Estimated(0, more) if more > 0 else NO_ESTIMATE
 
     # --- What its attempts tell -------------------------------------------------------------------
 
@@ -383,7 +410,6 @@ class Run:
     def begin_silent(self, attempt: Attempt, status: int, headers: Headers) -> None:
         """Its first content is still to come, and nobody else is asked for it any more."""
         self._attempts.bound(attempt.number, self._relay.now())
-        self._estimated = estimated_input(self.call.body)
         self._bind(attempt)
         if self._paused:
             attempt.running.pause()
@@ -450,6 +476,8 @@ class Run:
         self.committed = attempt
         if self._timer is not None or len(self._running) > 1:
             self._alone(attempt)
+        if attempt.seen is not None and attempt.seen.usage is None:
+            self._estimated = estimated_input(self.call.body)
         self.call = msgspec.structs.replace(self.call, body=b"")  # it is sent to nobody any more
 
     def _alone(self, attempt: Attempt) -> None:

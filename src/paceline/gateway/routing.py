@@ -109,7 +109,7 @@ class Router:
         model: str = "",
     ) -> Attempts:
         """`deadline_s` is a moment, no later than which all is over. `model` is what is asked for,
-        of a call that is not relayed as it is."""
+        where that is known: a call that is relayed as it is may name none."""
         way = self._exact.get(route.name)
         if way is None or way.shared or way.route is not route:
             way = self._of_model(route, model, now)

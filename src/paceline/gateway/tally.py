@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from paceline.gateway.attempts import Tried
 from paceline.gateway.call import Call
 from paceline.gateway.prices import Prices, charged, usd
-from paceline.gateway.usage import Usage
+from paceline.gateway.usage import NO_ESTIMATE, Estimated, Usage
 from paceline.observe.board import Board, Counter
 from paceline.terms.limits import LLM_SERIES
 from paceline.terms.metric import (
@@ -87,6 +87,10 @@ class _Series:
             self._cost = self._board.counter(LLM_COST, self.route, self.provider, "used")
         self._cost.cell[0] += usd(picousd)
 
+    def estimated(self, estimated: Estimated) -> None:
+        self._kind("estimated_input", estimated.input_tokens)
+        self._kind("estimated_output", estimated.output_tokens)
+
     def lost(self, usage: Usage | None, estimated: int, picousd: int | None) -> None:
         if picousd is None:
             self._board.counter(LLM_UNPRICED, self.route, self.provider).add()
@@ -148,6 +152,7 @@ class Tally:
         now: float,
         usage: Usage | None,
         picousd: int | None,
+        estimated: Estimated = NO_ESTIMATE,
     ) -> None:
         """`committed` is the attempt whose answer it is; `first_s` is when its first content came;
         `status` 0 where its caller had left; `picousd` what `cost` says of it."""
@@ -171,12 +176,14 @@ class Tally:
             and (usage is not None or call.endpoint not in WITHOUT_TOKENS)
         ):
             series.cost(picousd)
+        if estimated is not NO_ESTIMATE:
+            series.estimated(estimated)
         if status == 200:
             received_s = call.received_s
             series.seconds.record(now - received_s)
             if first_s is not None and call.asked.stream:
                 series.first.record(first_s - received_s)
-                further = 0 if usage is None else usage.output_tokens - 1
+                further = 0 if usage is None else usage.output_tokens - 1  # told alone
                 if further > 0:
                     series.token.record((now - first_s) / further, further)
 

@@ -40,6 +40,14 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
         return max(0, self.input_tokens - self.cached_tokens - self.cache_write_tokens)
 
 
+class Estimated(msgspec.Struct, frozen=True, gc=False):
+    """Tokens beyond what a provider told, of a stream that had content: it told none, or the stream
+    was left, or broke, before it told the last."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
 class Told(msgspec.Struct, frozen=True, gc=False):
     """None: it does not say. `failed`: it is an error, whatever its status. Not `readable`: it is
     no JSON, or not all of it."""
@@ -53,6 +61,7 @@ class Told(msgspec.Struct, frozen=True, gc=False):
     readable: bool = True
 
 
+NO_ESTIMATE = Estimated()
 NOTHING = Told()
 UNREADABLE = Told(readable=False)
 
@@ -69,3 +78,10 @@ def estimated_input(body: bytes) -> int:
             text_bytes += len(part)
     tokens += text_bytes // BYTES_PER_TOKEN
     return tokens * len(body) // len(looked) if len(body) > len(looked) else tokens
+
+
+def estimated_output(events: int, size: int, around: int) -> int:
+    """How many tokens a stream had that far, by its events with content: their number, all of their
+    bytes, and how many of those stand around the words of one. An event has a token or more.
+    Reasoning that is not streamed is not in it."""
+    return max(events, (size - events * around) // BYTES_PER_TOKEN)

@@ -241,7 +241,8 @@ LLM_TOKENS = Metric(
     "counter",
     "tokens",
     "Tokens that providers told, by kind; OpenTelemetry's gen_ai.client.token.usage. Those of "
-    "cache_read, cache_write and reasoning are within input and output.",
+    "cache_read, cache_write and reasoning are within input and output. estimated_input and "
+    "estimated_output are beyond: of streams that had content, whose providers told less.",
     ("route", "provider", "kind"),
 )
 LLM_LOST_TOKENS = Metric(

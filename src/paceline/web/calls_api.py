@@ -60,6 +60,10 @@ class CallView(msgspec.Struct, frozen=True):
         ),
     ]
     attempts: tuple[AttemptView, ...]
+    estimated_tokens: Annotated[
+        int,
+        Meta(description="Beyond those, in and out: a stream had content that was not told of."),
+    ] = 0
 
 
 class CallsQuery(msgspec.Struct, frozen=True):
@@ -141,6 +145,7 @@ def _view(timeline: Timeline, since_s: float) -> CallView:
             )
             for each in timeline.tried
         ),
+        timeline.estimated.input_tokens + timeline.estimated.output_tokens,
     )
 
 

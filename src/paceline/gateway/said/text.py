@@ -5,12 +5,12 @@ size. Called by `keeper.py`.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import orjson
 
 from paceline.gateway import sse
 from paceline.gateway.said.hide import Hider
+from paceline.gateway.words import words_of
 from paceline.terms.limits import SAID_CUT_CHARS, SAID_READ_BYTES, SAID_TEXT_BYTES
 
 BEGINS_EVENTS = (b"data:", b"event:", b":")
@@ -70,41 +70,4 @@ def _words(stream: bytes) -> Iterator[tuple[str, str]]:
         except orjson.JSONDecodeError:
             continue  # the mark of the end, or a ping
         if isinstance(told, dict):
-            yield from _of_event(told)
-
-
-def _of_event(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    if isinstance(told.get("error"), dict | str):
-        yield "error", orjson.dumps(told["error"]).decode()
-    for choice in _dicts(told.get("choices")):
-        of = "" if choice.get("index", 0) == 0 else f"choice {choice['index']}"
-        yield from _texts(choice, of, text="")
-        delta = choice.get("delta")
-        if isinstance(delta, dict):
-            yield from _texts(
-                delta, of, content="", refusal="refusal", reasoning_content="reasoning"
-            )
-            for call in _dicts(delta.get("tool_calls")):
-                place = f"{of} tool call {call.get('index', 0)}".strip()
-                function = call.get("function")
-                if isinstance(function, dict):
-                    yield from _texts(function, place, name="", arguments="")
-    number, delta, block = told.get("index", 0), told.get("delta"), told.get("content_block")
-    if isinstance(block, dict) and isinstance(block.get("name"), str):  # Anthropic's
-        yield f"tool call {number}", block["name"]
-    if isinstance(delta, dict):
-        yield from _texts(delta, "", text="", thinking="thinking")
-        yield from _texts(delta, f"tool call {number}", partial_json="")
-    elif isinstance(delta, str):  # of responses
-        kind = str(told.get("type", ""))
-        yield ("" if "output_text" in kind else kind.removesuffix(".delta")), delta
-
-
-def _texts(told: dict[str, Any], of: str, **places: str) -> Iterator[tuple[str, str]]:
-    for name, place in places.items():
-        if isinstance(told.get(name), str):
-            yield f"{of} {place}".strip(), told[name]
-
-
-def _dicts(value: object) -> list[dict[str, Any]]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+            yield from words_of(told)
