@@ -25,7 +25,8 @@ from paceline.terms.limits import (
 from paceline.terms.metric import FEEDBACK, MODEL_SECONDS
 from paceline.terms.metric import ROWS as ROWS_RUN
 from paceline.watch.analysis.baseline import baseline, compared
-from paceline.watch.analysis.finding import Baseline
+from paceline.watch.analysis.finding import Baseline, Finding
+from paceline.watch.analysis.findings import findings
 from paceline.watch.report import report
 from servers import Server
 from test_history import Life
@@ -206,6 +207,22 @@ def test_what_got_worse_than_a_baseline_is_told_and_chance_is_not() -> None:
     assert {each.kind for each in compared(worse, before)} == {"improvement"}
     few = kept(judged_life(1, 9))
     assert compared(before, few) == []
+
+
+def test_a_model_that_got_worse_lately_is_told_without_a_baseline() -> None:
+    def told(right: int, wrong: int) -> list[Finding]:
+        life = judged_life(280, 20)
+        for step in range(20):
+            life.answer(100, 0.01)
+            if step == 10:
+                count(life.boards[0], "m", Verdict(right=right, wrong=wrong))
+            life.pass_s(10.0)
+        return [each for each in findings(life.past, "m", 800) if each.name == "accuracy"]
+
+    (worse,) = told(120, 30)
+    assert worse.kind == "regression"
+    assert "80.0% of 150 against 93.3% of 300" in worse.what
+    assert told(140, 10) == told(8, 2) == []
 
 
 @given(st.integers(0, 40), st.integers(1, 40))

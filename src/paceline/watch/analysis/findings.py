@@ -16,6 +16,7 @@ from paceline.watch.analysis.bottleneck import (
     evidence,
 )
 from paceline.watch.analysis.finding import Finding
+from paceline.watch.analysis.labels import lately
 from paceline.watch.analysis.moved import length_s, moved, series, step_for
 from paceline.watch.analysis.parts import Parts, parts, steps
 from paceline.watch.past import Past
@@ -37,6 +38,7 @@ def findings(
     whole = parts(past, model, last_s)
     several = series(past, model, last_s, step_s)
     told = list(moved(model, several, by_step, now_wall_s, step_s))
+    told += lately(past, model, last_s)
     named = _named(model, whole, by_step, now_wall_s, rules)
     return told if named is None else [named, *told]
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 
 from paceline.stats.shares import Z, chance
+from paceline.terms.amounts import long_time
 from paceline.terms.metric import FEEDBACK, FEEDBACK_ERROR, FEEDBACK_SQUARED
 from paceline.watch.analysis.finding import (
     LEAST_MEASURED,
@@ -20,6 +21,8 @@ from paceline.watch.analysis.finding import (
 from paceline.watch.past import Past
 
 CHANCE = 0.01
+"""that a difference from a baseline may have; one that nobody asked for a tenth of it"""
+
 SMALLEST = 0.01
 """A difference of two shares below this is none that is told."""
 
@@ -51,58 +54,81 @@ def labels(past: Past, model: str, last_s: float) -> Labels:
 
 
 def judged(kept: Baseline, now: Baseline) -> Iterator[Finding]:
-    """What differs by more than chance."""
-    for found in (_of_classes(kept, now), _of_numbers(kept, now)):
+    """What differs from a baseline by more than chance."""
+    return _differs(now.model, kept.labels, now.labels, "in the baseline", CHANCE)
+
+
+def lately(past: Past, model: str, last_s: float) -> Iterator[Finding]:
+    """The same of the last quarter of a stretch, against the three before it."""
+    whole, after = labels(past, model, last_s), labels(past, model, last_s / 4)
+    before = Labels(
+        *(
+            max(0.0, getattr(whole, each) - getattr(after, each))
+            for each in Labels.__struct_fields__
+        )
+    )
+    return _differs(model, before, after, f"in the {long_time(last_s * 3 / 4)} before", CHANCE / 10)
+
+
+def _differs(
+    model: str, before: Labels, after: Labels, when: str, most: float
+) -> Iterator[Finding]:
+    for found in (
+        _of_classes(model, before, after, when, most),
+        _of_numbers(model, before, after, when, most),
+    ):
         if found is not None:
             yield found
 
 
-def _of_classes(kept: Baseline, now: Baseline) -> Finding | None:
-    before, after = kept.labels, now.labels
+def _of_classes(
+    model: str, before: Labels, after: Labels, when: str, most: float
+) -> Finding | None:
     of_before, of_after = before.right + before.wrong, after.right + after.wrong
     if min(of_before, of_after) < LEAST:
         return None
     was, is_now = before.right / of_before, after.right / of_after
     by_chance = chance(was, of_before, is_now, of_after)
-    if by_chance > CHANCE or abs(is_now - was) < SMALLEST:
+    if by_chance > most or abs(is_now - was) < SMALLEST:
         return None
     scatter = was * (1 - was) / of_before + is_now * (1 - is_now) / of_after
     reach = Z * math.sqrt(scatter)
     change = is_now - was
     return _finding(
-        now.model,
+        model,
         "accuracy",
         change < 0,
-        f"Predictions are right {'less' if change < 0 else 'more'} often than in the baseline: "
+        f"Predictions are right {'less' if change < 0 else 'more'} often than {when}: "
         f"{is_now:.1%} of {of_after:.0f} against {was:.1%} of {of_before:.0f}.",
         (
             Evidence("now", is_now, ""),
-            Evidence("baseline", was, ""),
+            Evidence("before", was, ""),
             Evidence("difference", change, "", change - reach, change + reach),
         ),
         by_chance,
     )
 
 
-def _of_numbers(kept: Baseline, now: Baseline) -> Finding | None:
-    before, after = kept.labels, now.labels
+def _of_numbers(
+    model: str, before: Labels, after: Labels, when: str, most: float
+) -> Finding | None:
     if min(before.measured, after.measured) < max(LEAST, LEAST_MEASURED):
         return None
     was, is_now = before.error / before.measured, after.error / after.measured
     change, scatter = is_now - was, math.sqrt(before.error_scatter() + after.error_scatter())
     by_chance = math.erfc(abs(change) / scatter / math.sqrt(2)) if scatter else float(not change)
-    if by_chance > CHANCE or abs(change) < SMALLEST_ERROR * was:
+    if by_chance > most or abs(change) < SMALLEST_ERROR * was:
         return None
     reach = Z * scatter
     return _finding(
-        now.model,
+        model,
         "mean_abs_error",
         change > 0,
-        f"Predictions are {'farther off' if change > 0 else 'closer'} than in the baseline: by "
+        f"Predictions are {'farther off' if change > 0 else 'closer'} than {when}: by "
         f"{is_now:.3g} on average, against {was:.3g}.",
         (
             Evidence("now", is_now, "off"),
-            Evidence("baseline", was, "off"),
+            Evidence("before", was, "off"),
             Evidence("difference", change, "off", change - reach, change + reach),
         ),
         by_chance,
