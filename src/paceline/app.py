@@ -266,7 +266,10 @@ def run_front() -> None:
         steers = start.index == 0  # one of several: they share the load, and the settings
         reader = Reader(clock)
         chance = Chance()
-        tracing = Tracing(clock, chance, start.sample, wish) if start.exports else None
+        tracing = None
+        if start.exports:
+            tls = bool(settings.tls_cert)
+            tracing = Tracing(clock, chance, start.sample, wish, tls=tls)
         inference = Inference(
             models,
             board,
