@@ -8,9 +8,20 @@ from paceline.clock import SimulatedClock
 from paceline.config import Server
 from paceline.terms.limits import MISSED_PINGS_HUNG, MISSED_PINGS_NOT_READY, START_S
 from paceline.terms.plan import InForce
+from paceline.web import traces_api
 from paceline.web.calls_api import CallView, chosen
 from paceline.web.fronts import Fronts, Slot
-from paceline.web.messages import Calls, Pong, Ready, Start, TargetNews, TellCalls
+from paceline.web.messages import (
+    Calls,
+    Pong,
+    Ready,
+    Start,
+    TargetNews,
+    TellCalls,
+    TellTraces,
+    Traces,
+)
+from paceline.web.traces_api import TracesQuery, TraceView
 
 PLAN = InForce(1, "", {})
 
@@ -159,6 +170,32 @@ def test_the_last_calls_of_all_fronts_are_told_together_and_a_dead_one_is_not_wa
         told = await asked
         assert [each.id for each in chosen(told, "newest", 2)] == ["b", "c"]
         assert [each.id for each in chosen(told, "slowest", 2)] == ["a", "c"]
+
+    asyncio.run(main())
+
+
+def trace(name: str, took_ms: float) -> TraceView:
+    return TraceView(
+        name, "", "m", "v2", 1.0, took_ms, 200, "", ("slow",), "normal", rows=1, parts=()
+    )
+
+
+def test_the_timelines_that_all_fronts_keep_are_told_together() -> None:
+    async def main() -> None:
+        it = Watched(3)
+        slots = it.fronts.slots
+        for slot in slots:
+            slot.child, slot.link = cast(Any, FakeChild()), cast(Any, FakeLink())
+            it.fronts._on_message(slot, Ready())
+        query = TracesQuery(model="m", limit=2)
+        asked = asyncio.ensure_future(it.fronts.traces(query))
+        await asyncio.sleep(0)
+        for slot in slots:
+            assert cast(Any, slot.link).sent[-1] == TellTraces(query)
+        it.fronts._on_message(slots[0], Traces((trace("a", 9.0), trace("b", 1.0))))
+        it.fronts._on_message(slots[1], Traces((trace("c", 5.0),)))
+        it.fronts._on_link_end(slots[2], cast(Any, slots[2].child))
+        assert [each.id for each in traces_api.chosen(await asked, query)] == ["a", "c"]
 
     asyncio.run(main())
 

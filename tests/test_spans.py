@@ -381,6 +381,7 @@ def test_a_receiver_gets_the_spans_of_an_inference(exporting: tuple[Server, Hear
     said = said_of(whole)
     assert set(said) <= set(NAMES)
     assert (said["http.response.status_code"], said["paceline.request.id"]) == (200, "mine")
+    assert (said["url.path"], said["url.scheme"]) == ("/predict/digits", "http")
     assert (said["paceline.model"], said["paceline.batch.rows"]) == ("digits", 1)
     assert {"queue", "compute", "answer"} <= set(spans)
     ends = [(each.start_time_unix_nano, each.end_time_unix_nano) for each in spans.values()]
@@ -430,6 +431,10 @@ def test_a_provider_is_told_the_span_above_its_own(exporting: tuple[Server, Hear
     assert set(of_whole) | set(of_attempt) <= set(NAMES)
     assert of_whole["gen_ai.operation.name"] == of_attempt["gen_ai.operation.name"] == "chat"
     assert (of_whole["gen_ai.usage.input_tokens"], of_attempt["gen_ai.provider.name"]) == (3, "own")
+    assert (of_whole["http.request.method"], of_whole["url.path"]) == (
+        "POST",
+        "/v1/chat/completions",
+    )
     assert "Hello" not in str(spans)
 
 
@@ -447,5 +452,7 @@ def test_what_is_not_recorded_goes_on_as_it_came(exporting: tuple[Server, Heard]
 
 
 def test_every_name_that_is_said_of_a_span_is_in_the_table() -> None:
-    assert all(name.startswith(("http.", "gen_ai.", "error.", "paceline.")) for name in NAMES)
+    assert all(
+        name.startswith(("http.", "url.", "gen_ai.", "error.", "paceline.")) for name in NAMES
+    )
     assert SPANS_TOLD <= SPANS_HELD

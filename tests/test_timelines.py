@@ -309,6 +309,18 @@ def test_a_trace_that_is_recorded_is_kept_and_found_by_either_id(server: Server)
     assert [each["id"] for each in told] == ["recorded"]
 
 
+@pytest.mark.parametrize("rows", [40, 3000], ids=["at once", "in pieces"])
+def test_an_answer_that_is_written_later_is_told_its_own_batch(server: Server, rows: int) -> None:
+    name = f"later-{rows}"
+    headers = {"traceparent": SAID, "x-request-id": name, "accept-encoding": "gzip"}
+    headers["content-type"] = "application/json"
+    body = json.dumps([digits.SAMPLE_ROW] * rows).encode()
+    assert server.ask("POST", "/predict/digits", raw=body, headers=headers).status == 200
+    (one,) = server.ask("GET", f"/api/traces?id={name}&order=newest").json["traces"]
+    assert one["batch"]["rows"] == one["rows"] == rows
+    assert "compute" in [each["name"] for each in one["parts"]]
+
+
 def test_what_failed_is_told_with_its_error(server: Server) -> None:
     headers = {"x-request-id": "failed", "x-timeout-ms": "0.001"}
     answer = server.ask("POST", "/predict/digits", digits.SAMPLE_ROW, headers=headers)

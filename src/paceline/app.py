@@ -282,7 +282,10 @@ def run_front() -> None:
             specs = {name: model.spec for name, model in models.items()}
             samples = Samples(specs, settings.drift_rows_s, lambda rows: wish(Drawn(tuple(rows))))
         chance = Chance()
-        tracing = Tracing(clock, chance, start.sample, wish) if start.exports else None
+        tracing = None
+        if start.exports:
+            tls = bool(settings.tls_cert)
+            tracing = Tracing(clock, chance, start.sample, wish, tls=tls)
         inference = Inference(
             models,
             board,

@@ -670,6 +670,9 @@ TRACES_TOLD = 100
 SPANS_TOLD = 512
 """that a front has for the owner; what comes beyond is dropped, and counted"""
 
+SPAN_PATH_CHARS = 256
+"""of an address that are said of a span"""
+
 SPANS_TELL_S = 0.5
 """how long a front waits for more of them"""
 

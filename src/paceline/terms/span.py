@@ -33,6 +33,8 @@ class Span(msgspec.Struct, frozen=True, gc=False):
 
 METHOD = "http.request.method"
 ROUTE = "http.route"
+PATH = "url.path"
+SCHEME = "url.scheme"
 STATUS = "http.response.status_code"
 ERROR = "error.type"
 
@@ -58,6 +60,8 @@ ATTEMPT_ENDED = "paceline.attempt.ended"
 NAMES: Mapping[str, str] = {
     METHOD: "HTTP method of the request",
     ROUTE: "its address, with the model left open",
+    PATH: "its address",
+    SCHEME: "http or https",
     STATUS: "status of the answer; absent where its caller left",
     ERROR: "code of the error that it was told, `left`, or how an attempt ended",
     OPERATION: "of an LLM call: `chat`, `text_completion`, `embeddings`, or its endpoint",

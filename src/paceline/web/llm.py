@@ -565,7 +565,7 @@ class _Call(Held):
             timeline = run.ended(status)
             tracing = self._llm.tracing
             if tracing is not None:
-                tracing.ended(timeline, run.call.context, self.exchange.own_headers)
+                tracing.ended(timeline, run.call, self.exchange.own_headers)
             if logger.debugs:
                 logger.debug("llm call", request=timeline.id, **timeline.fields())
         elif status:

@@ -6,11 +6,12 @@ them. Called by `tracing.py`.
 
 from collections.abc import Iterator, Mapping
 
-from paceline.gateway.call import Endpoint
+from paceline.gateway.call import Call, Endpoint
 from paceline.gateway.relay import Timeline as CallTimeline
 from paceline.observe import traceparent
 from paceline.observe.traceparent import Context
 from paceline.terms import span as names
+from paceline.terms.limits import SPAN_PATH_CHARS
 from paceline.terms.span import Span, Value
 from paceline.web.timelines import Timeline, Why
 from paceline.web.traces_api import parts
@@ -37,12 +38,14 @@ FINE = frozenset({"done", "left", "outrun"})
 """How attempts end that did not fail."""
 
 
-def of_inference(timeline: Timeline, since_s: float) -> Iterator[Span]:
+def of_inference(timeline: Timeline, since_s: float, scheme: str) -> Iterator[Span]:
     """`since_s`: what the wall clock says beyond the monotonic one."""
     route = ROUTES[timeline.form]
     said: dict[str, Value] = {
         names.METHOD: "POST",
         names.ROUTE: route,
+        names.PATH: route.replace("{model}", timeline.model),
+        names.SCHEME: scheme,
         names.MODEL: timeline.model,
         names.ROWS: timeline.rows,
         names.PRIORITY: timeline.priority,
@@ -86,13 +89,23 @@ def of_inference(timeline: Timeline, since_s: float) -> Iterator[Span]:
 
 
 def of_call(
-    call: CallTimeline, own: Context, parent_id: str, why: tuple[Why, ...], since_s: float
+    call: CallTimeline,
+    asked: Call,
+    own: Context,
+    parent_id: str,
+    why: tuple[Why, ...],
+    since_s: float,
+    scheme: str,
 ) -> Iterator[Span]:
-    """Of an LLM call. `own` is its span; each provider was told which of the attempts' it is."""
+    """Of an LLM call: `asked` as it came. `own` is its span; each provider was told which of the
+    attempts' it is."""
     operation = OPERATIONS.get(call.endpoint, call.endpoint)
     route = PATHS.get(call.endpoint, f"/v1/{call.endpoint}")
     said: dict[str, Value] = {
+        names.METHOD: asked.method,
         names.ROUTE: route,
+        names.PATH: f"/v1{asked.path.partition('?')[0]}"[:SPAN_PATH_CHARS],
+        names.SCHEME: scheme,
         names.OPERATION: operation,
         names.REQUEST_MODEL: call.model,
         names.LLM_ROUTE: call.route,
@@ -110,7 +123,7 @@ def of_call(
         own.trace_id,
         own.span_id,
         parent_id,
-        f"POST {route}",
+        f"{asked.method} {route}",
         "server",
         since_s + call.received_s,
         since_s + call.ended_s,

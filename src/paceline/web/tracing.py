@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from paceline.clock import Chance, Clock
+from paceline.gateway.call import Call
 from paceline.gateway.relay import Timeline as CallTimeline
 from paceline.observe import traceparent
 from paceline.observe.traceparent import Context
@@ -27,12 +28,19 @@ class Tracing:
     owner."""
 
     def __init__(
-        self, clock: Clock, chance: Chance, sample: float, tell: Callable[[Spans], None]
+        self,
+        clock: Clock,
+        chance: Chance,
+        sample: float,
+        tell: Callable[[Spans], None],
+        *,
+        tls: bool = False,
     ) -> None:
         self._clock = clock
         self._chance = chance
         self._sample = sample
         self._tell = tell
+        self._scheme = "https" if tls else "http"
         self._slowest: Slowest[None] = Slowest()
         self._spans: list[Span] = []
         self._dropped = 0
@@ -41,7 +49,7 @@ class Tracing:
     # --- Inference --------------------------------------------------------------------------------
 
     def kept(self, timeline: Timeline) -> None:
-        self._take(of_inference(timeline, self._since_s))
+        self._take(of_inference(timeline, self._since_s, self._scheme))
 
     # --- LLM calls --------------------------------------------------------------------------------
 
@@ -57,7 +65,9 @@ class Tracing:
             return None
         return Context(caller.trace_id, new_ids(self._chance)[1], sampled=True)
 
-    def ended(self, call: CallTimeline, begun: Context | None, headers: Headers) -> None:
+    def ended(self, call: CallTimeline, asked: Call, headers: Headers) -> None:
+        """`asked` as it came, with its headers."""
+        begun = asked.context
         now, seconds = call.ended_s, call.ended_s - call.received_s
         caller = traceparent.of(headers)
         why: list[Why] = []
@@ -75,7 +85,9 @@ class Tracing:
                 trace_id = trace_id if caller is None else caller.trace_id
                 own = Context(trace_id, span_id, sampled=True)
             parent_id = "" if caller is None else caller.span_id
-            self._take(of_call(call, own, parent_id, tuple(why), self._since_s))
+            self._take(
+                of_call(call, asked, own, parent_id, tuple(why), self._since_s, self._scheme)
+            )
 
     # --- To the owner -----------------------------------------------------------------------------
 
