@@ -318,7 +318,7 @@ def test_a_trace_that_is_recorded_is_kept_and_found_by_either_id(server: Server)
     assert [each["id"] for each in told] == ["recorded"]
 
 
-@pytest.mark.parametrize("rows", [40, 1000], ids=["at once", "in pieces"])
+@pytest.mark.parametrize("rows", [40, 1000], ids=["at once", "in a thread"])
 def test_an_answer_that_is_written_later_is_told_its_own_batch(server: Server, rows: int) -> None:
     name = f"later-{rows}"
     headers = {"traceparent": SAID, "x-request-id": name, "accept-encoding": "gzip"}
