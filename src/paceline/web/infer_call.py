@@ -347,11 +347,11 @@ class InferCall(Held):
             seconds = now - self.started_s
             place.seconds.record(seconds)
             kept = place.kept
-            kept.left -= 1
+            kept.left = left = kept.left - 1
             own = self.exchange.own_headers
             if (
                 seconds > kept.over_s
-                or kept.left < 0
+                or left < 0
                 or now >= kept.until_s
                 or (len(own) > 1 and traceparent.may_be_sampled(own))
             ):
