@@ -152,7 +152,11 @@ class InferCall(Held):
         "started_s",
     )
 
+    # Not set until they are known: few ask for them, and all would pay.
     request: "v2.InferRequest | predict.PredictRequest"
+    _queued_s: float
+    _dispatched: Dispatched | None
+    """only where its answer is not written while its batch is told"""
 
     def __init__(self, door: Door, exchange: Exchange, way: Way, came_s: float | None) -> None:
         """`came_s`: when its body was there, where it has stood in line."""
@@ -163,9 +167,6 @@ class InferCall(Held):
         self._place = place
         self._read: Read | None = None
         self._waiting: Waiting | None = None
-        self._queued_s: float | None = None
-        self._dispatched: Dispatched | None = None
-        """noted where its answer is not written while its batch is told"""
         self.priority = way.priority
         self.started_s = started_s = place.now() if came_s is None else came_s
         self._heard_s: float | None = started_s
@@ -275,8 +276,9 @@ class InferCall(Held):
         )
 
     def _told(self, outcome: Outcome) -> None:
-        waiting, self._waiting = self._waiting, None
+        waiting = self._waiting
         if waiting is not None:
+            self._waiting = None
             self._queued_s = waiting.arrived_s
         if isinstance(outcome, PacelineError):
             self.fail(outcome)
@@ -298,14 +300,14 @@ class InferCall(Held):
             reply = v2.encode(spec, request, outputs, self._place.memo)
         else:
             reply = predict.encode(spec, request, outputs)
-        if reply.rest is None and self._way.said.accepts is None:
-            self._place.send(self, reply)
-            return
         if reply.rest is None:
-            self._fold(reply, reply.parts)
-            return
-        self._dispatched = self._place.runner.dispatched()
-        self._collect((reply, [*reply.parts], reply.rest))
+            if self._way.said.accepts is None:
+                self._place.send(self, reply)
+            else:
+                self._fold(reply, reply.parts)
+        else:
+            self._dispatched = self._place.runner.dispatched()
+            self._collect((reply, [*reply.parts], reply.rest))
 
     def _collect(self, so_far: "tuple[Reply, list[Part], Iterator[bytes]]") -> None:
         """A long answer is written piece by piece, and others get their turn in between."""
@@ -330,7 +332,8 @@ class InferCall(Held):
             self._answer(reply, [folded(parts, coding)], line)
         else:
             work = partial(folded, parts, coding)
-            self._dispatched = self._dispatched or self._place.runner.dispatched()
+            if not hasattr(self, "_dispatched"):
+                self._dispatched = self._place.runner.dispatched()
             self._beside(work, lambda whole: self._answer(reply, [whole], line))
 
     def _answer(self, reply: Reply, parts: "Sequence[Part]", coding: bytes) -> None:
@@ -347,11 +350,11 @@ class InferCall(Held):
             seconds = now - self.started_s
             place.seconds.record(seconds)
             kept = place.kept
-            kept.left -= 1
+            kept.left = left = kept.left - 1
             own = self.exchange.own_headers
             if (
                 seconds > kept.over_s
-                or kept.left < 0
+                or left < 0
                 or now >= kept.until_s
                 or (len(own) > 1 and traceparent.may_be_sampled(own))
             ):
@@ -371,6 +374,10 @@ class InferCall(Held):
         place = self._place
         trace_id, span_id = place.kept.ids()
         request = getattr(self, "request", None)  # none, where its body was never read
+        queued_s = getattr(self, "_queued_s", None)
+        dispatched = getattr(self, "_dispatched", None)
+        if dispatched is None and queued_s is not None:
+            dispatched = place.runner.dispatched()
         timeline = Timeline(
             self.id.decode(),
             place.name,
@@ -381,8 +388,8 @@ class InferCall(Held):
             "" if context is None else context.span_id,
             self.started_s,
             self._heard_s,
-            self._queued_s,
-            self._dispatched or (place.runner.dispatched() if self._queued_s is not None else None),
+            queued_s,
+            dispatched,
             now,
             status,
             error,

@@ -93,7 +93,7 @@ class Slowest(Generic[T]):
             self.until_s = now + TRACES_SLOT_S
         return seconds > self.over_s
 
-    def keep(self, now: float, seconds: float, one: T) -> None:
+    def keep(self, seconds: float, one: T) -> None:
         """Of whom `is_one` was just said."""
         slowest = self._slots[-1]
         self._numbers += 1
@@ -188,9 +188,8 @@ class Kept:
         if "failed" in why:
             self._failed.append(timeline)
         if "slow" in why:
-            now = timeline.ended_s
-            self._slowest.keep(now, now - timeline.received_s, timeline)
-            self._set(now)
+            self._slowest.keep(timeline.ended_s - timeline.received_s, timeline)
+            self._set(timeline.ended_s)
         if self._on_keep is not None:
             self._on_keep(timeline)
 

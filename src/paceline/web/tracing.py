@@ -74,7 +74,7 @@ class Tracing:
         if begun is not None:
             why.append("sampled" if caller is None else "asked")
         if self._slowest.is_one(now, seconds):
-            self._slowest.keep(now, seconds, None)
+            self._slowest.keep(seconds, None)
             why.append("slow")
         if failure(call):
             why.append("failed")
