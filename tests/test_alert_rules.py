@@ -16,6 +16,7 @@ from paceline.terms.metric import (
     COST,
     DISK_BYTES,
     DISK_FREE,
+    FEEDBACK,
     FRONT_RESTARTS,
     FRONTS_READY,
     FRONTS_WANTED,
@@ -40,7 +41,7 @@ from paceline.watch.alerts.latch import Bounds, Latch, Watched
 from paceline.watch.alerts.objectives import objectives, whole
 from paceline.watch.alerts.rules import BURN, RULES
 from paceline.watch.alerts.watchdog import Goals, Watchdog
-from pasts import MadePast, constant, steady
+from pasts import Curve, MadePast, constant, steady
 from test_history import Life
 
 MONTH_S = 30 * 86400.0
@@ -379,6 +380,34 @@ def test_a_rule_that_is_off_finds_nothing() -> None:
     without = {name: bounds for name, bounds in ALL.items() if name != "restarts"}
     seen = Watchdog(without, ["m0"], NO_ALERTS).look(past, {}, past.now_s)
     assert seen.findings == {}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "labels_h", "severity"),
+    [
+        (0.95, 0.60, 400.0, "critical"),
+        (0.95, 0.82, 1000.0, "warning"),
+        (0.95, 0.94, 1e6, None),  # sure and small
+        (0.70, 0.70, 400.0, None),  # as good as ever
+        (0.95, 0.60, 40.0, None),  # of few
+        (0.60, 0.95, 400.0, None),
+    ],
+)
+def test_a_model_that_is_right_less_often_than_the_day_before_is_an_alert(
+    before: float, now: float, labels_h: float, severity: Severity | None
+) -> None:
+    past, fell_s, a_second = MadePast(), 86400.0, labels_h / 3600
+
+    def falls(first: float, then: float) -> Curve:
+        return lambda at: (
+            steady(first * a_second, 0.0, fell_s)(at) + steady(then * a_second, fell_s)(at)
+        )
+
+    past.make(FEEDBACK, {"model": "m0", "outcome": "right"}, falls(before, now))
+    past.make(FEEDBACK, {"model": "m0", "outcome": "wrong"}, falls(1 - before, 1 - now))
+    past.now_s = fell_s + 3600.0
+    told = found(past, {}, ["m0"])
+    assert told == ({} if severity is None else {"accuracy:m0": severity})
 
 
 def test_the_table_names_only_metrics_that_are_recorded() -> None:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from paceline.cli.main import run
 from paceline.cli.reported import drift as in_words
 from paceline.clock import SimulatedClock
 from paceline.serve.features import Features
@@ -319,7 +320,9 @@ def test_a_damaged_reference_begins_anew(tmp_path: Path, content: bytes) -> None
     asyncio.run(life())
 
 
-def test_a_live_server_tells_what_has_drifted(tmp_path: Path) -> None:
+def test_a_live_server_tells_what_has_drifted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rng = np.random.default_rng(9)
     with Server(tmp_path / "state", "--fronts", "1", "--drift-rows-s", "10000") as server:
         for most, rows in ((17, DRIFT_REFERENCE + DRIFT_TOLD), (9, DRIFT_WINDOW + DRIFT_TOLD)):
@@ -329,8 +332,12 @@ def test_a_live_server_tells_what_has_drifted(tmp_path: Path) -> None:
         names = {each["name"] for each in found["drift"]["differs"]}
         assert {f"x[{at}]" for at in range(64)} <= names
         assert "drift" in [each["kind"] for each in found["findings"]]
-        renewed = server.ask("POST", "/api/drift/reference", {"model": "digits"})
-        assert renewed.json == {"rows": DRIFT_WINDOW}
+        assert run(["report", "digits", "--new-reference", "--state", str(server.state)]) == 0
+        said = capsys.readouterr().out
+        assert "What is asked is other than in the reference: the mean of x[" in said
+        assert said.endswith("the last 512 rows; later ones are compared with them\n")
+        again = server.ask("GET", "/api/report?model=digits").json["drift"]
+        assert (again["reference_rows"], again["differs"]) == (DRIFT_WINDOW, [])
         assert server.ask("POST", "/api/drift/reference", {"model": "no"}).status == 400
 
 

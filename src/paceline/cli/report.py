@@ -72,8 +72,7 @@ def report(
             command = f"paceline report {model} --since {since} --granularity {granularity}"
             command += f" --against {against}" if against else ""
             write(page(found, command))
-    if new_reference:
-        _renew(place, model)
+    renewed = _renew(place, model) if new_reference else None
     if save_baseline:
         save(place, save_baseline, _baseline(place, model, since))
     where = None if html is None else str(html).encode(errors="replace").decode()
@@ -83,6 +82,9 @@ def report(
         print(as_lines(found), end="")
     else:
         as_text(found, where, save_baseline)
+        if renewed is not None:
+            these = f"the last {renewed} rows" if renewed else "the next rows that are drawn"
+            print(f"reference  {these}; later ones are compared with them")
 
 
 def _found(state: Path, model: str, since: str, granularity: str) -> "Report":
@@ -101,16 +103,20 @@ def _found(state: Path, model: str, since: str, granularity: str) -> "Report":
     return of_model(past, model, last_s, step_s, float(past.end))
 
 
-def _renew(state: Path, model: str) -> None:
+def _renew(state: Path, model: str) -> int:
+    """Of how many rows it is."""
+    from paceline.web.drift_api import ReferenceView
     from paceline.web.owner_call import call_owner
 
     body = msgspec.json.encode({"model": model})
-    if call_owner(state, "POST", "/api/drift/reference", body) is None:
+    reply = call_owner(state, "POST", "/api/drift/reference", body)
+    if reply is None:
         raise Misuse(
             "no server runs on this state directory, and the last rows are in its memory alone",
             value=str(state),
             remedy="Start it, and let it be asked for a while.",
         )
+    return msgspec.json.decode(reply.body, type=ReferenceView).rows
 
 
 def _baseline(state: Path, model: str, since: str, step_s: float = 0.0) -> "Baseline":

@@ -2,7 +2,7 @@
 
 Wilson's interval keeps what it says for few events and for shares near 0 and 1, where the usual one
 does not (Brown, Cai and DasGupta, 2001). Two shares are compared by arcsines, whose scatter does
-not depend on the share; how far these are apart is Cohen's h. Pure. Called by reports.
+not depend on the share; how far these are apart is Cohen's h. Pure. Called by reports and alerts.
 """
 
 import math
@@ -20,6 +20,18 @@ def wilson(events: float, count: float, z: float = Z) -> tuple[float, float] | N
     reach = z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
     low, high = max(0.0, middle - reach), min(1.0, middle + reach)
     return low if events else 0.0, high if events < count else 1.0
+
+
+def farthest_up(
+    before: float, of_before: float, after: float, of_after: float, z: float = 3.29
+) -> float:
+    """By how much the second of two shares is larger at most: below 0 it is smaller for certain.
+    One in two thousand is not, where nothing differs. One event of each kind is added, as Agresti
+    and Caffo do, or shares of 0 and 1 would look sure."""
+    first = (before * of_before + 1) / (of_before + 2)
+    second = (after * of_after + 1) / (of_after + 2)
+    scatter = first * (1 - first) / (of_before + 2) + second * (1 - second) / (of_after + 2)
+    return second - first + z * math.sqrt(scatter)
 
 
 def apart(before: float, after: float) -> float:

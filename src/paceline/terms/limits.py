@@ -891,6 +891,9 @@ ALERT_TICKS_OF_WINDOW = 300
 ALERT_REQUESTS_LEAST = 20
 """requests in the last minute, below which no share or quantile of them makes an alert"""
 
+ALERT_LABELS_LEAST = 50
+"""labels in the last hour, and in the day before, below which accuracy makes no alert"""
+
 ALERT_LEAVE = 0.9
 """of the bound at which an alert begins, where it ends: between the two nothing changes"""
 

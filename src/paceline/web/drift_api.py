@@ -9,9 +9,12 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from paceline.observe import log
 from paceline.terms.errors import BadInput
 from paceline.watch.drift import Drift, Windows
 from paceline.web.operations import AnyDeclaration, Declaration, Operation
+
+logger = log.get(__name__)
 
 
 class NewReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,7 +46,11 @@ def operations(drift: Drift) -> tuple[Operation, ...]:
                 value=body.model,
                 remedy="Name one that is asked; the setting `server.drift_rows_s` must not be 0.",
             )
-        return ReferenceView(await drift.renew(body.model))
+        rows = await drift.renew(body.model)
+        logger.info(
+            "later rows are compared with others", model=body.model, rows=rows, asked_by=who
+        )
+        return ReferenceView(rows)
 
     return (NEW_REFERENCE.answered_by(answer),)
 

@@ -8,10 +8,12 @@ should, a busy processor only where somebody is late. Called by the table in `ru
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from paceline.stats.shares import farthest_up
 from paceline.terms.amounts import counted, in_words, percent, size, usd
 from paceline.terms.goal import Limit
 from paceline.terms.limits import (
     ALERT_DISK_ENOUGH_BYTES,
+    ALERT_LABELS_LEAST,
     ALERT_QUEUE_LEAST,
     ALERT_REQUESTS_LEAST,
 )
@@ -43,11 +45,14 @@ from paceline.terms.metric import (
     Metric,
 )
 from paceline.watch.alerts.objectives import OUR_FAULT, QUANTILES, Failing, answered
+from paceline.watch.analysis.labels import labels
 from paceline.watch.past import Past
 
 MINUTE_S = 60.0
 HOUR_S = 3600.0
 RESTARTS_S = 300.0
+HOUR_S = 3600.0
+DAY_S = 86400.0
 DISK_TREND_S = 3600.0
 
 USUAL_WAIT_S = 0.5
@@ -364,6 +369,28 @@ def throughput(sight: Sight) -> Iterator[Reading]:
                 f"{model} answers fewer requests than its goal, {limit}, and more are waiting",
                 f"{rate:.4g} a second in the last minute",
             )
+
+
+def accuracy(sight: Sight) -> Iterator[Reading]:
+    """By how much at least a model is right less often than in the day before: its own level is
+    what is usual, and what may be chance does not count."""
+    for model in sight.models:
+        lately = labels(sight.past, model, HOUR_S)
+        whole = labels(sight.past, model, HOUR_S + DAY_S)
+        of_lately = lately.right + lately.wrong
+        right = whole.right - lately.right
+        of_before = whole.right + whole.wrong - of_lately
+        if min(of_lately, of_before) < ALERT_LABELS_LEAST:
+            yield Reading(model, None)
+            continue
+        now, before = lately.right / of_lately, right / of_before
+        yield Reading(
+            model,
+            max(0.0, -farthest_up(before, of_before, now, of_lately)),
+            f"{model} is right less often than in the day before",
+            f"{percent(now)} of {counted(of_lately)} in the last hour, before it {percent(before)} "
+            f"of {counted(of_before)}",
+        )
 
 
 def _somebody_is_late(sight: Sight) -> bool:

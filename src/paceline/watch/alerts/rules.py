@@ -212,5 +212,16 @@ RULES: Mapping[str, Rule] = {
             "can be turned.",
             read=readings.throughput,
         ),
+        Rule(
+            "accuracy",
+            "A model is right less often than in the day before, by the labels that came back.",
+            "share less",
+            usual=False,
+            bounds=Bounds(0.05, 0.15, for_s=0.0),
+            remedy="`paceline report MODEL` tells what has drifted; look at what was answered "
+            "wrong, and at what was deployed since.",
+            read=readings.accuracy,
+            every_s=60.0,
+        ),
     )
 }
