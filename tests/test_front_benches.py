@@ -1,9 +1,11 @@
 """The arithmetic and the reading of the benchmarks of the front door, without a server.
 
-`./bench floors`, `neighbours`, `growth` and `collector`; what they start is tested where it lives.
+`./bench floors`, `neighbours`, `growth`, `collector` and `recording`; what they start is tested
+where it lives.
 """
 
 import ast
+import importlib
 import socket
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from benchmarks import collector, floors, growth, neighbours
+from benchmarks import collector, floors, growth, neighbours, recording
 from benchmarks._served import Seen, Times, alone, parsed, sections, series, total
 from benchmarks.collector import AGAIN, ARMS, AS_IS, UNTOUCHED, Run
 from benchmarks.floors import Batches, Efficiency
@@ -381,3 +383,28 @@ def test_the_replacement_puts_another_function_in_the_place_of_one_that_is_there
         text=True,
     )
     assert (done.stdout, collector.SAID in done.stderr) == ("replaced\n", True)
+
+
+# --- What recording costs -------------------------------------------------------------------------
+
+
+def test_what_a_server_that_does_not_record_leaves_out_is_there() -> None:
+    compile(recording.replacement(), "sitecustomize", "exec")
+    for module, methods in recording.NOTHING.items():
+        made = importlib.import_module(module)
+        for each in methods:
+            owner, method = each.split(".")
+            assert callable(getattr(getattr(made, owner), method))
+
+
+def test_recording_is_judged_by_the_best_rounds_and_by_what_two_alike_differ() -> None:
+    def rounds(on: float, again: float, off: float) -> dict[str, list[float]]:
+        others = [0.0, 30.0, 5.0, 80.0, 1.0, 20.0, 60.0, 9.0, 44.0, 12.0]
+        of = {recording.AS_IS: on, recording.AGAIN: again, recording.OFF: off}
+        return {arm: [us + each for each in others] for arm, us in of.items()}
+
+    share = recording.share_of([rounds(103.0, 105.0, 100.0), rounds(104.0, 104.0, 100.0)])
+    assert share.cost == pytest.approx(0.04, rel=0.02)
+    assert share.noise == pytest.approx(0.02, rel=0.05)
+    assert [share.holds(most) for most in (0.07, 0.05, 0.01)] == [True, None, False]
+    assert recording.inferred(share, 100.0, 10_000.0).cost == pytest.approx(0.0004, rel=0.02)

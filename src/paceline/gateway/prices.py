@@ -52,16 +52,16 @@ def usd(picousd: int) -> float:
 def cost(usage: Usage, price: Price) -> int | None:
     """In 10⁻¹² USD. Reasoning is within output, and all that a cache did within input, as `Usage`
     has it: each token is paid once."""
-    kept = min(usage.cache_write_1h_tokens, usage.cache_write_tokens)
+    cached, written = usage.cached_tokens, usage.cache_write_tokens
+    if not (cached or written):  # what nearly every call is
+        return usage.input_tokens * price.input + usage.output_tokens * price.output
     picousd = (
         usage.fresh_tokens * price.input
-        + usage.cached_tokens * price.cached
+        + cached * price.cached
         + usage.output_tokens * price.output
     )
-    for tokens, each in (
-        (usage.cache_write_tokens - kept, price.written),
-        (kept, price.written_1h),
-    ):
+    kept = min(usage.cache_write_1h_tokens, written)
+    for tokens, each in ((written - kept, price.written), (kept, price.written_1h)):
         if tokens:
             if each is None:
                 return None

@@ -41,6 +41,7 @@ class _Series:
         "_input",
         "_kinds",
         "_output",
+        "_unpriced",
         "first",
         "provider",
         "route",
@@ -59,6 +60,7 @@ class _Series:
         self._output = board.counter(LLM_TOKENS, route, provider, "output")
         self._kinds: dict[str, Counter] = {}
         self._calls: dict[tuple[str, int], Counter] = {}
+        self._unpriced: Counter | None = None
         self._cost: Counter | None = None
         """from the first cost that is known: what nobody knows is not 0"""
 
@@ -81,7 +83,9 @@ class _Series:
 
     def cost(self, picousd: int | None) -> None:
         if picousd is None:
-            self._board.counter(LLM_UNPRICED, self.route, self.provider).add()
+            if self._unpriced is None:
+                self._unpriced = self._board.counter(LLM_UNPRICED, self.route, self.provider)
+            self._unpriced.cell[0] += 1
             return
         if self._cost is None:
             self._cost = self._board.counter(LLM_COST, self.route, self.provider, "used")
@@ -93,7 +97,7 @@ class _Series:
 
     def lost(self, usage: Usage | None, estimated: int, picousd: int | None) -> None:
         if picousd is None:
-            self._board.counter(LLM_UNPRICED, self.route, self.provider).add()
+            self.cost(None)
         else:
             self._board.counter(LLM_COST, self.route, self.provider, "lost").add(usd(picousd))
         if usage is None:
