@@ -500,6 +500,10 @@ def test_a_server_keeps_tells_and_forgets_to_admins_alone(
         assert run(["said", "forget", *there]) == 2
         capsys.readouterr()
     assert command("forget", "--everything") == {"forgotten": 1}  # without a server
+    assert run(["journal", "tail", "--state", str(state)]) == 0
+    told = capsys.readouterr().out
+    assert f"was erased: all of key {of_key['key']}, 1 in number" in told
+    assert "was erased: all, 1 in number" in told
     for each in state.iterdir():
         if each.is_file():
             assert SECRET.encode() not in each.read_bytes()

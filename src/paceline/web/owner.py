@@ -159,7 +159,7 @@ class Owner:
                 *plan_api.operations(self._desk, how=lambda: self._fronts.how),
                 *self._settings.operations(),
                 *calls_api.operations(self._fronts.calls),
-                *said_api.operations(held.path, clock.wall),
+                *said_api.operations(held.path, clock.wall, journal),
                 *history_api.operations(
                     self._watcher, clock.wall, self._rules_of, lambda: alerts.book
                 ),
