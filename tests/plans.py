@@ -15,6 +15,7 @@ from paceline.journal.entries import (
     AlertsTold,
     Body,
     Entry,
+    Forgotten,
     GoalsChanged,
     Outcome,
     PlanChanged,
@@ -197,6 +198,8 @@ def _body(state: State, before: Sequence[Entry], happening: Happening) -> Body:
         case "alerts":
             return _about_alerts(state, happening)
         case "other" if happening.came_true:
+            if happening.value == CATALOGUE[happening.knob].default:
+                return Forgotten(3, "abcdefgh")
             return SettingsChanged(("the log is more detailed",))
     return GoalsChanged({"one": ("p95_ms <= 30", f"cost_usd_h <= {len(before)}")})
 

@@ -41,6 +41,7 @@ from paceline.journal.entries import (
     Body,
     Compacted,
     Entry,
+    Forgotten,
     GoalsChanged,
     PlanChanged,
     Salvaged,
@@ -347,6 +348,12 @@ FIRING = Alert(
         (GoalsChanged({"d": ("p95_ms <= 3", "minimize x")}), "goals: d p95_ms <= 3, minimize x"),
         (GoalsChanged({}), "goals: none"),
         (SettingsChanged(("a is b",)), "settings: a is b"),
+        (Forgotten(1), "what was said in LLM calls was erased: one, 1 in number"),
+        (Forgotten(2, "k"), "what was said in LLM calls was erased: all of key k, 2 in number"),
+        (
+            Forgotten(3, everything=True),
+            "what was said in LLM calls was erased: all, 3 in number",
+        ),
         (
             Compacted(1e9, 1),
             "compacted: adjustments from before 2001-09-09 01:46:40 UTC are summaries now, "

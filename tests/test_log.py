@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.observe import log as log_module
+from paceline.observe import redact
 from paceline.observe.log import ACCESS, Format, Level, Output, Sink, Thinning, get, setup
 from paceline.observe.redact import HIDDEN, MIN_SECRET_CHARS, Redactor
 from paceline.terms.errors import BadSetting
@@ -542,3 +543,43 @@ def test_a_process_outlives_its_stderr(stderr: str) -> None:
             env={"PYTHONPATH": os.pathsep.join(sys.path)},
         )
     assert (done.stdout, done.returncode) == ("alive\n", 0)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *(
+                    "pl_",
+                    "sk-",
+                    "ſK-",
+                    "hf_",
+                    "xoxb-",
+                    "AIza",
+                    "eyJ",
+                    ".",
+                    "a" * 40,
+                    " ",
+                    '"',
+                    ": ",
+                ),
+                *(
+                    "Authorization",
+                    "authorızatİon",
+                    "x-api-key",
+                    "cooKie",
+                    "Bearer",
+                    "api_key",
+                    "=",
+                ),
+                *("paſſword", "toKen", "secret", "://u:p@", "\u0307", "ä"),
+            ]
+        ),
+        max_size=8,
+    ).map("".join)
+)
+def test_signs_tell_no_less_than_the_patterns_that_they_are_of(text: str) -> None:
+    whole = text
+    for pattern, replacement, _ in redact._SHAPES:
+        whole = pattern.sub(replacement, whole)
+    assert Redactor({}).whole(text) == whole

@@ -208,12 +208,12 @@ def test_what_is_over_is_not_told_and_then_not_there(tmp_path: Path) -> None:
 def test_what_is_forgotten_is_overwritten(
     tmp_path: Path, which: dict[str, str], left: list[str]
 ) -> None:
-    file = SaidFile(tmp_path)
-    file.write([row(1), row(2, "another", at=1.0), row(3, "a third", key=None, at=2.0)])
+    file, keepers = SaidFile(tmp_path), SaidFile(tmp_path)
+    keepers.write([row(1), row(2, "another", at=1.0), row(3, "a third", key=None, at=2.0)])
     file.forget(**which)
     assert [each.id for each in file.rows(9.0, 9)] == left
-    assert not holds(tmp_path)
-    file.close()
+    assert not holds(tmp_path)  # although another has it open
+    keepers.close()
 
 
 def test_it_is_for_its_user_alone_and_bounded(tmp_path: Path) -> None:
@@ -500,6 +500,10 @@ def test_a_server_keeps_tells_and_forgets_to_admins_alone(
         assert run(["said", "forget", *there]) == 2
         capsys.readouterr()
     assert command("forget", "--everything") == {"forgotten": 1}  # without a server
+    assert run(["journal", "tail", "--state", str(state)]) == 0
+    told = capsys.readouterr().out
+    assert f"was erased: all of key {of_key['key']}, 1 in number" in told
+    assert "was erased: all, 1 in number" in told
     for each in state.iterdir():
         if each.is_file():
             assert SECRET.encode() not in each.read_bytes()

@@ -377,7 +377,9 @@ def _keeping(
         return None
     from paceline.gateway.said.keeping import Keeping
 
-    return Keeping(keep, os.readlink(f"/proc/self/fd/{directory_fd}"), board, clock)
+    keeping = Keeping(keep, os.readlink(f"/proc/self/fd/{directory_fd}"), board, clock)
+    keeping.start()
+    return keeping
 
 
 def _news(tell: "Callable[[TargetNews], None]", clock: RealClock) -> "News":

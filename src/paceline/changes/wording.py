@@ -16,6 +16,7 @@ from paceline.journal.entries import (
     AlertsTold,
     Compacted,
     Entry,
+    Forgotten,
     GoalsChanged,
     Outcome,
     PlanChanged,
@@ -81,6 +82,9 @@ def words(entry: Entry) -> str:
             return f"goals: {text(told) or 'none'}"
         case SettingsChanged(changes):
             return f"settings: {text('; '.join(changes))}"
+        case Forgotten(calls, key, everything):
+            of_what = "all" if everything else f"all of key {key}" if key else "one"
+            return _one_line(f"what was said in LLM calls was erased: {of_what}, {calls} in number")
         case Compacted(before_unix_s, removed):
             entries = "entry" if removed == 1 else "entries"
             return (

@@ -125,7 +125,7 @@ def _here(place: Place, method: Method, path: str, query: str, body: bytes | Non
             for operation in (
                 *plan_api.operations(desk, patience_s=None),
                 *alerts_api.operations(alerts_without_owner(desk.journal)),
-                *said_api.operations(place.state, RealClock().wall),
+                *said_api.operations(place.state, RealClock().wall, desk.journal),
             ):
                 if (operation.declared.method, operation.declared.path) == (method, path):
                     response = await operation.answer(_request(method, path, query, body), who())

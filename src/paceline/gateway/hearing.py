@@ -49,6 +49,11 @@ EVENT_STREAM = b"text/event-stream"
 FIRST_OF_EVENTS = (b"data:", b"event:", b":")
 """Of a stream that does not say that it is one."""
 
+AN_EVENT = 1 << 40
+"""More than the bytes of any stream, so that both are counted by one addition for each event."""
+
+NO_EVENT = sse.Event(None, b"", b"")
+
 LAST: Mapping[Dialect, sse.Event] = {
     "openai": sse.Event(None, openai.DONE, b""),
     "anthropic": sse.Event(b"message_stop", b'{"type":"message_stop"}', b""),
@@ -159,16 +164,15 @@ Take = Callable[["Attempt", bytes], None]
 class Attempt:
     __slots__ = (
         "_brackets",
-        "_events_bytes",
-        "_events_heard",
         "_foreign",
         "_headers",
-        "_last_event",
+        "_heard",
         "_machine",
         "_parser",
         "_parts",
         "_provider",
         "_run",
+        "_sample",
         "_size",
         "_status",
         "_tail",
@@ -180,11 +184,10 @@ class Attempt:
     )
 
     _brackets: Brackets
-    _events_bytes: int
-    _events_heard: int
-    """those with content, for an estimate"""
-    _last_event: sse.Event
-    """of them"""
+    _heard: int
+    """for an estimate: AN_EVENT for each with content, and its bytes"""
+    _sample: sse.Event
+    """one of them"""
     _machine: ToChat | ToMessages | None
     _parser: sse.Parser
     _tail: bytes
@@ -211,10 +214,8 @@ class Attempt:
     @property
     def output_tokens(self) -> int:
         """Of its stream, so far, as an estimate."""
-        if not self._events_heard:
-            return 0
-        around = _around(self._last_event)
-        return estimated_output(self._events_heard, self._events_bytes, around)
+        events, size = divmod(self._heard, AN_EVENT)
+        return estimated_output(events, size, _around(self._sample)) if events else 0
 
     def leave(self) -> None:
         """Nothing more is to be heard."""
@@ -454,7 +455,8 @@ class Attempt:
         self._parser = sse.Parser()
         self._machine = None
         self._withheld = False
-        self._events_heard = self._events_bytes = 0
+        self._heard = 0
+        self._sample = NO_EVENT
         if self._provider.dialect == "anthropic":
             self.seen = anthropic.passing("messages")
         else:
@@ -479,8 +481,37 @@ class Attempt:
         assert seen is not None
         self._events(piece)
         if seen.begun and not run.over:
-            self._take = Attempt._events
+            self._take = Attempt._events if self._machine is not None else Attempt._go_on_events
             run.content(self)
+
+    def _go_on_events(self, piece: bytes) -> None:
+        """Of the one stream that is the answer, in its caller's dialect: what nearly every piece is
+        of."""
+        try:
+            events = self._parser.feed(piece)
+        except sse.EventTooLong as error:
+            self._too_long(error)
+            return
+        seen = self.seen
+        assert seen is not None
+        if len(events) == 1:
+            event = events[0]
+            sign = seen.see(event)
+            if sign == "content":
+                raw = event.raw
+                self._heard += AN_EVENT + len(raw)
+                self._run.told.write(openai.without_usage(event) if self._withheld else raw)
+            else:
+                self._go_on(self._run, seen, [(event, sign)])
+        elif events:
+            self._go_on(self._run, seen, zip(events, map(seen.see, events), strict=True))
+
+    def _too_long(self, error: sse.EventTooLong) -> None:
+        run, seen = self._run, self.seen
+        assert seen is not None
+        self._pass_events(run, seen, error.before)
+        if not run.over:
+            self._garbled(str(error))
 
     def _events(self, piece: bytes) -> None:
         run, seen = self._run, self.seen
@@ -488,22 +519,9 @@ class Attempt:
         try:
             events = self._parser.feed(piece)
         except sse.EventTooLong as error:
-            self._pass_events(run, seen, error.before)
-            if not run.over:
-                self._garbled(str(error))
+            self._too_long(error)
             return
-        if len(events) == 1 and run.committed is self and self._machine is None:
-            event = events[0]
-            sign = seen.see(event)
-            if sign == "content":  # what nearly every piece is
-                self._events_heard += 1
-                self._events_bytes += len(event.raw)
-                self._last_event = event
-                run.told.write(openai.without_usage(event) if self._withheld else event.raw)
-            else:
-                self._go_on(run, seen, [(event, sign)])
-        else:
-            self._pass_events(run, seen, events)
+        self._pass_events(run, seen, events)
 
     def _pass_events(self, run: Listener, seen: Passing, events: list[sse.Event]) -> None:
         if run.committed is not self:
@@ -535,6 +553,8 @@ class Attempt:
                 run.begin(self, self._status, self._headers_of_stream())
                 parts, self._parts = self._parts, []
                 run.told.write(b"".join(parts))
+                if self._machine is None:
+                    self._take = Attempt._go_on_events
                 return [] if run.over else events[number:]
         return []
 
@@ -565,9 +585,8 @@ class Attempt:
             run.told.write(parts[0] if len(parts) == 1 else b"".join(parts))
 
     def _heard_content(self, event: sse.Event) -> None:
-        self._events_heard += 1
-        self._events_bytes += len(event.raw)
-        self._last_event = event
+        self._heard += AN_EVENT + len(event.raw)
+        self._sample = event
 
     def _broke(self, run: Listener, seen: Passing, event: sse.Event, before: list[bytes]) -> None:
         """By an event of its provider's, which is the last that goes on."""

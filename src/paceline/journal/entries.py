@@ -67,6 +67,16 @@ class SettingsChanged(msgspec.Struct, frozen=True, tag="settings_changed"):
     changes: tuple[str, ...]
 
 
+class Forgotten(msgspec.Struct, frozen=True, tag="forgotten", omit_defaults=True):
+    """What was said in so many LLM calls was erased, because somebody asked for it: all of a key,
+    everything, or else one call. Nothing of what was said is here, nor the id of a call, which its
+    caller may have chosen."""
+
+    calls: int
+    key: str | None = None
+    everything: bool = False
+
+
 class Compacted(msgspec.Struct, frozen=True, tag="compacted"):
     """Adjustments from before `before_unix_s` gave way to `AdjustedOften`; `removed` entries."""
 
@@ -133,6 +143,7 @@ Body = (
     | Scored
     | GoalsChanged
     | SettingsChanged
+    | Forgotten
     | Compacted
     | Salvaged
     | AlertMoved
@@ -148,6 +159,7 @@ KINDS: tuple[type[Body], ...] = (
     Scored,
     GoalsChanged,
     SettingsChanged,
+    Forgotten,
     Compacted,
     Salvaged,
     AlertMoved,
@@ -202,7 +214,7 @@ def about(body: Body) -> tuple[str, ...]:
             return body.knobs if body.of_adjustment else (outcome_of(body.of), *body.knobs)
         case AlertMoved(alert):
             return (of_alert(alert.id),)
-        case GoalsChanged() | SettingsChanged() | Compacted() | Salvaged():
+        case GoalsChanged() | SettingsChanged() | Forgotten() | Compacted() | Salvaged():
             return ()
         case AlertsTold() | Silenced() | SilenceEnded() | AlertsSummed():
             return ()

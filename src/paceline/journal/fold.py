@@ -17,6 +17,7 @@ from paceline.journal.entries import (
     AlertsTold,
     Compacted,
     Entry,
+    Forgotten,
     GoalsChanged,
     PlanChanged,
     Salvaged,
@@ -97,7 +98,7 @@ def fold(state: State, entry: Entry) -> State:
             return _adjusted(state, entry.seq, entry.body.knob, entry.body.last)
         case GoalsChanged(goals):
             return msgspec.structs.replace(state, seq=entry.seq, goals=goals)
-        case Scored() | SettingsChanged() | Compacted() | Salvaged():
+        case Scored() | SettingsChanged() | Forgotten() | Compacted() | Salvaged():
             return msgspec.structs.replace(state, seq=entry.seq)
         case AlertMoved() | AlertsTold() | Silenced() | SilenceEnded() | AlertsSummed() as body:
             alerts = booked(state.alerts, entry.seq, entry.at, body)

@@ -747,7 +747,7 @@ SAID_BATCH_BYTES = 1024 * 1024
 SAID_WAIT_S = 0.25
 """how long what was said waits for more of it"""
 
-SAID_JOBS = 8
+SAID_JOBS = 64
 """such batches that a front's keeper process holds"""
 
 SAID_JOB_S = 30.0

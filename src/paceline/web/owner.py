@@ -180,7 +180,7 @@ class Owner:
                 *plan_api.operations(self._desk, how=lambda: self._fronts.how),
                 *self._settings.operations(),
                 *calls_api.operations(self._fronts.calls),
-                *said_api.operations(held.path, clock.wall),
+                *said_api.operations(held.path, clock.wall, journal),
                 *traces_api.operations(self._fronts.traces),
                 *history_api.operations(
                     self._watcher,

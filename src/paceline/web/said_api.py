@@ -1,6 +1,6 @@
 """The control API of what was said in LLM calls, where the settings have it kept: read, and erased.
 
-Admins alone get here, as anywhere below /api; who forgets what is told in the log, without its
+Admins alone get here, as anywhere below /api; who erased what is in the journal, without its
 words. The file is `gateway/said/file.py`'s; the command calls the same operations while no owner
 runs.
 """
@@ -15,12 +15,11 @@ import msgspec
 from msgspec import Meta
 
 from paceline.gateway.said.file import Row, SaidFile
-from paceline.observe import log
+from paceline.journal.entries import Forgotten
+from paceline.journal.journal import Journal
 from paceline.terms.errors import BadRequest, NotFound, Unavailable
 from paceline.terms.limits import SAID_TOLD
 from paceline.web.operations import AnyDeclaration, Declaration, Operation
-
-logger = log.get(__name__)
 
 CallId = Annotated[str, Meta(max_length=300, description="As its caller was told.")]
 KeyId = Annotated[str, Meta(max_length=100, description="The id of a caller's key.")]
@@ -109,7 +108,7 @@ What = TypeVar("What")
 View = TypeVar("View", bound="KeptView")
 
 
-def operations(folder: Path, wall: Callable[[], float]) -> tuple[Operation, ...]:
+def operations(folder: Path, wall: Callable[[], float], journal: Journal) -> tuple[Operation, ...]:
     async def kept(query: KeptQuery, body: None, who: str) -> KeptCallsView:
         file = SaidFile(folder)
         rows = await _done(lambda: file.rows(wall(), query.limit, query.key))
@@ -135,8 +134,9 @@ def operations(folder: Path, wall: Callable[[], float]) -> tuple[Operation, ...]
             )
         file = SaidFile(folder)
         gone = await _done(lambda: file.forget(body.call, body.key))
-        what = "everything" if body.everything else body.call or f"key {body.key}"
-        logger.info("what was said is forgotten", who=who, what=what, calls=gone)
+        if gone:
+            entry = Forgotten(gone, body.key, body.everything)
+            await journal.write(lambda _: [entry], who)
         return ForgottenView(gone)
 
     return (KEPT.answered_by(kept), SAID.answered_by(said), FORGET.answered_by(forget))

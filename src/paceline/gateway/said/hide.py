@@ -15,12 +15,16 @@ from paceline.terms.limits import SAID_DEPTH
 DATA_CHARS = 1024
 """A string of that length without a blank is no text, but a picture or a file."""
 
+SHORT_CHARS, SHORT_TEXTS = 32, 4096
+
 LEAST_CARD, MOST_CARD = 13, 19
 LEAST_IBAN, MOST_IBAN = 15, 34
 
 E_MAIL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}")
 DIGITS = re.compile(r"(?<!\d)\d(?:[ -]?\d){12,47}(?!\d)")
 """and what may lie in them is a card"""
+NUMBER = re.compile(r"\d\d")
+"""Without that there is nothing of these."""
 GROUP = re.compile(r"\d+")
 IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?: ?[A-Za-z0-9]){11,40}")
 PHONE = re.compile(
@@ -41,8 +45,20 @@ class Hider:
     def __init__(self, environ: Mapping[str, str], own: Iterable[str] = ()) -> None:
         self._secrets = Redactor(environ)
         self._own = [re.compile(each) for each in own]
+        self._known: dict[str, str] = {}
+        """short texts and what is left of them: the same names and words stand in every body"""
 
     def text(self, text: str) -> str:
+        if len(text) > SHORT_CHARS:
+            return self._hidden(text)
+        known = self._known.get(text)
+        if known is None:
+            if len(self._known) >= SHORT_TEXTS:
+                self._known.clear()
+            known = self._known[text] = self._hidden(text)
+        return known
+
+    def _hidden(self, text: str) -> str:
         if "\\u00" in text:
             plain = ESCAPED.sub(_unescaped, text)
             hidden = self._text(plain)
@@ -79,6 +95,8 @@ class Hider:
         text = self._secrets.whole(text)
         if "@" in text:
             text = E_MAIL.sub("[e-mail]", text)
+        if NUMBER.search(text) is None:
+            return text
         text = IBAN.sub(_iban, text)
         text = DIGITS.sub(_cards, text)
         return PHONE.sub("[phone]", text)

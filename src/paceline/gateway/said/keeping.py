@@ -107,6 +107,10 @@ class Keeping:
         """of which trouble the log was told, while it lasts"""
         self._idle: asyncio.Event | None = None
 
+    def start(self) -> None:
+        """The process, before the first call: what is said until it runs would have to wait."""
+        self._worker.start()
+
     def begin(self, body: bytes | bytearray | memoryview) -> Words | None:
         """What a call says; None, and counted, where there is no room for it."""
         size = min(len(body), SAID_READ_BYTES) + OVERHEAD_BYTES
