@@ -13,8 +13,11 @@ from benchmarks.upstream import AGAIN, AIOHTTP, CASES, HTTPX, OURS, Case, Run
 def test_the_pool_asks_the_bare_server_and_counts_whole_answers(tls: bool, tmp_path: Path) -> None:
     certificate = upstream.make_certificate(tmp_path) if tls else None
     with upstream.served(certificate) as (port, _):
-        work = upstream.work_of(Case(4, tls), port, certificate, 0.1)
-        found = upstream.once(OURS, msgspec.structs.replace(work, warm_s=0.02), None)
+        for seconds in (0.1, 2.0, 20.0):  # a busy machine may not come to it in the first
+            work = upstream.work_of(Case(4, tls), port, certificate, seconds)
+            found = upstream.once(OURS, msgspec.structs.replace(work, warm_s=0.02), None)
+            if found.answers:
+                break
     assert found.answers > 0
     assert 0 < found.p99_s < 5
     assert 0 < found.cpu_s < 5

@@ -87,12 +87,12 @@ def locate(text: str) -> Mapping[Path, int]:
     return found
 
 
-def broken(text: str) -> Broken | None:
-    """Why and where a text is not TOML, or None. What is nested too deeply counts as broken."""
+def read(text: str) -> dict[str, Any] | Broken:
+    """What it says, or why and where it is not TOML. What is nested too deeply counts as broken."""
     statements = list(_statements(text))
     deep = next((each for each in statements if each.too_deep), None)
     try:
-        parse(text if deep is None else text[: deep.start])
+        content = parse(text if deep is None else text[: deep.start])
     except ValueError as error:
         why, line = _reason(error)
         if line is None:
@@ -105,7 +105,7 @@ def broken(text: str) -> Broken | None:
             near = near[:1]
             line = min(line, near[0].first + near[0].text.count("\n"))
         return Broken(line + 1, near[-1].first + 1, why)
-    return None if deep is None else Broken(deep.first + 1, deep.first + 1, TOO_DEEP)
+    return content if deep is None else Broken(deep.first + 1, deep.first + 1, TOO_DEEP)
 
 
 def _statements(text: str) -> Iterator[_Statement]:

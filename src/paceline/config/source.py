@@ -536,15 +536,15 @@ def _parsed(file: Path, content: bytes) -> _Text:
             value=repr(content[error.start : error.end]),
             remedy="Save the file as UTF-8.",
         ) from error
-    broken = lines.broken(text)
-    if broken is not None:
-        begins = "" if broken.first == broken.line else f", in what begins in line {broken.first}"
+    said = lines.read(text)
+    if isinstance(said, lines.Broken):
+        begins = "" if said.first == said.line else f", in what begins in line {said.first}"
         raise BadSetting(
-            f"{file}:{broken.line}: this is not TOML: {broken.why}{begins}",
-            value=text.split("\n")[broken.line - 1].strip(),
+            f"{file}:{said.line}: this is not TOML: {said.why}{begins}",
+            value=text.split("\n")[said.line - 1].strip(),
             remedy="Write `name = value`, with texts in quotes and lists in [ ].",
         )
-    return _Text(file, lines.parse(text), lines.locate(text))
+    return _Text(file, said, lines.locate(text))
 
 
 def _from_file(

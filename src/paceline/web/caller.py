@@ -11,6 +11,7 @@ from paceline.access.keys import Key
 from paceline.terms.limits import WHO_CHARS
 
 CALLER_HEADER = "x-paceline-caller"
+REQUEST_ID_HEADER = "x-request-id"
 
 LOCAL_PROGRAM = "a local program"
 

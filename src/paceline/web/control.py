@@ -24,10 +24,9 @@ from paceline.observe import exposition, log
 from paceline.terms.errors import LimitReached, PacelineError
 from paceline.terms.limits import PAGE_STREAMS, PAGE_TICK_S
 from paceline.terms.measurement import Measurement
-from paceline.web.caller import CALLER_HEADER, who_asks
+from paceline.web.caller import CALLER_HEADER, REQUEST_ID_HEADER, who_asks
 from paceline.web.openapi import DOCUMENT, Document, document
 from paceline.web.operations import EVENT_STREAM, AnyDeclaration, Declaration, Operation
-from paceline.web.relay import REQUEST_ID_HEADER
 from paceline.web.routing import Endpoint, On, router
 from paceline.web.status import Status
 

@@ -16,9 +16,8 @@ from paceline.processes.state_dir import socket_address
 from paceline.terms.errors import OwnerGone
 from paceline.terms.limits import RELAY_CHUNK_BYTES, RELAY_S
 from paceline.web.body import read_body
-from paceline.web.caller import CALLER_HEADER, told
+from paceline.web.caller import CALLER_HEADER, REQUEST_ID_HEADER, told
 
-REQUEST_ID_HEADER = "x-request-id"
 NO_BODY = frozenset({"GET", "HEAD"})
 PASSED_BACK = (
     b"content-type",
