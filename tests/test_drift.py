@@ -33,6 +33,7 @@ from paceline.terms.metric import DRIFTED
 from paceline.watch.analysis.drifted import drifted, measured, told
 from paceline.watch.drift import Drift, Lot, Windows
 from servers import Server
+from test_plan_live import until
 
 Values = NDArray[np.float64]
 
@@ -320,6 +321,9 @@ def test_a_damaged_reference_begins_anew(tmp_path: Path, content: bytes) -> None
     asyncio.run(life())
 
 
+REPORT = "/api/report?model=digits"
+
+
 def test_a_live_server_tells_what_has_drifted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -327,7 +331,8 @@ def test_a_live_server_tells_what_has_drifted(
     with Server(tmp_path / "state", "--fronts", "1", "--drift-rows-s", "10000") as server:
         for most, rows in ((17, DRIFT_REFERENCE + DRIFT_TOLD), (9, DRIFT_WINDOW + DRIFT_TOLD)):
             predict(server.port, rng.integers(0, most, (rows, 64)))
-        found = server.ask("GET", "/api/report?model=digits").json
+        until("the past is read", lambda: server.ask("GET", REPORT).status == 200)
+        found = server.ask("GET", REPORT).json
         assert found["drift"]["reference_rows"] == DRIFT_REFERENCE
         names = {each["name"] for each in found["drift"]["differs"]}
         assert {f"x[{at}]" for at in range(64)} <= names
@@ -336,7 +341,7 @@ def test_a_live_server_tells_what_has_drifted(
         said = capsys.readouterr().out
         assert "What is asked is other than in the reference: the mean of x[" in said
         assert said.endswith("the last 512 rows; later ones are compared with them\n")
-        again = server.ask("GET", "/api/report?model=digits").json["drift"]
+        again = server.ask("GET", REPORT).json["drift"]
         assert (again["reference_rows"], again["differs"]) == (DRIFT_WINDOW, [])
         assert server.ask("POST", "/api/drift/reference", {"model": "no"}).status == 400
 

@@ -7,10 +7,12 @@ so is asked for: most of many looks at a thread that spins, or that waits.
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import msgspec
@@ -46,6 +48,7 @@ from paceline.web.profiles import Profiles
 from paceline.web.profiling import Found, Look
 from servers import Answer, Server
 from test_cli import here, refused
+from test_plan_live import until
 
 HZ = 100.0
 
@@ -71,6 +74,12 @@ class Ticks(threading.Event):
 def taken(seconds: float, periods: int = 1) -> Stacks:
     ticks = Ticks(periods)
     return stacks.take(seconds, ticks, lambda: ticks.now_s, HZ)
+
+
+def innermost(name: str) -> CodeType:
+    (ident,) = (each.ident for each in threading.enumerate() if each.name == name)
+    assert ident is not None
+    return sys._current_frames()[ident].f_code
 
 
 @contextmanager
@@ -99,6 +108,7 @@ def test_a_thread_that_works_is_told_from_one_that_waits(
         end.wait()
 
     with running(spins, waits):
+        until("it waits", lambda: innermost("waits") is threading.Condition.wait.__code__)
         try:
             found = taken(2.0)
         finally:
