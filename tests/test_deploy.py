@@ -168,8 +168,8 @@ def test_the_container_keeps_its_promises(image: Image, tmp_path: Path) -> None:
     assert (image.volumes, image.ports) == ([STATE], [PORT])
     keeps_its_promises(Sandboxes(image, tmp_path))
     found = {path.name for path in (tmp_path / "volume").iterdir()}
-    memories = {"journal.db", "journal.lock", "metrics.db"}
-    assert found == {*memories, "keys.json", "keys.json.lock", "owner.lock"}
+    files = {"journal.db", "journal.lock", "keys.json", "keys.json.lock", "owner.lock"}
+    assert found - {"metrics.db"} == files  # which a server writes that lives for a second or more
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from paceline.stats.sketch import CELLS, COUNT, MAX, MIN, REFUSED, UNDER
 from paceline.terms.measurement import Distribution, Measurement
 from paceline.terms.metric import (
     BUILD,
+    COST,
     FRONT_RESTARTS,
     LAST_RUN,
     MODEL_INFO,
@@ -32,9 +33,9 @@ Numbers = NDArray[np.float64]
 LEFT_OUT = frozenset(each.name for each in (BUILD, LAST_RUN, MODEL_INFO, STARTED))
 """They say what is, not how it goes."""
 
-OWN = frozenset({FRONT_RESTARTS.name})
+OWN = frozenset({FRONT_RESTARTS.name, COST.name})
 """What no board has, and yet is counted from nothing when a server starts: a front may die before
-the first look."""
+the first look, and the machine costs something from the first second on."""
 
 
 class Reading(NamedTuple):
