@@ -1,4 +1,5 @@
-"""Spans as an OTLP receiver gets them: read by the protocol's own classes, from a real server too.
+"""Spans and metrics as an OTLP receiver gets them: read by the protocol's own classes, from a real
+server too.
 
 The receiver is a fake that speaks HTTP; what it is sent must be what `opentelemetry-proto`, made
 from the protocol's definitions, reads without a word that it does not know.
@@ -15,7 +16,11 @@ from typing import Any
 
 import pytest
 from google.protobuf import json_format  # type: ignore[import-untyped]
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric as ReadMetric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Read
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
@@ -25,14 +30,18 @@ from paceline.config.tracing import headers_of, wrong
 from paceline.serve import digits
 from paceline.terms.errors import BadSetting
 from paceline.terms.limits import (
+    METRICS_TOLD_S,
     SPANS_GIVE_UP_S,
     SPANS_GROUP_S,
     SPANS_HELD,
     SPANS_SENT,
     SPANS_TOLD,
 )
+from paceline.terms.measurement import Distribution, Measurement
+from paceline.terms.metric import IN_FLIGHT, METRICS, REQUEST_SECONDS, REQUESTS
 from paceline.terms.span import MODEL, NAMES, ROWS, Span, Value
-from paceline.watch.otlp import Verdict, encoded, verdict
+from paceline.watch.metric_post import MetricPost
+from paceline.watch.otlp import Verdict, encoded, encoded_metrics, verdict
 from paceline.watch.spans import SpanPost
 from servers import Server
 from test_timelines import SAID, SPAN, TRACE
@@ -248,6 +257,65 @@ def test_at_the_end_what_is_held_is_sent_and_waits_for_nobody() -> None:
     simulated(story)
 
 
+# --- Metrics --------------------------------------------------------------------------------------
+
+LABELS = ("digits", "normal", "200")
+
+
+def metrics_of(body: bytes) -> dict[str, ReadMetric]:
+    request = ExportMetricsServiceRequest()
+    json_format.Parse(body, request)
+    (of_resource,) = request.resource_metrics
+    (of_scope,) = of_resource.scope_metrics
+    assert said_of(of_resource.resource)["service.name"] == "paceline"
+    return {each.name: each for each in of_scope.metrics}
+
+
+def test_a_counter_a_gauge_and_a_distribution_are_read_as_they_were_meant() -> None:
+    seen = [
+        Measurement(REQUESTS, LABELS, 3.0),
+        Measurement(REQUESTS, ("digits", "high", "200"), 4.0),
+        Measurement(IN_FLIGHT, (), 2.0),
+        Measurement(REQUEST_SECONDS, ("digits",), Distribution(7.0, 0.5, ((0.5, 0.01),))),
+    ]
+    read = metrics_of(encoded_metrics(seen, 1e9, 1e9 + 15, {"service.name": "paceline"}, "1"))
+    counter = read["paceline_requests_total"]
+    assert counter.sum.is_monotonic
+    assert counter.sum.aggregation_temporality == 2  # since the start
+    assert [each.as_double for each in counter.sum.data_points] == [3.0, 4.0]
+    first = counter.sum.data_points[0]
+    assert said_of(first) == dict(zip(REQUESTS.labels, LABELS, strict=True))
+    assert (first.start_time_unix_nano, first.time_unix_nano) == (10**18, 10**18 + 15 * 10**9)
+    (gauge,) = read["paceline_in_flight_requests"].gauge.data_points
+    assert gauge.as_double == 2.0
+    times = read["paceline_request_duration_seconds"]
+    assert times.unit == "s"
+    (point,) = times.summary.data_points
+    assert (point.count, point.sum) == (7, 0.5)
+    assert [(each.quantile, each.value) for each in point.quantile_values] == [(0.5, 0.01)]
+
+
+def test_metrics_are_told_again_and_again_and_at_the_end() -> None:
+    """Also when a receiver was away: what it missed is in what it is told next."""
+    told: list[float] = []
+    answers = [SENT, BUSY, SENT]
+
+    async def main(clock: SimulatedClock, chance: Chance) -> None:
+        async def send(body: bytes) -> Verdict:
+            (counter,) = metrics_of(body).values()
+            told.append(counter.sum.data_points[0].as_double)
+            return answers.pop(0) if answers else SENT
+
+        post = MetricPost(send, {"service.name": "paceline"}, "1", clock)
+        post.start(lambda: [Measurement(REQUESTS, LABELS, clock.now())])
+        began_s = clock.now()
+        await clock.until(began_s + 3.5 * METRICS_TOLD_S)
+        await post.close()
+        assert told == [began_s + at * METRICS_TOLD_S for at in (1, 2, 3, 3.5)]
+
+    run_simulated(main)
+
+
 # --- What the settings may say --------------------------------------------------------------------
 
 
@@ -256,6 +324,7 @@ def test_at_the_end_what_is_held_is_sent_and_waits_for_nobody() -> None:
     [
         ({"otlp_endpoint": "collector:4318"}, "otlp_endpoint"),
         ({"otlp_endpoint": "http://collector:4318"}, "otlp_endpoint"),
+        ({"otlp_metrics_endpoint": "http://collector:4318"}, "otlp_metrics_endpoint"),
         ({"otlp_endpoint": "https://me:pass@collector:4318"}, "otlp_endpoint"),
         ({"otlp_endpoint": "https://collector", "headers_env": "a b"}, "headers_env"),
         ({"otlp_endpoint": "https://collector", "ca_file": "nothing.pem"}, "ca_file"),
@@ -294,6 +363,7 @@ def test_headers_that_are_none_are_refused_at_the_start(text: str) -> None:
 class Heard:
     def __init__(self) -> None:
         self.spans: list[Read] = []
+        self.metrics: list[dict[str, ReadMetric]] = []
         self.headers: list[dict[str, str]] = []
         self.asked: list[dict[str, str]] = []
         """as an upstream of LLM calls"""
@@ -305,6 +375,10 @@ class Heard:
                 self.headers.append(headers)
                 self.spans += spans_of(read(body))
                 self._came.notify_all()
+                return b"{}"
+            if path == "/v1/metrics":
+                self.headers.append(headers)
+                self.metrics.append(metrics_of(body))
                 return b"{}"
             self.asked.append(headers)
         said = {"role": "assistant", "content": "Hi"}
@@ -364,6 +438,23 @@ def exporting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server
         options = ("--drain-s", "1", "--config", str(file))
         with Server(folder / "state", *options, environ=environ) as server:
             yield server, ear
+
+
+def test_a_receiver_gets_every_metric_when_a_server_ends(tmp_path: Path) -> None:
+    """And every fifteen seconds before, for which no test waits."""
+    with listening() as (ear, url):
+        file = tmp_path / "paceline.toml"
+        file.write_text(f'[traces]\notlp_metrics_endpoint = "{url}"\n[models.digits]\n')
+        with Server(tmp_path / "state", "--drain-s", "1", "--config", str(file)) as server:
+            for _ in range(3):
+                assert server.ask("POST", "/predict/digits", digits.SAMPLE_ROW).status == 200
+            text = server.ask("GET", "/metrics").body.decode()
+    (told,) = ear.metrics
+    points = told["paceline_requests_total"].sum.data_points
+    assert sum(each.as_double for each in points) == 3.0
+    names = {each.name for each in METRICS if f"# TYPE {each.name} " in text}
+    gone = {each for each in names if "_process_" in each}  # with the fronts, which ended before
+    assert names - gone <= told.keys()
 
 
 def of_trace(spans: list[Read], trace_id: str) -> dict[str, Read]:

@@ -45,14 +45,17 @@ from paceline.serve.model_source import ModelSource
 from paceline.terms.errors import CannotStart, NoKey, NotAllowed, PortTaken
 from paceline.terms.limits import CONNECTION_BACKLOG, KEPT_BYTES, LLM_NEWS_PER_S, SWITCH_S
 from paceline.terms.plan import Address, Catalogue, Knob, changed
+from paceline.watch import otlp
 
 if TYPE_CHECKING:
     from paceline.config.alerting import Alerting
     from paceline.gateway.said.keep import Keep
     from paceline.gateway.said.keeping import Keeping
     from paceline.gateway.standing import News
+    from paceline.terms.span import Value
     from paceline.watch.alerts.desk import Alerts
     from paceline.watch.alerts.ways import Ways
+    from paceline.watch.metric_post import MetricPost
     from paceline.watch.spans import Receiver, SpanPost
     from paceline.web.fronts import Takes
     from paceline.web.llm import Llm
@@ -123,7 +126,9 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
             ways = Ways(os.environ, clock.now)
             ways.change(ways.prepared(loaded.alerting.channels))
             alerts = _alerts(loaded, journal, ways, address, clock)
-            receiver = _receiver(loaded, clock)
+            said = loaded.settings.traces
+            spans = _receiver(loaded, said.otlp_endpoint, otlp.PATH, clock)
+            metrics = _receiver(loaded, said.otlp_metrics_endpoint, otlp.METRICS_PATH, clock)
             owner = Owner(
                 loaded,
                 journal,
@@ -143,14 +148,16 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
                 clock,
                 new_secret(),
                 ready,
-                None if receiver is None else _span_post(receiver, address, clock),
+                None if spans is None else _span_post(spans, address, clock),
+                None if metrics is None else _metric_post(metrics, address, clock),
             )
             try:
                 await owner.run()
             finally:
                 await ways.close()
-                if receiver is not None:
-                    await receiver.close()
+                for receiver in (spans, metrics):
+                    if receiver is not None:
+                        await receiver.close()
 
         uvloop.run(serve())
     finally:
@@ -171,31 +178,41 @@ def _following(alerts: "Alerts", ways: "Ways", new: "Alerting") -> "Callable[[],
     return follow
 
 
-def _receiver(loaded: Loaded, clock: RealClock) -> "Receiver | None":
-    """Of spans, where the settings name one."""
+def _receiver(loaded: Loaded, url: str, path: str, clock: RealClock) -> "Receiver | None":
+    """By OTLP, where the settings name one."""
     from paceline.config.tracing import headers_of
     from paceline.watch.spans import Receiver
 
     said = loaded.settings.traces
-    if not said.otlp_endpoint:
+    if not url:
         return None
     headers = headers_of(said, os.environ)
     for _, value in headers:
         log.hide(value.decode())
     folder = Path() if loaded.file is None else loaded.file.parent
     ca_file = str(folder / said.ca_file) if said.ca_file else ""
-    return Receiver(said.otlp_endpoint, headers, clock.now, ca_file=ca_file, private=said.private)
+    return Receiver(url, path, headers, clock.now, ca_file=ca_file, private=said.private)
+
+
+def _resource(address: str) -> dict[str, "Value"]:
+    """What spans and metrics are of."""
+    return {
+        "service.name": "paceline",
+        "service.version": paceline.__version__,
+        "service.instance.id": address.partition("://")[2],
+    }
 
 
 def _span_post(receiver: "Receiver", address: str, clock: RealClock) -> "SpanPost":
     from paceline.watch.spans import SpanPost
 
-    resource = {
-        "service.name": "paceline",
-        "service.version": paceline.__version__,
-        "service.instance.id": address.partition("://")[2],
-    }
-    return SpanPost(receiver.send, resource, paceline.__version__, clock, Chance())
+    return SpanPost(receiver.send, _resource(address), paceline.__version__, clock, Chance())
+
+
+def _metric_post(receiver: "Receiver", address: str, clock: RealClock) -> "MetricPost":
+    from paceline.watch.metric_post import MetricPost
+
+    return MetricPost(receiver.send, _resource(address), paceline.__version__, clock)
 
 
 def _alerts(

@@ -29,6 +29,7 @@ from paceline.terms.limits import (
 from paceline.terms.plan import Value
 from paceline.watch.alerts.channel import Encryption
 from paceline.watch.alerts.channel import Kind as ChannelKind
+from paceline.watch.otlp import METRICS_PATH as OTLP_METRICS_PATH
 from paceline.watch.otlp import PATH as OTLP_PATH
 
 DEFAULT_FILE = "paceline.toml"
@@ -364,6 +365,13 @@ class TraceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Meta(
             description="Where their spans go by OTLP, such as http://localhost:4318; "
             f"without a path, to {OTLP_PATH} there."
+        ),
+    ] = ""
+    otlp_metrics_endpoint: Annotated[
+        str,
+        Meta(
+            description="Where all metrics go by OTLP every 15 seconds; without a path, to "
+            f"{OTLP_METRICS_PATH} there."
         ),
     ] = ""
     headers_env: Annotated[

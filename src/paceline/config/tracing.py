@@ -1,4 +1,4 @@
-"""What the settings say of where spans go, and whether that can be.
+"""What the settings say of where spans and metrics go, and whether that can be.
 
 Pure. Called by `source.py`; what a start needs beyond that, headers that are there, is
 `headers_of`.
@@ -29,11 +29,13 @@ Wrong = tuple[str, BadSetting]
 
 
 def wrong(said: TraceSettings, folder: Path) -> Iterator[Wrong]:
-    if not said.otlp_endpoint:
+    for field in ("otlp_endpoint", "otlp_metrics_endpoint"):
+        url = getattr(said, field)
+        fault = _fault(field, url, private=said.private) if url else None
+        if fault is not None:
+            yield field, fault
+    if not said.otlp_endpoint and not said.otlp_metrics_endpoint:
         return
-    fault = _fault(said.otlp_endpoint, private=said.private)
-    if fault is not None:
-        yield "otlp_endpoint", fault
     if said.headers_env and not VARIABLE.fullmatch(said.headers_env):
         yield (
             "headers_env",
@@ -54,7 +56,7 @@ def wrong(said: TraceSettings, folder: Path) -> Iterator[Wrong]:
         )
 
 
-def _fault(url: str, *, private: bool) -> BadSetting | None:
+def _fault(field: str, url: str, *, private: bool) -> BadSetting | None:
     try:
         split = urlsplit(url)
         usable = bool(split.hostname) and split.port != 0 and split.scheme in ("https", "http")
@@ -62,13 +64,13 @@ def _fault(url: str, *, private: bool) -> BadSetting | None:
         split, usable = urlsplit(""), False
     if not usable or not (url.isascii() and url.isprintable()) or " " in url or "@" in split.netloc:
         return BadSetting(
-            "traces.otlp_endpoint is no address that can be called",
+            f"traces.{field} is no address that can be called",
             value=url,
             remedy='Write it whole, such as "https://collector.example:4318", and no password.',
         )
     if split.scheme == "http" and not private and split.hostname not in LOCAL:
         return BadSetting(
-            "spans would go to traces.otlp_endpoint in the clear",
+            f"what is told would go to traces.{field} in the clear",
             value=url,
             remedy="Use https, or say private = true where it is in your own network.",
         )
@@ -76,7 +78,7 @@ def _fault(url: str, *, private: bool) -> BadSetting | None:
 
 
 def headers_of(said: TraceSettings, environ: Mapping[str, str]) -> Headers:
-    """What a receiver wants to see beside spans; a BadSetting where that is not there, or none."""
+    """What a receiver wants to see besides; a BadSetting where that is not there, or is none."""
     if not said.headers_env:
         return []
     text = environ.get(said.headers_env, "")
@@ -88,7 +90,7 @@ def headers_of(said: TraceSettings, environ: Mapping[str, str]) -> Headers:
     )
     if not found or not fits or len(found) > SPANS_HEADERS:
         raise BadSetting(
-            "the receiver of spans needs headers that are not in the environment",
+            "the OTLP receiver needs headers that are not in the environment",
             value=said.headers_env,
             remedy=f"Set {said.headers_env} to name=value,name=value; up to {SPANS_HEADERS}.",
         )

@@ -682,6 +682,12 @@ SPANS_HELD = 8192
 SPANS_SENT = 256
 """in one request"""
 
+METRICS_TOLD_S = 15.0
+"""after so long an OTLP receiver is told all metrics again"""
+
+METRICS_LAST_S = 1.0
+"""how long the end waits for it to take the last"""
+
 SPANS_GROUP_S = 1.0
 """how long it waits for more of them"""
 

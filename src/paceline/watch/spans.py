@@ -142,11 +142,13 @@ class SpanPost:
 
 
 class Receiver:
-    """Where spans go, over HTTP. Belongs to one event loop."""
+    """Where spans or metrics go, over HTTP: to `path`, unless its address has one. Belongs to one
+    event loop."""
 
     def __init__(
         self,
         url: str,
+        path: str,
         headers: Headers,
         now: Callable[[], float],
         *,
@@ -155,7 +157,7 @@ class Receiver:
     ) -> None:
         split = urlsplit(url)
         tls = split.scheme == "https"
-        path = otlp.PATH if split.path in ("", "/") else split.path
+        path = path if split.path in ("", "/") else split.path
         self._path = path + (f"?{split.query}" if split.query else "")
         self._host = split.netloc.lower()
         self._headers: Headers = [

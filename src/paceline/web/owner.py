@@ -45,6 +45,7 @@ from paceline.terms.metric import (
 from paceline.terms.plan import Catalogue
 from paceline.watch.alerts.desk import Alerts
 from paceline.watch.drift import Drift
+from paceline.watch.metric_post import MetricPost
 from paceline.watch.past import Past
 from paceline.watch.spans import SpanPost
 from paceline.watch.watcher import Watcher
@@ -108,6 +109,7 @@ class Owner:
         session_secret: bytes,
         on_ready: Callable[[Takes], None],
         span_post: SpanPost | None = None,
+        metric_post: MetricPost | None = None,
     ) -> None:
         settings = loaded.settings.server
         self._loaded = loaded
@@ -127,6 +129,7 @@ class Owner:
         self._clock = clock
         self._span_post = span_post
         """where the settings name an OTLP receiver"""
+        self._metric_post = metric_post
         self._on_ready: Callable[[Takes], None] | None = on_ready
         self._cannot_start: PacelineError | None = None
         self._session_secret = session_secret
@@ -220,6 +223,8 @@ class Owner:
         self._alerts.start()
         if self._span_post is not None:
             self._span_post.start()
+        if self._metric_post is not None:
+            self._metric_post.start(self._measure)
         connections = Connections(self._control.routes(), self._clock.now, self._clock.wall)
         await connections.listen(self._held.listen())
         await self._stopping.wait()
@@ -233,6 +238,8 @@ class Owner:
         await self._alerts.close()
         if self._span_post is not None:
             await self._span_post.close()
+        if self._metric_post is not None:
+            await self._metric_post.close()
         await self._watcher.close()
         await self._drift.close()
         self._doorkeeper.refuse_all()
