@@ -125,7 +125,7 @@ class Answers:
         if case is None:
             return None
         try:
-            fields = json.loads(body)
+            fields = json.loads(body, parse_int=float)  # an int of 5 000 digits is refused
         except (ValueError, RecursionError):  # passed on as it is; its sender says what it thinks
             fields = None
         fields = fields if isinstance(fields, dict) else {}
