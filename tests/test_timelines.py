@@ -342,6 +342,12 @@ def test_what_failed_is_told_with_its_error(server: Server) -> None:
     assert [each["id"] for each in failed] == ["failed"]
 
 
+def test_a_model_that_is_not_there_is_told_with_those_that_are(server: Server) -> None:
+    answer = server.ask("GET", "/api/traces?model=digit")
+    assert (answer.status, answer.json["code"]) == (404, "unknown_model")
+    assert "Did you mean digits?" in answer.json["remedy"]
+
+
 def test_the_command_line_tells_the_same_with_bars(server: Server, tmp_path: Path) -> None:
     headers = {"traceparent": SAID.replace("4bf", "4b0"), "x-request-id": "barred"}
     server.ask("POST", "/predict/digits", digits.SAMPLE_ROW, headers=headers)

@@ -83,7 +83,7 @@ def forget(
     """
     if (call is not None) + (key is not None) + everything != 1:
         raise Misuse(
-            "it is not said what is to be forgotten",
+            "what is to be forgotten must be said, and in one way",
             remedy="Give --call ID, --key ID or --everything; one of them.",
         )
     given = {"call": call, "key": key, "everything": everything}

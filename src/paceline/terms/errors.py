@@ -6,7 +6,8 @@ Called by everyone; `web/` turns errors into answers, `cli/` into messages and e
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from difflib import get_close_matches
+from typing import Any, ClassVar, Self
 
 import msgspec
 
@@ -115,6 +116,13 @@ class NotFound(PacelineError):
 
 class UnknownModel(NotFound):
     code = "unknown_model"
+
+    @classmethod
+    def among(cls, name: str, models: Sequence[str]) -> Self:
+        near = get_close_matches(name[:64], models, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        remedy = f"{hint}Models here: {', '.join(models)}."
+        return cls("no model has this name", value=name, remedy=remedy)
 
 
 class UnknownKnob(NotFound):

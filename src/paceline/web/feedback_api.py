@@ -99,11 +99,7 @@ def operations(models: Sequence[str], judge: Judge, board: Board) -> tuple[Opera
 
     async def answer(query: None, body: Feedback, who: str) -> FeedbackAnswer:
         if body.model not in models:
-            raise UnknownModel(
-                "no model has this name",
-                value=body.model,
-                remedy=f"Models here: {', '.join(models)}.",
-            )
+            raise UnknownModel.among(body.model, models)
         told = _all(body)
         verdicts: list[Verdict | None] = [None] * len(told)
         asked = []

@@ -8,7 +8,6 @@ One request, in order: `Inference.begin` (head), perhaps a wait for a turn of th
 `InferCall.took` (body), `read`, `submit` (decoded), the runner, `_told` (outputs), `send`.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from urllib.parse import unquote
@@ -267,7 +266,7 @@ class Inference:
     def place(self, name: str, version: str | None) -> Place:
         place = self._places.get(name)
         if place is None:
-            raise _unknown_model(name, self._places)
+            raise UnknownModel.among(name, list(self._places))
         if version is not None and version != place.spec.version:
             raise UnknownModel(
                 f"{name} has no such version",
@@ -296,14 +295,6 @@ def _may_stand(exchange: Exchange, door: Door) -> bool:
 
 def _nothing(exchange: Exchange) -> None:
     """Hears the body of what was answered already."""
-
-
-def _unknown_model(name: str, models: Mapping[str, object]) -> UnknownModel:
-    near = difflib.get_close_matches(name[:64], models, n=1)
-    hint = f"Did you mean {near[0]}? " if near else ""
-    return UnknownModel(
-        "no model has this name", value=name, remedy=f"{hint}Models here: {', '.join(models)}."
-    )
 
 
 def _wish_of(name: str, wish: Callable[[Steer], None]) -> Callable[[Move], None]:

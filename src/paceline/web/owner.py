@@ -184,7 +184,7 @@ class Owner:
                 *self._settings.operations(),
                 *calls_api.operations(self._fronts.calls),
                 *said_api.operations(held.path, clock.wall, journal),
-                *traces_api.operations(self._fronts.traces),
+                *traces_api.operations([each.name for each in models], self._fronts.traces),
                 *history_api.operations(
                     self._watcher,
                     clock.wall,

@@ -168,11 +168,7 @@ class Profiles:
     def _operators(self, body: ProfileBody, seconds: float) -> _Profile:
         source = next((each for each in self._models if each.name == body.model), None)
         if source is None:
-            raise UnknownModel(
-                "no model has this name",
-                value=body.model,
-                remedy="Served are: " + ", ".join(each.name for each in self._models) + ".",
-            )
+            raise UnknownModel.among(body.model, [each.name for each in self._models])
         path = self._files.get(body.model)
         if path is None:
             raise NotOffered(

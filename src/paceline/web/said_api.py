@@ -129,7 +129,7 @@ def operations(folder: Path, wall: Callable[[], float], journal: Journal) -> tup
     async def forget(query: None, body: ForgetBody, who: str) -> ForgottenView:
         if (body.call is not None) + (body.key is not None) + body.everything != 1:
             raise BadRequest(
-                "it is not said what is to be forgotten",
+                "what is to be forgotten must be said, and in one way",
                 remedy="Name a call, a key, or everything; one of them.",
             )
         file = SaidFile(folder)

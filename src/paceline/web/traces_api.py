@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from paceline.serve.batcher import Reason
+from paceline.terms.errors import UnknownModel
 from paceline.terms.limits import TRACES_SPAN_S, TRACES_TOLD
 from paceline.terms.request import Priority
 from paceline.web.operations import AnyDeclaration, Declaration, Operation
@@ -98,6 +99,7 @@ TRACES: Declaration[TracesQuery, None, TracesView] = Declaration(
     "Where the time of inference requests went: the slowest, the late, the failed, the sampled.",
     TracesView,
     query=TracesQuery,
+    errors=(UnknownModel,),
 )
 
 DECLARED: tuple[AnyDeclaration, ...] = (TRACES,)
@@ -106,8 +108,10 @@ Told = Callable[[TracesQuery], Awaitable[Sequence[TraceView]]]
 """What the fronts tell, each up to so many."""
 
 
-def operations(told: Told) -> tuple[Operation, ...]:
+def operations(models: Sequence[str], told: Told) -> tuple[Operation, ...]:
     async def answer(query: TracesQuery, body: None, who: str) -> TracesView:
+        if query.model and query.model not in models:
+            raise UnknownModel.among(query.model, models)
         return TracesView(chosen(await told(query), query))
 
     return (TRACES.answered_by(answer),)
