@@ -299,7 +299,7 @@ def test_the_slowest_are_told_with_where_their_time_went(server: Server) -> None
     assert names[-5:] == ["handover", "input", "compute", "output", "answer"]
     assert sum(each["ms"] for each in one["parts"]) == pytest.approx(one["took_ms"], abs=0.01)
     assert str(digits.SAMPLE_ROW[5]) + "," + str(digits.SAMPLE_ROW[6]) not in answer.body.decode()
-    assert server.ask("GET", "/api/traces?model=nothing").json == {"traces": []}
+    assert server.ask("GET", "/api/traces?id=nothing").json == {"traces": []}
 
 
 def test_a_trace_that_is_recorded_is_kept_and_found_by_either_id(server: Server) -> None:
@@ -363,6 +363,7 @@ def test_the_command_line_tells_the_same_with_bars(server: Server, tmp_path: Pat
     assert "compute" in bar
     told = json.loads(here("traces", "--id", "barred", "--json", *state).stdout)["traces"]
     assert told == server.ask("GET", "/api/traces?id=barred").json["traces"]
-    assert "No such" in here("traces", "nothing", *state).stdout
+    assert "No such" in here("traces", "--id", "nothing", *state).stdout
+    assert "Models here: digits" in here("traces", "nothing", *state).stderr
     nobody = here("traces", "--state", str(tmp_path))
     assert "paceline up" in nobody.stderr
