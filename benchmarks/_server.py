@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -123,7 +123,11 @@ def first_answer(
 
 @contextmanager
 def served(
-    folder: Path, *options: str, port: int = 0, environ: Mapping[str, str] | None = None
+    folder: Path,
+    *options: str,
+    port: int = 0,
+    environ: Mapping[str, str] | None = None,
+    until: Callable[[subprocess.Popen[bytes], int], object] = first_answer,
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A server with its state and its log in the folder, once it has answered rightly, and its
     port; killed at the end if it still runs."""
@@ -138,7 +142,7 @@ def served(
         )
     try:
         try:
-            first_answer(server, port)
+            until(server, port)
         except (OSError, SystemExit):
             sys.stderr.write((folder / "log").read_text()[-2000:])
             raise

@@ -15,12 +15,10 @@ the clock that others need too.
 
 import argparse
 import json
-import os
 import random
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +28,7 @@ from typing import NamedTuple
 
 from benchmarks import record, serving_models
 from benchmarks._served import sections
-from benchmarks._server import HEALTH_READY, ask, connect, cpu_s, free_port, request, tree
+from benchmarks._server import HEALTH_READY, ask, connect, cpu_s, request, served, tree
 from benchmarks.peers.started import end_on_sigterm
 from paceline.serve.model import Tensors
 
@@ -224,30 +222,13 @@ def _heard(connection: socket.socket) -> bytes:
     return heard
 
 
-@contextmanager
-def _started(
-    folder: Path, options: Sequence[str], environ: Mapping[str, str]
-) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Once its models are loaded, which may take longer than a caller is kept waiting."""
-    port = free_port()
-    command = [sys.executable, "-P", "-m", "paceline", "up", "--port", str(port), *options]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [*command, "--state", str(folder / "state")],
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            env={**os.environ, **environ},
-        )
-    try:
-        until_s = time.perf_counter() + START_S
-        while not _is_ready(port):
-            if server.poll() is not None or time.perf_counter() > until_s:
-                raise SystemExit(f"it does not start: {(folder / 'log').read_text()[-900:]}")
-            time.sleep(PAUSE_S)
-        yield server, port
-    finally:
-        server.kill()
-        server.wait()
+def _loaded(server: subprocess.Popen[bytes], port: int) -> None:
+    """Its models may take longer than a caller is kept waiting."""
+    until_s = time.perf_counter() + START_S
+    while not _is_ready(port):
+        if server.poll() is not None or time.perf_counter() > until_s:
+            raise SystemExit("it does not start")
+        time.sleep(PAUSE_S)
 
 
 def _is_ready(port: int) -> bool:
@@ -278,7 +259,9 @@ def all_arms(folder: Path) -> Iterator[Sequence[Server]]:
             options = ["--config", str(file), "--fronts", "1"]
             options += ["--access-log"] if arm == LOGGED else []
             environ = {"PYTHONPATH": str(quiet)} if arm == OFF else {}
-            process, port = stack.enter_context(_started(place, options, environ))
+            process, port = stack.enter_context(
+                served(place, *options, environ=environ, until=_loaded)
+            )
             log = (place / "log").read_text()
             if {each for each in NOTHING if f"{SAID} {each}" in log} != (
                 set(NOTHING) if arm == OFF else set()

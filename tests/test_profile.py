@@ -23,6 +23,7 @@ from onnx import TensorProto, helper
 
 from paceline.access.keys import KeyFile
 from paceline.cli import flame, profile, profile_page, profiled
+from paceline.cli.reach import Method
 from paceline.clock import Chance, SimulatedClock, run_simulated
 from paceline.observe import holdings, stacks
 from paceline.observe.stacks import Stack, Stacks, Thread
@@ -552,7 +553,7 @@ def test_ctrl_c_ends_it_and_tells_what_there_is(
 ) -> None:
     call, asked = profile._call, []
 
-    def interrupted(state: Path, method: str, target: str, body: object = None) -> bytes:
+    def interrupted(state: Path, method: Method, target: str, body: object = None) -> bytes:
         asked.append((method, target.partition("?")[0]))
         if asked.count(("GET", "/api/profile")) == 1 and method == "GET":
             raise KeyboardInterrupt

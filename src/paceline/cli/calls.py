@@ -6,9 +6,8 @@ import msgspec
 import typer
 
 from paceline.cli.plan import Config, Json, State
-from paceline.cli.reach import place, who
+from paceline.cli.reach import of_server, place
 from paceline.terms.amounts import usd
-from paceline.terms.errors import Unavailable
 from paceline.terms.limits import LLM_CALLS_TOLD
 
 if TYPE_CHECKING:
@@ -30,23 +29,16 @@ def calls(
 
     Example: paceline calls --slowest -n 5
     """
-    from paceline.web.owner_call import call_owner
-
     there = place(state, config)
     order = "slowest" if slowest else "newest"
-    reply = call_owner(there.state, "GET", f"/api/calls?order={order}&limit={most}", None, who())
-    if reply is None:
-        raise Unavailable(
-            "no server runs here, and calls are remembered by servers alone",
-            value=str(there.state),
-            remedy="Start one with `paceline up`, or name its directory with --state.",
-        )
+    target = f"/api/calls?order={order}&limit={most}"
+    answer = of_server(there.state, "GET", target, "calls are remembered by servers alone")
     if as_json:
-        print(reply.body.decode())
+        print(answer.decode())
         return
     from paceline.web.calls_api import CallsView
 
-    told = msgspec.json.decode(reply.body, type=CallsView).calls
+    told = msgspec.json.decode(answer, type=CallsView).calls
     for each in told:
         print(_line(each))
     if not told:

@@ -13,8 +13,8 @@ import msgspec
 import typer
 
 from paceline.cli.plan import Config, Json, State
-from paceline.cli.reach import place, who
-from paceline.terms.errors import EXIT_INTERRUPTED, EXIT_OK, Misuse, Unavailable
+from paceline.cli.reach import Method, of_server, place
+from paceline.terms.errors import EXIT_INTERRUPTED, EXIT_OK, Misuse
 from paceline.terms.limits import PROFILE_MOST_LENGTH, PROFILE_MOST_S, PROFILE_S, ROWS
 
 FRONT, OWNER = "front", "owner"
@@ -152,18 +152,8 @@ def _found(state: Path, name: str) -> bytes:
             return answer
 
 
-def _call(state: Path, method: str, target: str, body: object = None) -> bytes:
-    from paceline.web.owner_call import call_owner
-
-    sent = None if body is None else msgspec.json.encode(body)
-    reply = call_owner(state, method, target, sent, who())
-    if reply is None:
-        raise Unavailable(
-            "no server runs here, and a profile is of one that does",
-            value=str(state),
-            remedy="Start one with `paceline up`, or name its directory with --state.",
-        )
-    return reply.body
+def _call(state: Path, method: Method, target: str, body: object = None) -> bytes:
+    return of_server(state, method, target, "a profile is of one that does", body)
 
 
 class _Running(msgspec.Struct):

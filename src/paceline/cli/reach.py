@@ -2,8 +2,8 @@
 
 Where an owner runs it is asked, over its socket; where none runs, the same operations answer in
 this process. To read takes no lock. To write takes the state directory for a moment, so a starting
-server and a second command are told of each other. Called by `plan`, `why`, `alerts` and
-`journal`.
+server and a second command are told of each other. What servers alone know they alone are asked.
+Called by the commands that ask one.
 """
 
 import asyncio
@@ -80,6 +80,21 @@ def ask(place: Place, method: Method, path: str, given: Mapping[str, object] = {
             value=error.value,
             remedy="Try again: a server just starts or stops there, or another command writes.",
         ) from error
+
+
+def of_server(state: Path, method: Method, target: str, why: str, body: object = None) -> bytes:
+    """The answer of a server that runs; `why` no command can answer where none does."""
+    from paceline.web.owner_call import call_owner
+
+    sent = None if body is None else msgspec.json.encode(body)
+    reply = call_owner(state, method, target, sent, who())
+    if reply is None:
+        raise Unavailable(
+            f"no server runs here, and {why}",
+            value=str(state),
+            remedy="Start one with `paceline up`, or name its directory with --state.",
+        )
+    return reply.body
 
 
 def who() -> str:

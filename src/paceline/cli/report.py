@@ -13,6 +13,7 @@ import msgspec
 import typer
 
 from paceline.cli.config import STATE_HELP, state_directory
+from paceline.cli.reach import of_server
 from paceline.terms.errors import Misuse
 
 if TYPE_CHECKING:
@@ -106,17 +107,10 @@ def _found(state: Path, model: str, since: str, granularity: str) -> "Report":
 def _renew(state: Path, model: str) -> int:
     """Of how many rows it is."""
     from paceline.web.drift_api import ReferenceView
-    from paceline.web.owner_call import call_owner
 
-    body = msgspec.json.encode({"model": model})
-    reply = call_owner(state, "POST", "/api/drift/reference", body)
-    if reply is None:
-        raise Misuse(
-            "no server runs on this state directory, and the last rows are in its memory alone",
-            value=str(state),
-            remedy="Start it, and let it be asked for a while.",
-        )
-    return msgspec.json.decode(reply.body, type=ReferenceView).rows
+    why = "the last rows are in its memory alone"
+    answer = of_server(state, "POST", "/api/drift/reference", why, {"model": model})
+    return msgspec.json.decode(answer, type=ReferenceView).rows
 
 
 def _baseline(state: Path, model: str, since: str, step_s: float = 0.0) -> "Baseline":

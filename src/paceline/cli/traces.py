@@ -7,8 +7,7 @@ import msgspec
 import typer
 
 from paceline.cli.plan import Config, Json, State
-from paceline.cli.reach import place, who
-from paceline.terms.errors import Unavailable
+from paceline.cli.reach import of_server, place
 from paceline.terms.limits import TRACES_TOLD
 
 if TYPE_CHECKING:
@@ -40,25 +39,18 @@ def traces(
 
     Example: paceline traces digits -n 3
     """
-    from paceline.web.owner_call import call_owner
-
     there = place(state, config)
     # A certain one is looked for among all, not only among those of the last hour.
     order = "newest" if newest or request else "slowest"
     asked = {"model": model, "order": order, "why": why, "id": request, "limit": most}
-    reply = call_owner(there.state, "GET", f"/api/traces?{urlencode(asked)}", None, who())
-    if reply is None:
-        raise Unavailable(
-            "no server runs here, and timelines are kept by servers alone",
-            value=str(there.state),
-            remedy="Start one with `paceline up`, or name its directory with --state.",
-        )
+    target = f"/api/traces?{urlencode(asked)}"
+    answer = of_server(there.state, "GET", target, "timelines are kept by servers alone")
     if as_json:
-        print(reply.body.decode())
+        print(answer.decode())
         return
     from paceline.web.traces_api import TracesView
 
-    told = msgspec.json.decode(reply.body, type=TracesView).traces
+    told = msgspec.json.decode(answer, type=TracesView).traces
     longest_ms = max((each.took_ms for each in told), default=0.0)
     for each in told:
         for line in _lines(each, longest_ms):

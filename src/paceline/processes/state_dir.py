@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import socket
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -141,6 +142,22 @@ def make_directory(path: Path) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def write_whole(place: Path, content: bytes) -> None:
+    """In place of the file there is: at any instant one of both stands there, whole. With its
+    directory where that is missing."""
+    make_directory(place.parent)
+    fd, beside = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
+    try:
+        with open(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+        os.replace(beside, place)
+    finally:
+        with suppress(FileNotFoundError):  # it has its name
+            os.unlink(beside)
 
 
 def _read_holder(lock_fd: int) -> str:

@@ -5,15 +5,12 @@ is `analysis/baseline.py`'s business. Called by `paceline report`, which asks a 
 and keeps it itself: nothing that serves writes here.
 """
 
-import os
 import re
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from paceline.processes.state_dir import make_directory, refusal
+from paceline.processes.state_dir import make_directory, refusal, write_whole
 from paceline.terms.errors import LimitReached, Misuse, NotFound, StateUnusable
 from paceline.terms.limits import BASELINE_BYTES, BASELINE_NAME_CHARS, BASELINES
 from paceline.watch.analysis.finding import Baseline
@@ -43,16 +40,7 @@ def save(state: Path, name: str, baseline: Baseline) -> Path:
                 value=BASELINES,
                 remedy=f"Remove some in {place.parent}, or use a name again.",
             )
-        fd, beside = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
-        try:
-            with open(fd, "wb") as file:
-                file.write(msgspec.json.encode(baseline))
-                file.flush()
-                os.fsync(fd)
-            os.replace(beside, place)
-        finally:
-            with suppress(FileNotFoundError):  # it has its name
-                os.unlink(beside)
+        write_whole(place, msgspec.json.encode(baseline))
     except OSError as error:
         raise refusal(state, error) from error
     return place

@@ -7,19 +7,16 @@ its fronts. Bytes of a model: 6 kB for each of its numbers, 0.8 MB at most.
 """
 
 import asyncio
-import os
 import re
-import tempfile
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from paceline.observe import log
-from paceline.processes.state_dir import make_directory
+from paceline.processes.state_dir import write_whole
 from paceline.serve.samples import Rows
 from paceline.terms.limits import (
     DRIFT_BYTES,
@@ -221,16 +218,6 @@ class Drift:
         if place is None:
             return
         try:
-            make_directory(place.parent)
-            fd, beside = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
-            try:
-                with open(fd, "wb") as file:
-                    file.write(msgspec.msgpack.encode(kept))
-                    file.flush()
-                    os.fsync(fd)
-                os.replace(beside, place)
-            finally:
-                with suppress(FileNotFoundError):  # it has its name
-                    os.unlink(beside)
+            write_whole(place, msgspec.msgpack.encode(kept))
         except OSError as error:
             logger.warning("a reference was not written", model=model, why=str(error))

@@ -5,6 +5,8 @@ import socket
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -72,8 +74,8 @@ from paceline.web.traces_api import TracesQuery, TraceView
 
 logger = log.get(__name__)
 
-Verdicts = Sequence[tuple[int, Verdict]]
-"""Of labels, by their place among those that were told."""
+Told = TypeVar("Told", Calls, Traces, Judged)
+"""What every front is asked for at once, and answers in its turn."""
 
 Takes = Mapping[str, tuple[TensorSpec, ...]]
 """The inputs of each model, as the fronts told."""
@@ -97,10 +99,9 @@ class Slot:
         self.started_s = 0.0
         self.handed_over: deque[list[socket.socket]] = deque()
         self.asked: deque[asyncio.Future[str]] = deque()
-        self.asked_calls: deque[asyncio.Future[tuple[CallView, ...]]] = deque()
+        self.told: dict[type, deque[asyncio.Future[Any]]] = {}
+        """of each kind of `Told` those that were asked for"""
         self.profiled: asyncio.Future[msgspec.Raw] | None = None
-        self.asked_labels: deque[asyncio.Future[Verdicts]] = deque()
-        self.asked_traces: deque[asyncio.Future[tuple[TraceView, ...]]] = deque()
 
     @property
     def ready(self) -> bool:
@@ -205,17 +206,38 @@ class Fronts:
         await self._answered(waited_for)
 
     async def calls(self, order: Order, most: int) -> list[CallView]:
-        """The LLM calls that the fronts remember, up to so many of each; none of one that hangs."""
-        answers: list[asyncio.Future[tuple[CallView, ...]]] = []
+        """The LLM calls that the fronts remember, up to so many of each."""
+        told = await self._told(TellCalls(order, most), Calls)
+        return [call for each in told for call in each.calls]
+
+    async def traces(self, query: TracesQuery) -> list[TraceView]:
+        """The timelines of inference requests that they keep, likewise."""
+        told = await self._told(TellTraces(query), Traces)
+        return [trace for each in told for trace in each.traces]
+
+    async def judge(
+        self, model: str, ids: Sequence[str], labels: Sequence[Label]
+    ) -> list[tuple[int, Verdict]]:
+        """Of those that a front remembers; each front is told all, for any of them may have
+        answered."""
+        told = await self._told(TellLabels(model, tuple(ids), tuple(labels)), Judged)
+        return [verdict for each in told for verdict in each.verdicts]
+
+    async def _told(
+        self, question: TellCalls | TellTraces | TellLabels, kind: type[Told]
+    ) -> list[Told]:
+        """What each front answers; nothing of one that hangs, or ends meanwhile."""
+        answers: list[asyncio.Future[Told | None]] = []
         for slot in self.slots:
             if slot.ready and not slot.silent and slot.link is not None:
-                answer: asyncio.Future[tuple[CallView, ...]] = self._loop.create_future()
-                slot.asked_calls.append(answer)
-                slot.link.send(TellCalls(order, most))
+                answer: asyncio.Future[Told | None] = self._loop.create_future()
+                slot.told.setdefault(kind, deque()).append(answer)
+                slot.link.send(question)
                 answers.append(answer)
         if answers:
             await asyncio.wait(answers, timeout=OBEY_S)
-        return [call for each in answers if each.done() for call in each.result()]
+        told = (each.result() for each in answers if each.done())
+        return [each for each in told if each is not None]
 
     def profile(self, index: int, look: Look) -> "asyncio.Future[msgspec.Raw]":
         """What that front finds when it looks at itself, in JSON, or that it ended first."""
@@ -241,36 +263,6 @@ class Fronts:
         slot = self.slots[index]
         if slot.profiled is not None and slot.link is not None:
             slot.link.send(EndProfile())
-
-    async def judge(
-        self, model: str, ids: Sequence[str], labels: Sequence[Label]
-    ) -> list[tuple[int, Verdict]]:
-        """Of those that a front remembers; each front is told all, for any of them may have
-        answered."""
-        answers: list[asyncio.Future[Verdicts]] = []
-        told = TellLabels(model, tuple(ids), tuple(labels))
-        for slot in self.slots:
-            if slot.ready and not slot.silent and slot.link is not None:
-                answer: asyncio.Future[Verdicts] = self._loop.create_future()
-                slot.asked_labels.append(answer)
-                slot.link.send(told)
-                answers.append(answer)
-        if answers:
-            await asyncio.wait(answers, timeout=OBEY_S)
-        return [each for answer in answers if answer.done() for each in answer.result()]
-
-    async def traces(self, query: TracesQuery) -> list[TraceView]:
-        """The timelines of inference requests that the fronts keep, likewise."""
-        answers: list[asyncio.Future[tuple[TraceView, ...]]] = []
-        for slot in self.slots:
-            if slot.ready and not slot.silent and slot.link is not None:
-                answer: asyncio.Future[tuple[TraceView, ...]] = self._loop.create_future()
-                slot.asked_traces.append(answer)
-                slot.link.send(TellTraces(query))
-                answers.append(answer)
-        if answers:
-            await asyncio.wait(answers, timeout=OBEY_S)
-        return [trace for each in answers if each.done() for trace in each.result()]
 
     def _ask(self, slot: Slot, question: Prepare | Apply) -> asyncio.Future[str]:
         """The front's refusal; empty when it obeys, or is gone."""
@@ -361,16 +353,12 @@ class Fronts:
                     connection.close()
             case Obeyed(refusal):
                 slot.asked.popleft().set_result(refusal)
-            case Calls(calls):
-                slot.asked_calls.popleft().set_result(calls)
+            case Calls() | Traces() | Judged():
+                slot.told[type(message)].popleft().set_result(message)
             case Profiled(found):
                 if slot.profiled is not None:
                     slot.profiled.set_result(found)
                     slot.profiled = None
-            case Judged(verdicts):
-                slot.asked_labels.popleft().set_result(verdicts)
-            case Traces(traces):
-                slot.asked_traces.popleft().set_result(traces)
             case Spans():
                 self._on_spans(message)
             case TargetNews():
@@ -405,9 +393,9 @@ class Fronts:
         for answer in slot.asked:
             answer.set_result("")
         slot.asked.clear()
-        for told in slot.asked_calls:
-            told.set_result(())
-        slot.asked_calls.clear()
+        for told in chain.from_iterable(slot.told.values()):
+            told.set_result(None)
+        slot.told.clear()
         if slot.profiled is not None:
             slot.profiled.set_exception(
                 Unavailable(
@@ -416,12 +404,6 @@ class Fronts:
                 )
             )
             slot.profiled = None
-        for judged in slot.asked_labels:
-            judged.set_result(())
-        slot.asked_labels.clear()
-        for kept in slot.asked_traces:
-            kept.set_result(())
-        slot.asked_traces.clear()
         self._on_change()
         self._loop.call_later(EXIT_S, child.kill)
 
