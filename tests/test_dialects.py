@@ -13,7 +13,7 @@ from paceline.gateway.passing import Passing, Sign
 from paceline.gateway.sse import Event, Parser, write
 from paceline.gateway.usage import Told, Usage
 from paceline.terms.errors import BadField, BadJson, PacelineError
-from paceline.terms.limits import PARSE_IN_PLACE_BYTES
+from paceline.terms.limits import LLM_TOKENS_TOLD, PARSE_IN_PLACE_BYTES
 
 # --- Requests -------------------------------------------------------------------------------------
 
@@ -233,6 +233,22 @@ def test_a_chat_answer() -> None:
 )
 def test_usage_in_openais_words(usage: object, expected: Usage) -> None:
     assert openai.told(json.dumps({"usage": usage}).encode()).usage == expected
+
+
+@pytest.mark.parametrize("tokens", [-1, LLM_TOKENS_TOLD + 1, 10**30])
+def test_a_number_of_tokens_that_cannot_be_is_not_believed(tokens: int) -> None:
+    """And the answer is read all the same."""
+    of_input, of_output = (
+        {"prompt_tokens": tokens},
+        {"prompt_tokens": 3, "completion_tokens": tokens},
+    )
+    for usage in (of_input, of_output):
+        told = openai.told(json.dumps({"id": "c", "usage": usage}).encode())
+        assert (told.usage, told.id) == (None, "c")
+    for name in ("input_tokens", "output_tokens", "cache_read_input_tokens"):
+        message = {"id": "m", "usage": {"input_tokens": 3, "output_tokens": 4, name: tokens}}
+        told = anthropic.told(json.dumps(message).encode())
+        assert (told.usage, told.id) == (None, "m")
 
 
 @pytest.mark.parametrize(

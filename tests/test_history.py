@@ -127,6 +127,14 @@ def test_a_packed_sketch_is_the_same_to_the_last_cell(recorded: list[float]) -> 
     assert unpack(pack(cells)).tolist() == cells.tolist()
 
 
+def test_a_count_beyond_all_counting_is_packed_as_the_last_that_is_exact() -> None:
+    sketch = of_values([0.01, 0.02])
+    sketch.record(0.01, 10**30)
+    kept = unpack(pack(cells_of(sketch)))
+    assert kept[UNDER:].max() == 2.0**53
+    assert np.count_nonzero(kept[UNDER:]) == 2
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(values_s, max_size=5))
 def test_sketches_added_up_are_the_sketch_of_all(parts: list[list[float]]) -> None:

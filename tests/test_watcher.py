@@ -207,6 +207,25 @@ def test_who_fails_each_second_stops_neither_the_look_nor_the_server(
     assert "a look at the boards failed" in caplog.text
 
 
+def test_what_cannot_be_written_ends_neither_the_past_nor_the_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planted(past: History, *, whole: bool = True) -> list[object]:
+        raise RuntimeError("planted")
+
+    async def live(watched: Watched) -> None:
+        await watched.start()
+        monkeypatch.setattr(History, "finished", planted)
+        for _ in range(3):
+            watched.requests.add()
+            await watched.clock.pass_s(60.0)
+        assert watched.watcher.past.grew(REQUESTS, {}, 600) == 3
+        await watched.watcher.close()
+
+    run(live, tmp_path)
+    assert "the history was not written" in caplog.text
+
+
 def test_a_file_whose_rows_are_damaged_is_begun_anew(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

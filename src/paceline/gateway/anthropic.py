@@ -15,7 +15,7 @@ from paceline.gateway.call import Asked, Endpoint
 from paceline.gateway.openai import kind, near_the_ends, with_model
 from paceline.gateway.passing import Passing, Sign
 from paceline.gateway.sse import Event
-from paceline.gateway.usage import NOTHING, UNREADABLE, Told, Usage
+from paceline.gateway.usage import NOTHING, UNREADABLE, Told, Usage, believed
 from paceline.terms.limits import PARSE_IN_PLACE_BYTES
 
 __all__ = ["model", "models", "passing", "read", "told", "with_model"]
@@ -94,13 +94,15 @@ def _usage(said: _Usage | None, before: _Usage = NO_USAGE) -> Usage | None:
     written = said.cache_creation_input_tokens or before.cache_creation_input_tokens or 0
     kept = said.cache_creation or before.cache_creation
     details = said.output_tokens_details or before.output_tokens_details
-    return Usage(
-        (said.input_tokens or before.input_tokens or 0) + cached + written,
-        said.output_tokens or before.output_tokens or 0,
-        cached,
-        written,
-        (kept.ephemeral_1h_input_tokens or 0) if kept else 0,
-        (details.thinking_tokens or 0) if details else 0,
+    return believed(
+        Usage(
+            (said.input_tokens or before.input_tokens or 0) + cached + written,
+            said.output_tokens or before.output_tokens or 0,
+            cached,
+            written,
+            (kept.ephemeral_1h_input_tokens or 0) if kept else 0,
+            (details.thinking_tokens or 0) if details else 0,
+        )
     )
 
 

@@ -17,7 +17,7 @@ from paceline.gateway import members
 from paceline.gateway.call import Asked, Endpoint
 from paceline.gateway.passing import Passing, Sign
 from paceline.gateway.sse import Event
-from paceline.gateway.usage import NOTHING, UNREADABLE, Told, Usage
+from paceline.gateway.usage import NOTHING, UNREADABLE, Told, Usage, believed
 from paceline.terms.errors import PacelineError, WrongType
 from paceline.terms.limits import LLM_CHOICES, PARSE_IN_PLACE_BYTES
 
@@ -156,13 +156,15 @@ def _usage(said: _Usage | None) -> Usage | None:
     unseen = (said.total_tokens or 0) - taken - given
     if unseen < 0:
         unseen = 0
-    return Usage(
-        taken,
-        given + unseen,
-        of_input.cached_tokens or said.prompt_cache_hit_tokens or 0,
-        of_input.cache_write_tokens or 0,
-        0,
-        of_output.reasoning_tokens or unseen,
+    return believed(
+        Usage(
+            taken,
+            given + unseen,
+            of_input.cached_tokens or said.prompt_cache_hit_tokens or 0,
+            of_input.cache_write_tokens or 0,
+            0,
+            of_output.reasoning_tokens or unseen,
+        )
     )
 
 

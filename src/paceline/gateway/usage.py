@@ -10,7 +10,7 @@ Read by the dialects; recorded and billed by whoever called.
 
 import msgspec
 
-from paceline.terms.limits import LLM_READ_IN_PLACE_BYTES
+from paceline.terms.limits import LLM_READ_IN_PLACE_BYTES, LLM_TOKENS_TOLD
 
 BYTES_PER_TOKEN = 4
 """Of English in JSON; a token of other languages takes 2 to 6."""
@@ -64,6 +64,20 @@ class Told(msgspec.Struct, frozen=True, gc=False):
 NO_ESTIMATE = Estimated()
 NOTHING = Told()
 UNREADABLE = Told(readable=False)
+
+
+def believed(usage: Usage) -> Usage | None:
+    """None where no call can have taken so many, or fewer than none: counters, and what is
+    reckoned by them, would be wrong for ever."""
+    numbers = (
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cached_tokens,
+        usage.cache_write_tokens,
+        usage.cache_write_1h_tokens,
+        usage.reasoning_tokens,
+    )
+    return usage if min(numbers) >= 0 and max(numbers) <= LLM_TOKENS_TOLD else None
 
 
 def estimated_input(body: bytes) -> int:

@@ -638,6 +638,9 @@ LLM_TRANSLATED_BYTES = 32 * 1024 * 1024
 LLM_ERROR_BYTES = 64 * 1024
 """of a provider's error; what is longer is cut"""
 
+LLM_TOKENS_TOLD = 1_000_000_000
+"""of one call, by its provider; who tells of more is not believed, and has told nothing"""
+
 LLM_TIMELINES = 500
 """calls whose timelines one front remembers"""
 

@@ -41,6 +41,7 @@ HEAD = struct.Struct("<4dHB")
 """Of a packed sketch: sum, smallest, largest, refused; the first bucket, bytes of a count."""
 
 WIDTHS = (1, 2, 4, 8)
+LAST_COUNT = 2.0**53
 
 
 def empty() -> Cells:
@@ -103,8 +104,9 @@ def as_sketch(cells: Cells) -> Sketch:
 
 
 def pack(cells: Cells) -> bytes:
-    """Exactly, in some 200 bytes where the values span a decade."""
-    counts = cells[UNDER:]
+    """Exactly, in some 200 bytes where the values span a decade. A count beyond what doubles can
+    count by ones is told as the last one that they can."""
+    counts = np.minimum(cells[UNDER:], LAST_COUNT)
     filled = np.flatnonzero(counts)
     if not len(filled):
         return HEAD.pack(cells[SUM], cells[MIN], cells[MAX], cells[REFUSED], 0, 1)

@@ -107,9 +107,8 @@ class Watcher:
             await asyncio.wait((self._writing,))
         if self._looking is not None:
             async with self._past_held:
-                work = self._looking.to_write(whole=whole)
-            self._writing = self._in_thread(work)
-            self._writing.add_done_callback(self._written)
+                self._begin_to_write(self._looking, whole=whole)
+        if self._writing is not None:
             await asyncio.wait((self._writing,))
 
     async def _watch(self, after_s: float) -> None:
@@ -132,8 +131,7 @@ class Watcher:
                 moment += late_s // WATCH_TICK_S * WATCH_TICK_S
             await self._try_to_look()
             if self._writing is None and looking.has_finished:
-                self._writing = self._in_thread(looking.to_write(whole=True))
-                self._writing.add_done_callback(self._written)
+                self._begin_to_write(looking, whole=True)
 
     async def _try_to_look(self) -> None:
         try:
@@ -141,6 +139,15 @@ class Watcher:
                 self.look()
         except Exception:  # a bug of ours, or of whoever looks too; the next look may do better
             logger.exception("a look at the boards failed")
+
+    def _begin_to_write(self, looking: "_Looking", *, whole: bool) -> None:
+        try:
+            work = looking.to_write(whole=whole)
+        except Exception:  # a bug of ours; what is counted from now on may be written again
+            logger.exception("the history was not written")
+            return
+        self._writing = self._in_thread(work)
+        self._writing.add_done_callback(self._written)
 
     def _written(self, done: "asyncio.Future[None]") -> None:
         self._writing = None
