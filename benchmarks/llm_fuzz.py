@@ -508,7 +508,9 @@ class Fuzzing:
             if fault:
                 self.faulty += 1
                 if len(self.faults) < FAULTS_KEPT:
-                    self.faults.append(f"--seed {self._seed} --only {number}: {fault}")
+                    told = f"--seed {self._seed} --only {number}: {fault}"
+                    self.faults.append(told)
+                    print(f"  {told[:1000]}", file=sys.stderr, flush=True)
             number += WORKERS
 
     async def one(self, number: int) -> str:
