@@ -73,9 +73,8 @@ BOUNDS = {
     "LLM_SAY_IN_PLACE_BYTES": 16 * 1024,
     "LLM_TRANSLATED_BYTES": 256 * 1024,
     "LLM_ARRIVES_S": 10.0,
-    "HEAD_S": 10.0,
 }
-"""The last two are longer than a busy machine takes to say a case byte by byte."""
+"""The last is longer than a busy machine takes to say a case byte by byte."""
 
 
 def settings(port: int) -> str:
