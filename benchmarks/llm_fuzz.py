@@ -22,7 +22,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, cast
@@ -533,7 +533,7 @@ def fuzz(seconds: float, seed: int, folder: Path, *, quiet: bool = False) -> Fou
         answering = Answers(seed)
         listening = runner.run(_listening(answering))
         port = listening.sockets[0].getsockname()[1]
-        with front(folder, settings(port), BOUNDS) as serving:
+        with closing(listening), front(folder, settings(port), BOUNDS) as serving:
             runner.run(_long_one(serving.port))
             inside, before = serving.inside(), open_descriptors(serving.pid)
             probe, begun_s = Probe(serving.port, PROBE_S, good), time.perf_counter()
@@ -551,7 +551,6 @@ def fuzz(seconds: float, seed: int, folder: Path, *, quiet: bool = False) -> Fou
                 if (after <= before and not kept) or loop.time() > give_up_s:
                     break
             stop(serving.server)
-        listening.close()
     return Found(
         seed,
         took_s,
@@ -596,13 +595,12 @@ def again(seed: int, number: int) -> None:
         answering = Answers(seed)
         listening = runner.run(_listening(answering))
         port = listening.sockets[0].getsockname()[1]
-        with front(Path(name), settings(port), BOUNDS) as serving:
+        with closing(listening), front(Path(name), settings(port), BOUNDS) as serving:
             worker = number % WORKERS
             answering.now[worker] = case
             heard = runner.run(held(serving.port, case))
             wire = answering.wires[worker]
             stop(serving.server)
-        listening.close()
         if wire is not None:
             print(f"its upstream says {wire.said[:3000]!r}\ncut at {wire.cuts[:50]}")
         print(f"hears {heard.said[:3000]!r}")
