@@ -71,6 +71,9 @@ class Idle:
     def record(self, value, count=1):
         pass
 
+    def record_all(self, values):
+        pass
+
 
 IDLE = Idle()
 

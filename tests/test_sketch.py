@@ -114,6 +114,16 @@ def test_a_batch_counts_as_that_many_values(value: float, times: int) -> None:
     assert sketch.sum == pytest.approx(1.0 + value * times)
 
 
+@given(st.lists(st.lists(st.floats() | in_range | st.just(math.nan), max_size=6), max_size=3))
+def test_values_recorded_together_count_as_each_by_itself(together: list[list[float]]) -> None:
+    sketch = Sketch()
+    for values in together:
+        sketch.record_all(values)
+    alone = _of([each for values in together for each in values])
+    assert _asked(sketch) == _asked(alone)
+    assert sketch.sum == pytest.approx(alone.sum)
+
+
 # --- Merging --------------------------------------------------------------------------------------
 
 
@@ -355,6 +365,26 @@ def test_a_first_record_in_the_midst_of_reading_is_read_whole() -> None:
     merged = Sketch()
     merged.merge(Sketch(_WrittenWhileRead()))
     assert (merged.count, merged.min, merged.max) == (1, 5.0, 5.0)
+
+
+@given(
+    st.lists(in_range, max_size=3), st.lists(in_range, min_size=1, max_size=4), st.integers(0, 8)
+)
+def test_half_of_those_recorded_together_lie_between_the_values_seen(
+    before: list[float], last: list[float], writes: int
+) -> None:
+    cells = array("d", bytes(BYTES))
+    Sketch(cells).record_all(before)
+    with contextlib.suppress(KeyboardInterrupt):
+        Sketch(_KilledAfter(cells, writes)).record_all(last)
+    recorded = round(sum(cells[UNDER:]))
+    assert len(before) <= recorded <= len(before) + len(last)
+    for q in QUANTILES:
+        found = Sketch(cells).quantile(q)
+        assert found is None or min(before + last) <= found <= max(before + last)
+    healed = Sketch()
+    healed.merge(Sketch(cells))
+    assert healed.count == recorded >= cells[COUNT]
 
 
 @given(

@@ -88,6 +88,26 @@ class Sketch:
         else:
             self._record_unusual(value, times)
 
+    def record_all(self, values: Sequence[float]) -> None:
+        """Count each of them once, for half of what `record` takes of each where there are many."""
+        if not values:
+            return
+        low, high, total = min(values), max(values), sum(values)
+        if not (low >= RANGE_LOW and high < RANGE_HIGH and total > 0.0):
+            for value in values:  # the last of the three asks for NaN, which has no place in order
+                self.record(value)
+            return
+        cells = self._cells
+        count = cells[COUNT]
+        if not count or low < cells[MIN]:
+            cells[MIN] = low
+        if high > cells[MAX]:
+            cells[MAX] = high
+        for value in values:
+            cells[int(_log(value) * _PER_LOG + _OFFSET)] += 1
+        cells[SUM] += total
+        cells[COUNT] = count + len(values)
+
     def _record_unusual(self, value: float, times: int) -> None:
         """Outside the range, no value at all, or no times: counted apart, never lost or mixed in.
 

@@ -348,7 +348,7 @@ class InferCall(Held):
             place = self._place
             now = place.now()
             seconds = now - self.started_s
-            place.seconds.record(seconds)
+            place.answered(self.priority, seconds)
             kept = place.kept
             kept.left = left = kept.left - 1
             own = self.exchange.own_headers
@@ -440,9 +440,9 @@ class InferCall(Held):
     def ended(self, status: int) -> None:
         place = self._place
         place.in_hand -= 1
-        if status:
-            place.count(self.priority, status)
-        if status != 200:
+        if status != 200:  # those are recorded when they are said
+            if status:
+                place.count(self.priority, status)
             place.failed_s.add(place.now() - self.started_s)
         if self._read is not None:
             self._read.release()

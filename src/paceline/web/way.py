@@ -61,9 +61,13 @@ class Place:
     """One model in this front."""
 
     __slots__ = (
+        "_answered",
+        "_answered_s",
         "_asking",
         "_board",
         "_counters",
+        "_seconds",
+        "_sending",
         "_taken",
         "_written",
         "body_s",
@@ -80,7 +84,6 @@ class Place:
         "refusal_until_s",
         "row",
         "runner",
-        "seconds",
         "spec",
     )
 
@@ -103,7 +106,7 @@ class Place:
         self.runner = runner
         self.reader = reader
         self.now = clock.now
-        self.seconds = board.sketch(REQUEST_SECONDS, name)
+        self._seconds = board.sketch(REQUEST_SECONDS, name)
         self.memo = v2.Memo()
         self.row = predict.Row(model.spec)
         self.failed_s = board.counter(FAILED_SECONDS, name)
@@ -118,6 +121,10 @@ class Place:
         self._asking: list[Callable[[], None]] | None = None
         """while those that were taken are read"""
         self._written: list[tuple[Staged, Reply]] = []
+        self._sending = False
+        self._answered: list[Priority] = []
+        self._answered_s: list[float] = []
+        """of those, what each took; not recorded yet"""
         runner.told_all = self._send
         self._board = board
         self._counters: dict[tuple[Priority, int], Counter] = {}
@@ -155,16 +162,38 @@ class Place:
 
     def _send(self) -> None:
         written, self._written = self._written, []
-        for one, reply in written:
-            one.send(reply)
+        self._sending = True
+        try:
+            for one, reply in written:
+                one.send(reply)
+        finally:
+            self._sending = False
+            self._record()
 
-    def count(self, priority: Priority, status: int) -> None:
-        """One request was answered so."""
+    def answered(self, priority: Priority, seconds: float) -> None:
+        """One request was, with what it asked for. Recorded behind the last of those that are
+        answered with it."""
+        self._answered.append(priority)
+        self._answered_s.append(seconds)
+        if not self._sending:
+            self._record()
+
+    def _record(self) -> None:
+        answered, answered_s = self._answered, self._answered_s
+        if not answered:
+            return
+        self._answered, self._answered_s = [], []
+        for priority in set(answered):
+            self.count(priority, 200, answered.count(priority))
+        self._seconds.record_all(answered_s)
+
+    def count(self, priority: Priority, status: int, times: int = 1) -> None:
+        """So many requests were answered so."""
         counter = self._counters.get((priority, status))
         if counter is None:
             counter = self._board.counter(REQUESTS, self.name, priority, str(status))
             self._counters[priority, status] = counter
-        counter.add()
+        counter.add(times)
 
 
 class Said(msgspec.Struct, frozen=True, eq=False):
