@@ -173,6 +173,20 @@ def test_the_slowest_requests_are_shown_with_where_their_time_went(
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+def test_what_no_budget_limits_is_told_in_red(tmp_path: Path, browser: Browser) -> None:
+    costly = Server(tmp_path / "on", "--no-budget", environ={"OPENAI_API_KEY": "k"})
+    with costly, looking(browser, costly.address) as page:
+        told = page.locator("#no-budget")
+        expect(told).to_have_text(re.compile("No budget limits what openai may cost"))
+        colour = str(told.evaluate("each => getComputedStyle(each).color"))
+        red, green, blue = map(int, re.findall(r"\d+", colour)[:3])
+        assert red > 2 * max(green, blue), colour
+    free = Server(tmp_path / "off")
+    with free, looking(browser, free.address) as page:
+        is_ready(page)
+        expect(page.locator("#no-budget")).to_have_text("")
+
+
 def test_an_alert_appears_and_is_acknowledged(tmp_path: Path, browser: Browser) -> None:
     with Server(tmp_path / "state") as server, looking(browser, server.address) as page:
         is_ready(page)
