@@ -170,6 +170,17 @@ def test_the_slowest_requests_are_shown_with_where_their_time_went(
         page.reload()
         expect(rows).to_have_count(2)
         expect(page.locator("#traces")).to_contain_text("<b>two</b>")
+        page.get_by_label("last that failed").check()
+        expect(page.locator("#no-traces")).to_have_text("None is kept.")
+        expect(rows).to_have_count(0)
+        headers = {"x-request-id": "late", "x-timeout-ms": "0.001"}
+        server.ask("POST", "/predict/digits", SAMPLE_ROW, headers=headers)
+        expect(rows).to_have_count(1)
+        expect(rows.first).to_contain_text("late")
+        why = server.ask("GET", "/api/traces?id=late&order=newest").json["traces"][0]["cause"]
+        expect(rows.first.get_by_role("cell").nth(3)).to_have_text(why)
+        page.get_by_label("slowest of the last hour").check()
+        expect(rows.first).to_contain_text("1 row, ")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
