@@ -35,6 +35,7 @@ from paceline.web import (
     history_api,
     plan_api,
     profile_api,
+    quality_api,
     said_api,
     settings_api,
     traces_api,
@@ -194,6 +195,7 @@ def api() -> str:
         profile_api,
         feedback_api,
         drift_api,
+        quality_api,
     )
     declared = tuple(each for api in apis for each in api.DECLARED)
     described = document(declared, version="")
@@ -204,7 +206,7 @@ def api() -> str:
         "Control API",
         "`DECLARED` in src/paceline/web/control.py, plan_api.py, settings_api.py, calls_api.py, "
         "said_api.py, traces_api.py, history_api.py, alerts_api.py, profile_api.py, "
-        "feedback_api.py and drift_api.py",
+        "feedback_api.py, drift_api.py and quality_api.py",
         "A running server describes the same as an OpenAPI document, at `/api/openapi.json`.",
         ACCESS,
         table(

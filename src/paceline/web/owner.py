@@ -56,6 +56,7 @@ from paceline.web import (
     feedback_api,
     history_api,
     plan_api,
+    quality_api,
     said_api,
     traces_api,
 )
@@ -171,7 +172,7 @@ class Owner:
         )
         self._upkeep = Upkeep(self._desk, self._settings, held.path, loaded.keep, clock)
         self._profiles = Profiles(self._fronts, models, files, self._batch_rows, clock.now)
-        self._drift = Drift(held.path, clock.now, clock.wall, drift_api.measured)
+        self._drift = Drift(held.path, clock.now, clock.wall, drift_api.compared)
         self._control = Control(
             self._measure,
             self._status,
@@ -193,6 +194,9 @@ class Owner:
                     self._drift.windows,
                 ),
                 *drift_api.operations(self._drift),
+                *quality_api.operations(
+                    [each.name for each in models], self._watcher, self._drift.found
+                ),
                 *alerts_api.operations(alerts),
                 *self._profiles.operations(),
                 *feedback_api.operations(
