@@ -115,8 +115,8 @@ def settings() -> str:
         of_server = names[0] == "server"
         option = f"`{flag(leaf.name)}`" if of_server else ""
         at_reload = {"server": AT_RELOAD, "models": {leaf.name} - MODEL_AT_START}
-        of_alerts = names[0] in ("alerts", "rules", "channels")
-        when = "reload" if of_alerts or leaf.name in at_reload.get(names[0], ()) else "start"
+        followed = names[0] in ("alerts", "rules", "channels", "traces")
+        when = "reload" if followed or leaf.name in at_reload.get(names[0], ()) else "start"
         rows.append(
             (
                 f"`{dotted(names)}`",

@@ -288,6 +288,11 @@ class Inference:
             )
         return place
 
+    def follow_traces(self, sample: float, on_keep: Callable[[Timeline], None] | None) -> None:
+        """Which timelines are kept, and who hears of them, from now on."""
+        for place in self._places.values():
+            place.kept.follow(sample, on_keep)
+
     def timelines(self) -> Iterator[Timeline]:
         """Those that are kept, in no order."""
         return (each for place in self._places.values() for each in place.kept.all())

@@ -169,6 +169,11 @@ class Kept:
         """so long that holds"""
         self._draw()
 
+    def follow(self, sample: float, on_keep: Callable[[Timeline], None] | None) -> None:
+        """The settings have changed."""
+        self._sample, self._on_keep = sample, on_keep
+        self._draw()
+
     def objective(self, seconds: float | None) -> None:
         self._objective_s = FOREVER if seconds is None else seconds
         self.until_s = -FOREVER  # it is looked at anew with the next request
