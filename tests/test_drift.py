@@ -27,10 +27,11 @@ from paceline.terms.limits import (
     DRIFT_FEATURES,
     DRIFT_REFERENCE,
     DRIFT_TOLD,
+    DRIFT_TOLD_MOST,
     DRIFT_WINDOW,
 )
 from paceline.terms.metric import DRIFTED
-from paceline.watch.analysis.drifted import drifted, measured, told
+from paceline.watch.analysis.drifted import drifted, told
 from paceline.watch.drift import Drift, Lot, Windows
 from servers import Server
 from test_plan_live import until
@@ -169,7 +170,7 @@ def test_what_is_missing_is_told_too() -> None:
     assert differs.after == pytest.approx(200 / 512)
     after[:, 1] = np.nan
     assert [each.name for each in drifted(windows(before, after)).differs] == [differs.name]
-    assert measured(windows(before, after))[0] == 1
+    assert len(drifted(windows(before, after)).differs) == 1
 
 
 def test_of_too_few_rows_nothing_is_said() -> None:
@@ -257,7 +258,7 @@ def drawn(rng: np.random.Generator, rows: int, mean: float = 0.0, names: int = 2
 
 
 def kept(folder: Path | None, clock: SimulatedClock) -> Drift:
-    return Drift(folder, clock.now, clock.wall, measured)
+    return Drift(folder, clock.now, clock.wall, drifted)
 
 
 def differs(drift: Drift) -> int:
@@ -272,6 +273,7 @@ def test_a_reference_outlives_a_restart_and_is_replaced_when_asked(tmp_path: Pat
     async def first_life() -> None:
         drift = kept(tmp_path, clock)
         assert drift.windows("m") is None
+        assert drift.found("m") is None
         assert await drift.renew("m") == 0
         for _ in range(40):
             drift.take([drawn(rng, 32)])
@@ -280,14 +282,24 @@ def test_a_reference_outlives_a_restart_and_is_replaced_when_asked(tmp_path: Pat
 
     async def second_life() -> None:
         drift = kept(tmp_path, clock)
-        drift.take([drawn(rng, 300, mean=1.0)])
+        drift.take([drawn(rng, 255, mean=1.0)])
+        waits = drift.found("m")
+        assert waits is not None
+        assert (waits.reference_rows, waits.rows, waits.compared) == (DRIFT_REFERENCE, 255, 0)
+        drift.take([drawn(rng, 45, mean=1.0)])
         assert differs(drift) == 2
         clock.advance(100.0)
         drift.take([drawn(rng, 300, mean=1.0)])
         await drift.close()
         assert {each.metric: each.value for each in drift.measure()}[DRIFTED] == 2.0
+        found = drift.found("m")
+        assert found is not None
+        assert [each.name for each in found.differs] == ["x0", "x1"]
         assert await drift.renew("m") == DRIFT_WINDOW
         assert drift.measure() == []
+        again = drift.found("m")
+        assert again is not None
+        assert (again.reference_rows, again.rows, again.differs) == (DRIFT_WINDOW, 0, ())
         drift.take([drawn(rng, 300, mean=1.0)])
         assert differs(drift) == 0
 
@@ -337,6 +349,11 @@ def test_a_live_server_tells_what_has_drifted(
         names = {each["name"] for each in found["drift"]["differs"]}
         assert {f"x[{at}]" for at in range(64)} <= names
         assert "drift" in [each["kind"] for each in found["findings"]]
+        (told,) = server.ask("GET", "/api/quality").json["models"]
+        assert (told["model"], told["labels"], told["differ"]) == ("digits", None, len(names))
+        assert [each["kind"] for each in told["findings"]] == ["drift"] * len(told["findings"])
+        assert len(told["drift"]["differs"]) == DRIFT_TOLD_MOST < told["differ"]
+        assert {each["name"] for each in told["drift"]["differs"]} <= names
         assert run(["report", "digits", "--new-reference", "--state", str(server.state)]) == 0
         said = capsys.readouterr().out
         assert "What is asked is other than in the reference: the mean of x[" in said

@@ -30,6 +30,7 @@ from paceline.watch.analysis.findings import findings
 from paceline.watch.report import report
 from servers import Server
 from test_history import Life
+from test_plan_live import until
 
 ROWS = TensorSpec("x", "FP32", (-1, 4))
 
@@ -275,6 +276,19 @@ def test_labels_reach_the_front_that_answered_and_are_counted(tmp_path: Path) ->
             'paceline_feedback_error_total{model="digits"} 0.5',
         ):
             assert line in metrics
+
+        def judged() -> Any:
+            answer = server.ask("GET", "/api/quality?model=digits&since=1h").json
+            (told,) = answer.get("models") or [{}]  # nothing, until the past is read
+            return told.get("labels") or {}
+
+        until("the labels are seen", lambda: judged().get("labels") == 13)
+        shown = judged()
+        low, high = wilson(9, 12) or (0.0, 0.0)
+        assert (shown["accuracy"], shown["unknown"]) == (0.75, 2)
+        assert (shown["accuracy_low"], shown["accuracy_high"]) == pytest.approx((low, high))
+        assert server.ask("GET", "/api/quality?model=digit").json["code"] == "unknown_model"
+        assert server.ask("GET", "/api/quality?since=soon").status == 400
         for wrong in (
             {"model": "digits"},
             {"model": "digits", "label": 1},

@@ -14,12 +14,15 @@ from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from paceline.serve.digits import SAMPLE_ROW
 from paceline.serve.knobs import KNOBS
+from paceline.terms.limits import DRIFT_LEAST, DRIFT_REFERENCE, DRIFT_TOLD
 from servers import Server
+from test_drift import predict as ask_each
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("chromium")]
 
@@ -170,6 +173,45 @@ def test_the_slowest_requests_are_shown_with_where_their_time_went(
         page.reload()
         expect(rows).to_have_count(2)
         expect(page.locator("#traces")).to_contain_text("<b>two</b>")
+        page.get_by_label("last that failed").check()
+        expect(page.locator("#no-traces")).to_have_text("None is kept.")
+        expect(rows).to_have_count(0)
+        headers = {"x-request-id": "late", "x-timeout-ms": "0.001"}
+        server.ask("POST", "/predict/digits", SAMPLE_ROW, headers=headers)
+        expect(rows).to_have_count(1)
+        expect(rows.first).to_contain_text("late")
+        why = server.ask("GET", "/api/traces?id=late&order=newest").json["traces"][0]["cause"]
+        expect(rows.first.get_by_role("cell").nth(3)).to_have_text(why)
+        page.get_by_label("slowest of the last hour").check()
+        expect(rows.first).to_contain_text("1 row, ")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_how_good_a_model_is_and_what_has_drifted_is_shown(
+    tmp_path: Path, browser: Browser
+) -> None:
+    rng = np.random.default_rng(9)
+    with (
+        Server(tmp_path / "state", "--fronts", "1", "--drift-rows-s", "10000") as server,
+        looking(browser, server.address, 360) as page,
+    ):
+        is_ready(page)
+        expect(page.locator("#quality")).to_be_hidden()
+        for most, rows in ((17, DRIFT_REFERENCE + DRIFT_TOLD), (9, DRIFT_LEAST + DRIFT_TOLD)):
+            ask_each(server.port, rng.integers(0, most, (rows, 64)))
+        labels = [{"prediction": 3, "label": 3}] * 3 + [{"prediction": 3, "label": 8}]
+        server.ask("POST", "/feedback", {"model": "digits", "labels": labels})
+        cells = page.locator("#qualities tr").get_by_role("cell")
+        expect(cells.nth(0)).to_have_text("75.0 %")
+        expect(cells.nth(1)).to_have_text("30.1 to 95.4 %")
+        expect(cells.nth(2)).to_have_text("4")
+        expect(cells.nth(3)).to_have_text(re.compile(r"^\d\d of 76$"))
+        expect(cells.nth(4)).to_have_text(re.compile(r"^mean of x\[\d+\]: [78].* → [345]\."))
+        found = page.locator("#quality-found")
+        expect(found).to_contain_text(
+            "What is asked is other than in the reference: the mean of x["
+        )
+        expect(found).to_contain_text("paceline report digits --new-reference")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 

@@ -171,7 +171,11 @@ def test_settings_are_loaded_beside_the_loop_one_after_another(tmp_path: Path) -
         ).load()
         source.loaded = msgspec.structs.replace(loaded, source=cast("Source", source))
         in_force = SettingsInForce(
-            source.loaded, cast("Desk", AnyDesk()), lambda server: None, lambda alerts: nothing
+            source.loaded,
+            cast("Desk", AnyDesk()),
+            lambda server: None,
+            lambda alerts: nothing,
+            lambda loaded: lambda: None,
         )
         first = asyncio.ensure_future(in_force.reload("one"))
         second = asyncio.ensure_future(in_force.reload("two"))

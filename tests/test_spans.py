@@ -7,6 +7,9 @@ from the protocol's definitions, reads without a word that it does not know.
 
 import base64
 import json
+import os
+import re
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,14 +42,16 @@ from paceline.terms.limits import (
 )
 from paceline.terms.measurement import Distribution, Measurement
 from paceline.terms.metric import IN_FLIGHT, METRICS, REQUEST_SECONDS, REQUESTS
-from paceline.terms.span import MODEL, NAMES, ROWS, Span, Value
+from paceline.terms.span import MODEL, NAMES, REQUEST_ID, ROWS, Span, Value
 from paceline.watch.metric_post import MetricPost
 from paceline.watch.otlp import Verdict, encoded, encoded_metrics, verdict
 from paceline.watch.spans import SpanPost
 from servers import Server
+from test_plan_live import until
 from test_timelines import SAID, SPAN, TRACE
 
 SENT = Verdict(sent=True)
+CHAT = {"model": "sim-small:tokens=3", "messages": [{"role": "user", "content": "Hello"}]}
 BUSY = Verdict(sent=False, why="it is busy", again=True)
 
 
@@ -455,6 +460,76 @@ def test_a_receiver_gets_every_metric_when_a_server_ends(tmp_path: Path) -> None
     names = {each.name for each in METRICS if f"# TYPE {each.name} " in text}
     gone = {each for each in names if "_process_" in each}  # with the fronts, which ended before
     assert names - gone <= told.keys()
+
+
+def counted_by(server: Server) -> dict[str, float]:
+    text = server.ask("GET", "/metrics").body.decode()
+    found = re.findall(r'^paceline_spans_total{ended="(\w+)"} (\S+)$', text, re.MULTILINE)
+    return {outcome: float(count) for outcome, count in found}
+
+
+def test_a_running_server_follows_its_settings_of_traces(tmp_path: Path) -> None:
+    """Another receiver, another one, none; and what cannot be followed changes nothing."""
+    file = tmp_path / "paceline.toml"
+
+    def reload(traces: str) -> Any:
+        file.write_text(f"[models.digits]\n[traces]\n{traces}")
+        return server.ask("POST", "/api/config/reload", {})
+
+    def asks(name: str) -> None:
+        headers = {"traceparent": SAID, "x-request-id": name}
+        assert (
+            server.ask("POST", "/predict/digits", digits.SAMPLE_ROW, headers=headers).status == 200
+        )
+
+    def heard(ear: Heard, name: str) -> None:
+        ear.until(lambda spans: name in [said_of(each).get(REQUEST_ID) for each in spans])
+
+    file.write_text("[models.digits]\n")
+    options = ("--drain-s", "1", "--fronts", "1", "--config", str(file))
+    with listening() as (first, url), listening() as (second, another):
+        with Server(tmp_path / "state", *options) as server:
+            asks("nowhere")
+            assert not counted_by(server)
+            told = reload(f'otlp_endpoint = "{url}"\nsample = 0.5\n').json
+            assert told["changed"] == ["traces.sample 0.001 → 0.5", "traces.otlp_endpoint"]
+            assert told["needs_restart"] == []
+            asks("one")
+            heard(first, "one")
+            assert reload(f'otlp_endpoint = "{another}"\n').status == 200
+            asks("two")
+            heard(second, "two")
+            assert counted_by(server) == {
+                "sent": len(first.spans) + len(second.spans),
+                "dropped": 0.0,
+            }
+
+            refused = reload(f'otlp_endpoint = "{url}"\nheaders_env = "NOT_THERE"\n')
+            assert refused.status == 400
+            assert "NOT_THERE" in refused.json["remedy"]
+            assert "start the server anew" in refused.json["remedy"]
+            asks("three")
+            heard(second, "three")
+
+            os.kill(server.fronts[0], signal.SIGKILL)  # the next one does as this one did
+            until(
+                "a front is there again", lambda: server.ask("GET", "/health/ready").status == 200
+            )
+            asks("four")
+            heard(second, "four")
+
+            assert reload(f'otlp_metrics_endpoint = "{url}"\n').json["needs_restart"] == []
+            asks("five")
+            assert "five" in str(server.ask("GET", "/api/traces?id=five&order=newest").json)
+            asked = server.ask("POST", "/v1/chat/completions", CHAT)
+            assert asked.status == 200
+        names = {said_of(each).get(REQUEST_ID) for each in first.spans + second.spans}
+        assert {"one", "two", "three", "four"} <= names
+        assert not {"nowhere", "five"} & names
+        (metrics,) = first.metrics
+        (point,) = metrics["paceline_requests_total"].sum.data_points
+        assert point.as_double == 6.0
+        assert point.time_unix_nano - point.start_time_unix_nano > 1e8, "since the start, not since"
 
 
 def of_trace(spans: list[Read], trace_id: str) -> dict[str, Read]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from paceline.terms.limits import (
     TRACES_SLOT_S,
     TRACES_SLOWEST,
     TRACES_SPAN_S,
+    TRACES_TURNED_AWAY_PER_S,
 )
 from paceline.web.timelines import Kept, Timeline, Why
 from paceline.web.traces_api import TracesQuery, kept, parts
@@ -164,6 +166,39 @@ def test_as_many_failures_are_kept_as_can_be_told_apart() -> None:
     assert len(list(of.all())) == TRACES_RECENT
 
 
+@given(st.lists(st.floats(0.0, 0.3), min_size=1, max_size=300))
+def test_of_those_that_are_turned_away_few_are_kept_each_second_and_all_where_they_are_few(
+    gaps_s: list[float],
+) -> None:
+    of, now, looked = Kept(CLOCK_S, Chance(1)), CLOCK_S, 0
+    kept_s: list[float] = []
+    for gap_s in gaps_s:
+        now += gap_s
+        if now >= of.away_until_s:  # as whoever turns away does
+            looked += 1
+            of.keep_turned_away(timeline(now, 0.01, ("failed",), name=f"{len(kept_s)}"))
+            kept_s.append(now)
+    assert looked == len(kept_s), "who is not kept is not looked at"
+    assert len(list(of.all())) == min(len(kept_s), TRACES_RECENT)
+    most = TRACES_TURNED_AWAY_PER_S
+    for at, first_s in enumerate(kept_s):
+        within = [each for each in kept_s[at:] if each - first_s < 1.0]
+        assert len(within) <= 2 * most, "a burst, and what comes in the second after"
+    if len(gaps_s) <= most:
+        assert len(kept_s) == len(gaps_s)
+
+
+def test_who_is_turned_away_hides_nobody_who_failed_later() -> None:
+    of = Kept(CLOCK_S, Chance(1))
+    of.keep(timeline(CLOCK_S, 1.0, of.why_failed(CLOCK_S), "failed"))
+    for number in range(100):
+        of.keep_turned_away(timeline(CLOCK_S + number, 0.01, ("failed",), "turned away"))
+    assert of.why_failed(CLOCK_S + 99) == ("failed",)
+    names = [each.id for each in of.all()]
+    assert names.count("failed") == 1
+    assert names.count("turned away") == TRACES_RECENT
+
+
 def test_a_caller_who_has_all_recorded_is_held_to_a_number_a_second() -> None:
     of = Kept(CLOCK_S, Chance(1))
     why = [ended(of, CLOCK_S, 0.0, asked=True) for _ in range(1000)]
@@ -189,12 +224,12 @@ def test_chance_decides_only_where_no_caller_does() -> None:
 
 # --- Where the time went --------------------------------------------------------------------------
 
-moments = st.lists(st.floats(0.0, 10.0), min_size=6, max_size=6).map(sorted)
+moments = st.lists(st.floats(0.0, 10.0), min_size=7, max_size=7).map(sorted)
 
 
-@given(moments, st.integers(0, 3), st.booleans())
-def test_parts_are_the_whole(at_s: list[float], reached: int, failed: bool) -> None:
-    received_s, heard_s, queued_s, begun_s, told_s, end_s = at_s
+@given(moments, st.integers(0, 3), st.booleans(), st.booleans())
+def test_parts_are_the_whole(at_s: list[float], reached: int, failed: bool, stood: bool) -> None:
+    received_s, turn_s, heard_s, queued_s, begun_s, told_s, end_s = at_s
     third_s = (told_s - begun_s) / 4
     timed = (None, None, None) if failed else (third_s, third_s, third_s)
     one = timeline(end_s, end_s - received_s)
@@ -203,6 +238,7 @@ def test_parts_are_the_whole(at_s: list[float], reached: int, failed: bool) -> N
         "received_s": received_s,
         "heard_s": heard_s if reached >= 1 else None,
         "queued_s": queued_s if reached >= 2 else None,
+        "turn_s": turn_s if stood else None,
         "dispatched": Dispatched("size reached", 1, 1, begun_s, told_s, *timed)
         if reached >= 3
         else None,
@@ -211,7 +247,13 @@ def test_parts_are_the_whole(at_s: list[float], reached: int, failed: bool) -> N
     assert sum(seconds for _, seconds in told) == pytest.approx(end_s - received_s)
     assert all(seconds >= -1e-9 for _, seconds in told)
     last = {0: "body", 1: "read", 2: "queue", 3: "answer"}[reached]
-    assert told[-1][0] == last
+    assert told[-1][0] == last or turn_s == end_s
+    assert ("line" in dict(told)) == (stood and turn_s > received_s)
+
+
+def test_all_the_time_of_one_that_was_turned_away_was_in_line() -> None:
+    one = msgspec.structs.replace(timeline(9.0, 2.0, ("failed",)), queued_s=None, turn_s=9.0)
+    assert list(parts(one)) == [("line", 2.0)]
 
 
 # --- traceparent ----------------------------------------------------------------------------------
@@ -337,6 +379,10 @@ def test_what_failed_is_told_with_its_error(server: Server) -> None:
     (one,) = server.ask("GET", "/api/traces?id=failed&order=newest").json["traces"]
     assert (one["status"], one["error"]) == (answer.status, answer.json["code"])
     assert one["why"] == ["failed"]
+    assert one["cause"]
+    assert one["cause"] in answer.json["error"]
+    told = here("traces", "--id", "failed", "--state", str(server.state)).stdout
+    assert told.splitlines()[2].strip() == one["cause"]
     assert server.ask("POST", "/predict/digits", [1, 2]).status == 400
     failed = server.ask("GET", "/api/traces?why=failed&order=newest").json["traces"]
     assert [each["id"] for each in failed] == ["failed"]

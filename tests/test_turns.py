@@ -21,10 +21,11 @@ from paceline.observe.board import Board, read
 from paceline.serve.knobs import catalogue
 from paceline.serve.model import ModelSpec, Tensors, TensorSpec
 from paceline.serve.reading import Reader
-from paceline.terms.limits import BEGUN, BEGUN_LONGEST, TURNED_AWAY
+from paceline.terms.limits import BEGUN, BEGUN_LONGEST, TRACES_TURNED_AWAY_PER_S, TURNED_AWAY
 from paceline.terms.plan import InForce
 from paceline.web.door import Door
 from paceline.web.inference import Inference
+from paceline.web.traces_api import parts
 from paceline.web.turns import Line, Stands
 from wired import Wire
 
@@ -343,6 +344,58 @@ def test_with_an_objective_who_would_be_too_late_is_turned_away_unread() -> None
         assert front.counted("paceline_refused_total")["overloaded",] == refused
 
     told(story, slo_ms=100.0)
+
+
+def test_some_of_those_who_are_turned_away_are_found_with_their_wait_and_why() -> None:
+    async def story(front: Front) -> None:
+        front.opens(4 * BEGUN)
+        for number, wire in enumerate(front.wires):
+            front.ask(wire, named(number))
+            await front.later()
+        for number, wire in enumerate(front.wires):
+            front.ask(wire, named(1000 + number))
+        await front.later(1.0)
+        refused = [wire for wire in front.wires if wire.transport.said.startswith(b"HTTP/1.1 503")]
+        told = [each for each in front.inference.timelines() if each.status == 503]
+        assert len(told) == TRACES_TURNED_AWAY_PER_S < len(refused)
+        answers = b"".join(bytes(wire.transport.said) for wire in refused)
+        for each in told:
+            assert b"x-request-id: %b\r\n" % each.id.encode() in answers
+            assert (each.model, each.error, each.why) == ("twice", "overloaded", ("failed",))
+            assert "twice would answer this request in about" in each.cause
+            assert dict(parts(each)) == {"line": each.ended_s - each.received_s}
+            assert each.ended_s - each.received_s > 0.05
+        slow = [each for each in front.inference.timelines() if each.status == 200]
+        assert max(dict(parts(each)).get("line", 0.0) for each in slow) > 0.01
+
+    told(story, slo_ms=100.0)
+
+
+def test_who_leaves_or_is_cut_off_in_line_is_found_too() -> None:
+    async def story(front: Front) -> None:
+        await front.knows(3 * BEGUN)
+        front.ask_all()
+        front.wires[-1].connection.connection_lost(None)
+        await front.door.finish(0.0)
+        told = [(each.status, each.error) for each in front.inference.timelines() if each.turn_s]
+        assert (0, "left") in told
+        assert (503, "draining") in told
+
+    told(story, slo_ms=None)
+
+
+def test_who_is_in_line_when_the_model_is_switched_off_is_found_too() -> None:
+    async def story(front: Front) -> None:
+        await front.knows(2 * BEGUN)
+        front.ask_all()
+        values = {address: knob.default for address, knob in catalogue(["twice"]).items()}
+        front.inference.prepare(InForce(2, "", {**values, "twice.enabled": False}, {}))()
+        await front.later(1.0)
+        told = [each for each in front.inference.timelines() if each.error == "unavailable"]
+        assert len(told) == min(BEGUN, TRACES_TURNED_AWAY_PER_S)
+        assert {each.cause for each in told} == {"twice is switched off"}
+
+    told(story, slo_ms=None)
 
 
 def test_without_an_objective_everybody_waits_for_a_turn() -> None:

@@ -35,6 +35,7 @@ from paceline.web import (
     history_api,
     plan_api,
     profile_api,
+    quality_api,
     said_api,
     settings_api,
     traces_api,
@@ -114,8 +115,8 @@ def settings() -> str:
         of_server = names[0] == "server"
         option = f"`{flag(leaf.name)}`" if of_server else ""
         at_reload = {"server": AT_RELOAD, "models": {leaf.name} - MODEL_AT_START}
-        of_alerts = names[0] in ("alerts", "rules", "channels")
-        when = "reload" if of_alerts or leaf.name in at_reload.get(names[0], ()) else "start"
+        followed = names[0] in ("alerts", "rules", "channels", "traces")
+        when = "reload" if followed or leaf.name in at_reload.get(names[0], ()) else "start"
         rows.append(
             (
                 f"`{dotted(names)}`",
@@ -194,6 +195,7 @@ def api() -> str:
         profile_api,
         feedback_api,
         drift_api,
+        quality_api,
     )
     declared = tuple(each for api in apis for each in api.DECLARED)
     described = document(declared, version="")
@@ -204,7 +206,7 @@ def api() -> str:
         "Control API",
         "`DECLARED` in src/paceline/web/control.py, plan_api.py, settings_api.py, calls_api.py, "
         "said_api.py, traces_api.py, history_api.py, alerts_api.py, profile_api.py, "
-        "feedback_api.py and drift_api.py",
+        "feedback_api.py, drift_api.py and quality_api.py",
         "A running server describes the same as an OpenAPI document, at `/api/openapi.json`.",
         ACCESS,
         table(

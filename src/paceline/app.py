@@ -45,7 +45,6 @@ from paceline.serve.model_source import ModelSource
 from paceline.terms.errors import CannotStart, NoKey, NotAllowed, PortTaken
 from paceline.terms.limits import CONNECTION_BACKLOG, KEPT_BYTES, LLM_NEWS_PER_S, SWITCH_S
 from paceline.terms.plan import Address, Catalogue, Knob, changed
-from paceline.watch import otlp
 
 if TYPE_CHECKING:
     from paceline.config.alerting import Alerting
@@ -55,8 +54,6 @@ if TYPE_CHECKING:
     from paceline.terms.span import Value
     from paceline.watch.alerts.desk import Alerts
     from paceline.watch.alerts.ways import Ways
-    from paceline.watch.metric_post import MetricPost
-    from paceline.watch.spans import Receiver, SpanPost
     from paceline.web.fronts import Takes
     from paceline.web.llm import Llm
     from paceline.web.messages import Start, TargetNews
@@ -75,6 +72,7 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
     requests are answered."""
     from paceline.observe.gpus import Gpus
     from paceline.watch.alerts.ways import Ways
+    from paceline.web.exports import Exports
     from paceline.web.owner import Owner
     from paceline.web.probe import ModelCpu, Recent, ended_cpu_s, of_gpus, probe
 
@@ -126,9 +124,8 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
             ways = Ways(os.environ, clock.now)
             ways.change(ways.prepared(loaded.alerting.channels))
             alerts = _alerts(loaded, journal, ways, address, clock)
-            said = loaded.settings.traces
-            spans = _receiver(loaded, said.otlp_endpoint, otlp.PATH, clock)
-            metrics = _receiver(loaded, said.otlp_metrics_endpoint, otlp.METRICS_PATH, clock)
+            exports = Exports(_resource(address), paceline.__version__, os.environ, clock, Chance())
+            exports.change(exports.prepared(loaded.settings.traces, loaded.folder))
             owner = Owner(
                 loaded,
                 journal,
@@ -148,16 +145,13 @@ def run_owner(loaded: Loaded, on_ready: Callable[[str, "Takes"], None]) -> None:
                 clock,
                 new_secret(),
                 ready,
-                None if spans is None else _span_post(spans, address, clock),
-                None if metrics is None else _metric_post(metrics, address, clock),
+                exports,
             )
             try:
                 await owner.run()
             finally:
                 await ways.close()
-                for receiver in (spans, metrics):
-                    if receiver is not None:
-                        await receiver.close()
+                await exports.close()
 
         uvloop.run(serve())
     finally:
@@ -178,22 +172,6 @@ def _following(alerts: "Alerts", ways: "Ways", new: "Alerting") -> "Callable[[],
     return follow
 
 
-def _receiver(loaded: Loaded, url: str, path: str, clock: RealClock) -> "Receiver | None":
-    """By OTLP, where the settings name one."""
-    from paceline.config.tracing import headers_of
-    from paceline.watch.spans import Receiver
-
-    said = loaded.settings.traces
-    if not url:
-        return None
-    headers = headers_of(said, os.environ)
-    for _, value in headers:
-        log.hide(value.decode())
-    folder = Path() if loaded.file is None else loaded.file.parent
-    ca_file = str(folder / said.ca_file) if said.ca_file else ""
-    return Receiver(url, path, headers, clock.now, ca_file=ca_file, private=said.private)
-
-
 def _resource(address: str) -> dict[str, "Value"]:
     """What spans and metrics are of."""
     return {
@@ -201,18 +179,6 @@ def _resource(address: str) -> dict[str, "Value"]:
         "service.version": paceline.__version__,
         "service.instance.id": address.partition("://")[2],
     }
-
-
-def _span_post(receiver: "Receiver", address: str, clock: RealClock) -> "SpanPost":
-    from paceline.watch.spans import SpanPost
-
-    return SpanPost(receiver.send, _resource(address), paceline.__version__, clock, Chance())
-
-
-def _metric_post(receiver: "Receiver", address: str, clock: RealClock) -> "MetricPost":
-    from paceline.watch.metric_post import MetricPost
-
-    return MetricPost(receiver.send, _resource(address), paceline.__version__, clock)
 
 
 def _alerts(
@@ -299,10 +265,8 @@ def run_front() -> None:
             specs = {name: model.spec for name, model in models.items()}
             samples = Samples(specs, settings.drift_rows_s, lambda rows: wish(Drawn(tuple(rows))))
         chance = Chance()
-        tracing = None
-        if start.exports:
-            tls = bool(settings.tls_cert)
-            tracing = Tracing(clock, chance, start.sample, wish, tls=tls)
+        tracing = Tracing(clock, chance, start.sample, wish, tls=bool(settings.tls_cert))
+        told = tracing if start.exports else None
         inference = Inference(
             models,
             board,
@@ -312,7 +276,7 @@ def run_front() -> None:
             wish if steers else None,
             settings.feedback_answers,
             samples,
-            kept_by(tracing, clock, chance, start.sample),
+            kept_by(told, clock, chance, start.sample),
         )
         inference.warm()
         wish(Serves(takes(models), inference.how()))
@@ -329,9 +293,9 @@ def run_front() -> None:
             clock,
         )
         keeping = _keeping(start.keep, directory_fd, board, clock)
-        llm = _llm(start, board, clock, wish if settings.fronts > 1 else None, keeping, tracing)
+        llm = _llm(start, board, clock, wish if settings.fronts > 1 else None, keeping, told)
         door = Door(routes, gate, board, clock, Chance(), llm.begin, inference.begin)
-        return Parts(door, gate, inference, clock, llm, tls_of(settings), tracing)
+        return Parts(door, gate, inference, clock, llm, tracing, tls_of(settings))
 
     async def serve() -> None:
         await Front(socket.socket(fileno=LINK_FD), build).run()

@@ -72,6 +72,8 @@ def _lines(trace: "TraceView", longest_ms: float) -> "Iterator[str]":
     parts = [each for each in trace.parts if each.ms]
     said = ", ".join(f"{each.name} {_ms(each.ms)}" for each in parts)
     yield f"          {_bar(trace, longest_ms):{BAR_CHARS}}  {said}"
+    if trace.cause:
+        yield f"          {trace.cause}"
 
 
 def _bar(trace: "TraceView", longest_ms: float) -> str:

@@ -137,6 +137,11 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """loads again, from the same places"""
     places: tuple[Names, ...]
 
+    @property
+    def folder(self) -> Path:
+        """Where other files are looked for that it names."""
+        return Path() if self.file is None else self.file.parent
+
     def values(self) -> Iterator[tuple[str, object]]:
         """In the order of the origins, which have each of them."""
         tree = msgspec.to_builtins(self.settings)

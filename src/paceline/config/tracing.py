@@ -92,11 +92,20 @@ def headers_of(said: TraceSettings, environ: Mapping[str, str]) -> Headers:
         raise BadSetting(
             "the OTLP receiver needs headers that are not in the environment",
             value=said.headers_env,
-            remedy=f"Set {said.headers_env} to name=value,name=value; up to {SPANS_HEADERS}.",
+            remedy=f"Set {said.headers_env} to name=value,name=value, up to {SPANS_HEADERS}, and "
+            "start the server anew: one that runs keeps the environment it has.",
         )
     return [(name.encode(), value.encode()) for name, value in found]
 
 
-def needs_restart(started_with: TraceSettings, new: TraceSettings) -> tuple[str, ...]:
-    """What differs and cannot change in a running server, in words."""
-    return () if started_with == new else ("traces",)
+def differences(before: TraceSettings, after: TraceSettings) -> tuple[str, ...]:
+    """What a reload changes, in words. Addresses are not told: there may be a secret in one."""
+    changed = [
+        name
+        for name in TraceSettings.__struct_fields__
+        if getattr(before, name) != getattr(after, name)
+    ]
+    return tuple(
+        f"traces.sample {before.sample} → {after.sample}" if name == "sample" else f"traces.{name}"
+        for name in changed
+    )

@@ -667,6 +667,10 @@ TRACES_ASKED_PER_S = 100
 TRACES_BAD_PER_S = 10
 """of each model in one front: kept for being late or having failed"""
 
+TRACES_TURNED_AWAY_PER_S = 10
+"""of each model in one front: kept though they were turned away before they were read; the last
+TRACES_RECENT of them"""
+
 TRACES_TOLD = 100
 """timelines that are told at once"""
 

@@ -27,6 +27,7 @@ from paceline.terms.limits import (
 )
 from paceline.terms.measurement import Measurement
 from paceline.terms.metric import DRIFT_INDEX, DRIFTED
+from paceline.watch.analysis.finding import Drifted
 
 logger = log.get(__name__)
 
@@ -97,22 +98,22 @@ class _Of:
 
 
 class Drift:
-    """`folder` is the state directory; without one a reference ends with the process. `compare`
-    says how many differ, and the largest index; it is called in a thread."""
+    """`folder` is the state directory; without one a reference ends with the process. `compare` is
+    called in a thread."""
 
     def __init__(
         self,
         folder: Path | None,
         now: Callable[[], float],
         wall: Callable[[], float],
-        compare: Callable[[Windows], tuple[int, float]],
+        compare: Callable[[Windows], Drifted],
     ) -> None:
         self._folder = folder
         self._now = now
         self._wall = wall
         self._compare = compare
         self._models: dict[str, _Of] = {}
-        self._found: dict[str, tuple[int, float]] = {}
+        self._found: dict[str, Drifted] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, drawn: Iterable[Rows]) -> None:
@@ -130,6 +131,17 @@ class Drift:
             return Windows(of.names, of.of_inputs, of.reference, of.lot())
         return Windows(of.names, of.of_inputs, of.lot(), Lot())
 
+    def found(self, model: str) -> Drifted | None:
+        """As it was compared last, while rows come at most DRIFT_LOOK_S ago; None where nothing was
+        drawn."""
+        of = self._models.get(model)
+        if of is None or model in self._found:
+            return self._found.get(model)
+        rows = len(of.rows)
+        if len(of.reference):
+            return Drifted(len(of.reference), of.reference.until_s, rows, 0, ())
+        return Drifted(rows, of.until_s, 0, 0, ())
+
     async def renew(self, model: str) -> int:
         """The last rows become the reference, where there are enough; else the next ones will. Of
         how many rows it is."""
@@ -145,8 +157,11 @@ class Drift:
     def measure(self) -> Sequence[Measurement]:
         return [
             Measurement(metric, (model,), value)
-            for model, (differ, index) in self._found.items()
-            for metric, value in ((DRIFTED, float(differ)), (DRIFT_INDEX, index))
+            for model, found in self._found.items()
+            for metric, value in (
+                (DRIFTED, float(len(found.differs))),
+                (DRIFT_INDEX, max((each.index for each in found.differs), default=0.0)),
+            )
         ]
 
     async def close(self) -> None:

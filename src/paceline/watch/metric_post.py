@@ -23,13 +23,19 @@ class MetricPost:
     """`resource` is what all metrics are of: the service, its version."""
 
     def __init__(
-        self, send: Send, resource: Mapping[str, Value], version: str, clock: Clock
+        self,
+        send: Send,
+        resource: Mapping[str, Value],
+        version: str,
+        clock: Clock,
+        began_s: float | None = None,
     ) -> None:
+        """`began_s`: since when it is counted; None: from now on."""
         self._send = send
         self._resource = resource
         self._version = version
         self._clock = clock
-        self._began_s = clock.wall()
+        self._began_s = clock.wall() if began_s is None else began_s
         self._measure: Callable[[], Sequence[Measurement]] | None = None
         self._running: asyncio.Task[None] | None = None
         self._complained = False

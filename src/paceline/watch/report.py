@@ -259,7 +259,7 @@ def report(
         findings=tuple(findings),
         rows=rows,
         drift=drift,
-        quality=_quality(past, of_model, last_s),
+        quality=quality(past, model, last_s),
     )
 
 
@@ -428,8 +428,9 @@ def _llm(past: Past, last_s: float) -> Iterator[LlmCost]:
     yield from sorted(found, key=lambda each: (-(each.usd or 0.0), each.route, each.provider))
 
 
-def _quality(past: Past, of_model: Where, last_s: float) -> Quality | None:
-    found = labels(past, of_model["model"], last_s)
+def quality(past: Past, model: str, last_s: float) -> Quality | None:
+    of_model = {"model": model}
+    found = labels(past, model, last_s)
     unknown = past.grew(FEEDBACK, {**of_model, "outcome": "unknown"}, last_s)
     judged = found.right + found.wrong + found.measured
     if not judged + unknown:

@@ -256,13 +256,14 @@ class Door:
             counter = self._refused[error.code] = self._board.counter(REFUSED, error.code)
         counter.cell[0] += 1
 
-    def refuse(self, exchange: Exchange, refusal: Refusal) -> None:
-        """At once, before it is in hand."""
+    def refuse(self, exchange: Exchange, refusal: Refusal) -> bytes:
+        """At once, before it is in hand; returns the name of the request."""
         request_id = self.request_id(exchange.own_headers)
         status = refusal.error.http
         self.refused(refusal.error)
         self.count(exchange.method, exchange.target, request_id, status)
         exchange.answer(status, *refusal.to(request_id))
+        return request_id
 
     def count(self, method: bytes, target: bytes, request_id: bytes, status: int) -> None:
         counter = self._answered.get((target, status))

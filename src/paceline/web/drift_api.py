@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from paceline.observe import log
 from paceline.terms.errors import BadInput
+from paceline.watch.analysis.finding import Drifted
 from paceline.watch.drift import Drift, Windows
 from paceline.web.operations import AnyDeclaration, Declaration, Operation
 
@@ -55,8 +56,8 @@ def operations(drift: Drift) -> tuple[Operation, ...]:
     return (NEW_REFERENCE.answered_by(answer),)
 
 
-def measured(windows: Windows) -> tuple[int, float]:
-    """How many numbers and classes differ, and the largest stability index of those."""
-    from paceline.watch.analysis import drifted
+def compared(windows: Windows) -> Drifted:
+    """Which numbers and classes differ."""
+    from paceline.watch.analysis.drifted import drifted
 
-    return drifted.measured(windows)
+    return drifted(windows)

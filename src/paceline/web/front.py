@@ -56,6 +56,7 @@ from paceline.web.messages import (
     TellTraces,
     ToFront,
     Traces,
+    TracesChanged,
     to_front,
 )
 from paceline.web.profiling import Look, Profiling
@@ -82,8 +83,8 @@ class Parts(NamedTuple):
     inference: Inference
     clock: Clock
     llm: Llm
+    tracing: Tracing
     tls: ssl.SSLContext | None = None
-    tracing: Tracing | None = None
 
 
 Build = Callable[[Start, int, int, Callable[[], str], Wish], Parts]
@@ -108,6 +109,7 @@ class Front:
         self._parts: Parts | None = None
         self._newer_keys: KeyRing | None = None
         self._newer_settings: SettingsChanged | None = None
+        self._newer_traces: TracesChanged | None = None
         self._orders: tuple[Start, list[int]] | None = None
         self._drain_s = 0.0
         self._plan: InForce | None = None
@@ -136,12 +138,14 @@ class Front:
 
     async def _serve(self, start: Start, listener: socket.socket, parts: Parts) -> None:
         self._parts = parts
-        door, gate, inference, clock, llm, tls, tracing = parts
+        door, gate, inference, clock, llm, tracing, tls = parts
         self._gate = gate
         if self._newer_keys is not None:  # changed after its orders were written
             gate.ring = self._newer_keys
         if self._newer_settings is not None:
             self._log_as(self._newer_settings)
+        if self._newer_traces is not None:
+            self._trace_as(self._newer_traces)
         _settle()
         self._preparing = inference.prepare
         assert self._plan is not None
@@ -171,8 +175,7 @@ class Front:
         await llm.close()
         if self._profiling is not None:
             self._profiling.end()
-        if tracing is not None:
-            tracing.flush()
+        tracing.flush()
         self._link.close()
 
     async def _finished_or_stopped(self, door: Door) -> None:
@@ -202,6 +205,10 @@ class Front:
                 self._newer_settings = message
                 self._drain_s = settings.drain_s
                 self._log_as(message)
+            case TracesChanged():
+                self._newer_traces = message
+                if self._parts is not None:
+                    self._trace_as(message)
             case Prepare(plan):
                 self._link.send(Obeyed(self._prepare(plan)))
             case Apply(plan):
@@ -257,6 +264,14 @@ class Front:
 
     def _log_as(self, changed: SettingsChanged) -> None:
         log.change(changed.settings.log_level, access=changed.settings.access_log)
+
+    def _trace_as(self, changed: TracesChanged) -> None:
+        assert self._parts is not None
+        tracing, llm = self._parts.tracing, self._parts.llm
+        tracing.sample = changed.sample
+        llm.tracing = tracing if changed.exports else None
+        on_keep = tracing.kept if changed.exports else None
+        self._parts.inference.follow_traces(changed.sample, on_keep)
 
     def _prepare(self, plan: InForce) -> str:
         """Why this front cannot serve by it; empty when it can, and is ready to at once."""

@@ -67,6 +67,7 @@ from paceline.web.messages import (
     TellTraces,
     ToOwner,
     Traces,
+    TracesChanged,
     to_owner,
 )
 from paceline.web.profiling import Look
@@ -174,7 +175,7 @@ class Fronts:
             assert slot.link is not None
             slot.link.send(Adopt(), [each.fileno() for each in handed])
 
-    def tell(self, news: KeysChanged | SettingsChanged) -> None:
+    def tell(self, news: KeysChanged | SettingsChanged | TracesChanged) -> None:
         """To every front that has its orders; one that is starting reads this before it accepts."""
         for slot in self.slots:
             if slot.link is not None:

@@ -23,7 +23,7 @@ from paceline.serve.batch import Dispatched
 from paceline.serve.model import Tensors
 from paceline.serve.reading import Read
 from paceline.serve.runner import RANKS, Outcome
-from paceline.terms.errors import BadInput, BadRequest, PacelineError
+from paceline.terms.errors import BadInput, BadRequest, DeadlineExceeded, PacelineError, Unavailable
 from paceline.terms.limits import (
     FOLD_BYTES,
     FOLD_IN_PLACE_BYTES,
@@ -95,7 +95,9 @@ class InLine:
         except Exception:  # the last resort: the others in line are not to suffer from it
             request_id = door.request_id(exchange.own_headers)
             logger.exception("a request failed inside Paceline", request=request_id.decode())
-            door.refuse(exchange, Refusal(bug(request_id.decode())))
+            failed = bug(request_id.decode())
+            door.refuse(exchange, Refusal(failed))
+            keep_turned_away(self._way, exchange, request_id, self.came_s, failed)
 
     def turn_away(self, wait_s: float) -> None:
         if not self._ended():
@@ -114,6 +116,7 @@ class InLine:
             exchange, door = self._exchange, self._door
             request_id = door.request_id(exchange.own_headers)
             door.count(exchange.method, exchange.target, request_id, 0)
+            keep_turned_away(self._way, exchange, request_id, self.came_s, None)
 
     def cut(self) -> None:
         if self._ended():
@@ -121,9 +124,11 @@ class InLine:
 
     def _refuse(self, refusal: Refusal, now: float) -> None:
         place = self._way.place
-        self._door.refuse(self._exchange, refusal)
+        request_id = self._door.refuse(self._exchange, refusal)
         place.count(self._way.priority, refusal.error.http)
         place.failed_s.add(max(0.0, now - self.came_s) if self.came_s else 0.0)
+        if now >= place.kept.away_until_s:
+            keep_turned_away(self._way, self._exchange, request_id, self.came_s, refusal.error)
 
     def _ended(self) -> bool:
         """It stands in line no more; whether it did until now."""
@@ -135,6 +140,46 @@ class InLine:
         return True
 
 
+def keep_turned_away(
+    way: Way, exchange: Exchange, request_id: bytes, came_s: float, error: PacelineError | None
+) -> None:
+    """The timeline of a request that ends before it was read, if it is one of those that are kept.
+    `came_s` is 0 where it is not known, for it has not waited; no error: its caller has left."""
+    place = way.place
+    now = place.now()
+    if now < place.kept.away_until_s:
+        return
+    context = traceparent.of(exchange.own_headers)
+    trace_id, span_id = place.kept.ids()
+    received_s = min(came_s, now) if came_s else now
+    timeline = Timeline(
+        request_id.decode(),
+        place.name,
+        way.kind,
+        ("failed",),
+        trace_id if context is None else context.trace_id,
+        span_id,
+        "" if context is None else context.span_id,
+        received_s,
+        received_s,
+        None,
+        None,
+        now,
+        0 if error is None else error.http,
+        LEFT if error is None else error.code,
+        way.priority,
+        0,
+        now,
+        _why_refused(error),
+    )
+    place.kept.keep_turned_away(timeline)
+
+
+def _why_refused(error: PacelineError | None) -> str:
+    """In words of ours: what else fails may have those of a model, or of a request, in it."""
+    return error.cause if isinstance(error, Unavailable | DeadlineExceeded) else ""
+
+
 class InferCall(Held):
     """One request, from its head to its answer."""
 
@@ -144,6 +189,7 @@ class InferCall(Held):
         "_place",
         "_queued_s",
         "_read",
+        "_turn_s",
         "_waiting",
         "_way",
         "deadline_s",
@@ -157,6 +203,8 @@ class InferCall(Held):
     _queued_s: float
     _dispatched: Dispatched | None
     """only where its answer is not written while its batch is told"""
+    _turn_s: float
+    """only where it has stood in line"""
 
     def __init__(self, door: Door, exchange: Exchange, way: Way, came_s: float | None) -> None:
         """`came_s`: when its body was there, where it has stood in line."""
@@ -168,7 +216,10 @@ class InferCall(Held):
         self._read: Read | None = None
         self._waiting: Waiting | None = None
         self.priority = way.priority
-        self.started_s = started_s = place.now() if came_s is None else came_s
+        started_s = place.now()
+        if came_s is not None:
+            self._turn_s, started_s = started_s, came_s
+        self.started_s = started_s
         self._heard_s: float | None = started_s
         self.deadline_s = started_s + way.allowed_s
         exchange.fail = self.fail
@@ -369,7 +420,13 @@ class InferCall(Held):
             self._keep(now, why, 200, "", context)
 
     def _keep(
-        self, now: float, why: tuple[Why, ...], status: int, error: str, context: Context | None
+        self,
+        now: float,
+        why: tuple[Why, ...],
+        status: int,
+        error: str,
+        context: Context | None,
+        cause: str = "",
     ) -> None:
         place = self._place
         trace_id, span_id = place.kept.ids()
@@ -395,15 +452,18 @@ class InferCall(Held):
             error,
             self.priority,
             0 if request is None else request.rows,
+            getattr(self, "_turn_s", None),
+            cause,
         )
         place.kept.keep(timeline)
 
-    def _keep_failed(self, status: int, error: str) -> None:
+    def _keep_failed(self, status: int, error: str, cause: str = "") -> None:
         place = self._place
         now = place.now()
         why = place.kept.why_failed(now)
         if why:
-            self._keep(now, why, status, error, traceparent.of(self.exchange.own_headers))
+            context = traceparent.of(self.exchange.own_headers)
+            self._keep(now, why, status, error, context, cause)
 
     def _beside(self, work: Callable[[], bytes], then: Callable[[bytes], None]) -> None:
         """What takes long and lets others work meanwhile, in a thread."""
@@ -429,7 +489,7 @@ class InferCall(Held):
         if not self.answered:
             self.refuse(error)
             if error.http >= 500:
-                self._keep_failed(error.http, error.code)
+                self._keep_failed(error.http, error.code, _why_refused(error))
 
     def _stop_waiting(self) -> None:
         waiting, self._waiting = self._waiting, None

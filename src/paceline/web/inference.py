@@ -30,7 +30,7 @@ from paceline.terms.limits import DEADLINE_S, FEEDBACK_ANSWERS_LEAST, PARSE_IN_P
 from paceline.terms.metric import PLAN_VERSION
 from paceline.terms.plan import InForce
 from paceline.web.door import Door, Refusal
-from paceline.web.infer_call import InferCall, InLine
+from paceline.web.infer_call import InferCall, InLine, keep_turned_away
 from paceline.web.messages import Steer
 from paceline.web.timelines import Kept, Timeline
 from paceline.web.turns import Turns
@@ -166,7 +166,8 @@ class Inference:
         """It stood in line; what it found at its head may hold no more."""
         found: Way | None = way
         if way.keys is not door.gate.ring or way.serving is not self.serving:
-            found = self._find(exchange, door, (way.kind, way.place.name, None))
+            address: Address = (way.kind, way.place.name, None)
+            found = self._find(exchange, door, address, (way, came_s))
         if found is not None:
             call = self.call(exchange, door, found, came_s)
             if call is not None:
@@ -188,17 +189,29 @@ class Inference:
                 remedy=f"Send fewer at a time, or turn its knob {MAX_IN_FLIGHT.name} up.",
             )
             way.place.count(way.priority, error.http)
-        door.refuse(exchange, Refusal(error))
+        request_id = door.refuse(exchange, Refusal(error))
+        if came_s is not None:
+            keep_turned_away(way, exchange, request_id, came_s, error)
         return None
 
-    def _find(self, exchange: Exchange, door: Door, address: Address) -> Way | None:
+    def _find(
+        self,
+        exchange: Exchange,
+        door: Door,
+        address: Address,
+        stood: tuple[Way, float] | None = None,
+    ) -> Way | None:
         """The way of a head that is new on its connection, or where the keys or the plan are. None
-        where it is told that there is none."""
+        where it is told that there is none. `stood`: the way with which it came into line, and
+        when."""
         try:
             door.check_open()
             return self._way(exchange, door, address)
         except PacelineError as error:
-            door.refuse(exchange, Refusal(error))
+            request_id = door.refuse(exchange, Refusal(error))
+            if stood is not None and error.http >= 500:
+                way, came_s = stood
+                keep_turned_away(way, exchange, request_id, came_s, error)
             return None
 
     def _way(self, exchange: Exchange, door: Door, address: Address) -> Way:
@@ -274,6 +287,11 @@ class Inference:
                 remedy=f"Its version is {place.spec.version}; or name none.",
             )
         return place
+
+    def follow_traces(self, sample: float, on_keep: Callable[[Timeline], None] | None) -> None:
+        """Which timelines are kept, and who hears of them, from now on."""
+        for place in self._places.values():
+            place.kept.follow(sample, on_keep)
 
     def timelines(self) -> Iterator[Timeline]:
         """Those that are kept, in no order."""

@@ -48,6 +48,13 @@ class SettingsChanged(msgspec.Struct, frozen=True, tag=True):
     settings: Server
 
 
+class TracesChanged(msgspec.Struct, frozen=True, tag=True):
+    """Settings of traces: as in `Start`."""
+
+    sample: float
+    exports: bool
+
+
 class Prepare(msgspec.Struct, frozen=True, tag=True):
     """Could you serve by this plan? Answered by `Obeyed`; nothing changes yet."""
 
@@ -205,6 +212,7 @@ ToFront = (
     Start
     | KeysChanged
     | SettingsChanged
+    | TracesChanged
     | Prepare
     | Apply
     | Adopt

@@ -45,9 +45,7 @@ from paceline.terms.metric import (
 from paceline.terms.plan import Catalogue
 from paceline.watch.alerts.desk import Alerts
 from paceline.watch.drift import Drift
-from paceline.watch.metric_post import MetricPost
 from paceline.watch.past import Past
-from paceline.watch.spans import SpanPost
 from paceline.watch.watcher import Watcher
 from paceline.web import (
     alerts_api,
@@ -56,14 +54,16 @@ from paceline.web import (
     feedback_api,
     history_api,
     plan_api,
+    quality_api,
     said_api,
     traces_api,
 )
 from paceline.web.control import Control
 from paceline.web.doorkeeper import Doorkeeper
+from paceline.web.exports import Exports
 from paceline.web.fronts import Fronts, Takes
 from paceline.web.machine import MachineCost, of_files, of_plan
-from paceline.web.messages import KeysChanged, SettingsChanged, Spans, Start
+from paceline.web.messages import KeysChanged, SettingsChanged, Spans, Start, TracesChanged
 from paceline.web.profiles import Profiles
 from paceline.web.scores import Scores
 from paceline.web.settings_api import FollowAlerting, SettingsInForce, wanted
@@ -108,8 +108,7 @@ class Owner:
         clock: Clock,
         session_secret: bytes,
         on_ready: Callable[[Takes], None],
-        span_post: SpanPost | None = None,
-        metric_post: MetricPost | None = None,
+        exports: Exports,
     ) -> None:
         settings = loaded.settings.server
         self._loaded = loaded
@@ -127,9 +126,7 @@ class Owner:
         self._probe = probe
         self._alerts = alerts
         self._clock = clock
-        self._span_post = span_post
-        """where the settings name an OTLP receiver"""
-        self._metric_post = metric_post
+        self._exports = exports
         self._on_ready: Callable[[Takes], None] | None = on_ready
         self._cannot_start: PacelineError | None = None
         self._session_secret = session_secret
@@ -160,7 +157,9 @@ class Owner:
         )
         self._steered = Steered(self._desk)
         self._scores = Scores(self._desk, self._totals, clock)
-        self._settings = SettingsInForce(loaded, self._desk, self._on_settings, follow_alerting)
+        self._settings = SettingsInForce(
+            loaded, self._desk, self._on_settings, follow_alerting, self._follow_traces
+        )
         self._cost = MachineCost(lambda: self._settings.server.usd_h, clock)
         self._watcher = Watcher(
             held.path,
@@ -171,7 +170,7 @@ class Owner:
         )
         self._upkeep = Upkeep(self._desk, self._settings, held.path, loaded.keep, clock)
         self._profiles = Profiles(self._fronts, models, files, self._batch_rows, clock.now)
-        self._drift = Drift(held.path, clock.now, clock.wall, drift_api.measured)
+        self._drift = Drift(held.path, clock.now, clock.wall, drift_api.compared)
         self._control = Control(
             self._measure,
             self._status,
@@ -193,6 +192,9 @@ class Owner:
                     self._drift.windows,
                 ),
                 *drift_api.operations(self._drift),
+                *quality_api.operations(
+                    [each.name for each in models], self._watcher, self._drift.found
+                ),
                 *alerts_api.operations(alerts),
                 *self._profiles.operations(),
                 *feedback_api.operations(
@@ -221,10 +223,7 @@ class Owner:
         self._fronts.start()
         self._upkeep.start()
         self._alerts.start()
-        if self._span_post is not None:
-            self._span_post.start()
-        if self._metric_post is not None:
-            self._metric_post.start(self._measure)
+        self._exports.start(self._measure)
         connections = Connections(self._control.routes(), self._clock.now, self._clock.wall)
         await connections.listen(self._held.listen())
         await self._stopping.wait()
@@ -236,10 +235,7 @@ class Owner:
         await self._scores.close()
         await self._fronts.drain(self._settings.server.drain_s)
         await self._alerts.close()
-        if self._span_post is not None:
-            await self._span_post.close()
-        if self._metric_post is not None:
-            await self._metric_post.close()
+        await self._exports.close()
         await self._watcher.close()
         await self._drift.close()
         self._doorkeeper.refuse_all()
@@ -271,6 +267,18 @@ class Owner:
         self._fronts.tell(SettingsChanged(settings))
         self._upkeep.heed_saves()
 
+    def _follow_traces(self, loaded: Loaded) -> Callable[[], None]:
+        """Receivers are made at once, so that what is wrong with one is told before anything has
+        changed."""
+        said = loaded.settings.traces
+        made = self._exports.prepared(said, loaded.folder)
+
+        def follow() -> None:
+            self._exports.change(made)
+            self._fronts.tell(TracesChanged(said.sample, self._exports.of_spans))
+
+        return follow
+
     def _orders(self, index: int) -> Start:
         return Start(
             index=index,
@@ -283,8 +291,8 @@ class Owner:
             routes=self._loaded.routes,
             prices=self._loaded.prices,
             keep=self._loaded.keep,
-            sample=self._loaded.settings.traces.sample,
-            exports=self._span_post is not None,
+            sample=self._settings.traces.sample,
+            exports=self._exports.of_spans,
         )
 
     def _on_change(self) -> None:
@@ -310,8 +318,7 @@ class Owner:
             logger.error("a front cannot serve", front=front, why=str(error))
 
     def _on_spans(self, spans: Spans) -> None:
-        if self._span_post is not None:
-            self._span_post.take(spans.spans, spans.dropped)
+        self._exports.take(spans.spans, spans.dropped)
 
     def _on_orphans(self, connections: list[socket.socket]) -> None:
         """Handed to a front that died before it took them: they wait for another."""
@@ -362,7 +369,7 @@ class Owner:
             *self._cost.measured(),
             *self._alerts.measure(),
             *self._drift.measure(),
-            *([] if self._span_post is None else self._span_post.measure()),
+            *self._exports.measure(),
             *self._disk(),
             Measurement(FRONTS_READY, (), float(self._fronts.ready)),
             Measurement(FRONTS_WANTED, (), float(len(self._fronts.slots))),

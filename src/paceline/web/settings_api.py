@@ -19,6 +19,7 @@ from paceline.changes.wording import of_step
 from paceline.config import (
     AT_RELOAD,
     Server,
+    TraceSettings,
     alerting,
     at_reload,
     keeping,
@@ -83,6 +84,10 @@ FollowAlerting = Callable[[Alerting], Callable[[], Awaitable[None]]]
 them followed from then on."""
 
 
+FollowTraces = Callable[[Loaded], Callable[[], None]]
+"""The same of new settings of traces."""
+
+
 class SettingsInForce:
     """`on_change` gets the settings of the server whenever some of them changed."""
 
@@ -92,6 +97,7 @@ class SettingsInForce:
         desk: Desk,
         on_change: Callable[[Server], None],
         follow_alerting: FollowAlerting,
+        follow_traces: FollowTraces,
     ) -> None:
         self._loaded = loaded
         self._started_with = loaded.settings.server
@@ -100,8 +106,8 @@ class SettingsInForce:
         self._routes = loaded.routes
         self._prices = loaded.prices
         self._keep = loaded.keep
-        self._traces = loaded.settings.traces
         self._follow_alerting = follow_alerting
+        self._follow_traces = follow_traces
         self._desk = desk
         self._on_change = on_change
         self._turns = Turns()
@@ -115,6 +121,11 @@ class SettingsInForce:
         """Those in force: a front that starts later must not be the only one with new ones."""
         return at_reload(self._started_with, self._loaded.settings.server)
 
+    @property
+    def traces(self) -> TraceSettings:
+        """Likewise."""
+        return self._loaded.settings.traces
+
     def operations(self) -> Sequence[Operation]:
         return (CONFIG.answered_by(self._show), RELOAD.answered_by(self._reload))
 
@@ -127,10 +138,14 @@ class SettingsInForce:
             goals = _new_goals(self._desk.state.goals, wants.goals)
             alerts = alerting.differences(self._loaded.alerting, loaded.alerting)
             follow = self._follow_alerting(loaded.alerting) if alerts else None
-            done = await self._desk.configure(wants, who, (*changed, *alerts))
+            traces = tracing.differences(self.traces, loaded.settings.traces)
+            follow_traces = self._follow_traces(loaded) if traces else None
+            done = await self._desk.configure(wants, who, (*changed, *alerts, *traces))
             self._loaded = loaded
             if changed:
                 self._on_change(self.server)
+            if follow_traces is not None:
+                follow_traces()
             if follow is not None:
                 await follow()
             waiting = (
@@ -140,10 +155,9 @@ class SettingsInForce:
                 *llm.needs_restart(self._routes, loaded.routes, "routes"),
                 *llm.needs_restart(self._prices, loaded.prices, "prices"),
                 *keeping.needs_restart(self._keep, loaded.keep),
-                *tracing.needs_restart(self._traces, loaded.settings.traces),
             )
         steps = map(of_step, done.steps)
-        view = ReloadView((*changed, *alerts, *goals, *steps), waiting, done.version)
+        view = ReloadView((*changed, *alerts, *traces, *goals, *steps), waiting, done.version)
         logger.info("settings were read again", who=who, changed=view.changed, waiting=waiting)
         return view
 

@@ -1,7 +1,8 @@
 """Where the time of a request went, kept for few of them: sampled, slow, late, or failed.
 
-A request that is not kept pays for a few comparisons at its end (`infer_call.py`); the moments of
-one that is were noted anyway by whoever has it in hand, and a `Timeline` is made of them only then.
+A request that is not kept pays for a few comparisons at its end (`infer_call.py`), one that is
+turned away before it was read for one; the moments of one that is kept were noted anyway by whoever
+has it in hand, and a `Timeline` is made of them only then.
 `Kept` decides and remembers, one for each model of a front: pure, told the time. Nothing of what
 was sent or answered is in it. LLM calls are remembered by `gateway/relay.py`; whoever asks for the
 timelines of inference asks `traces_api.py`.
@@ -25,6 +26,7 @@ from paceline.terms.limits import (
     TRACES_SLOT_S,
     TRACES_SLOWEST,
     TRACES_SPAN_S,
+    TRACES_TURNED_AWAY_PER_S,
 )
 from paceline.terms.request import Priority
 
@@ -66,6 +68,10 @@ class Timeline(msgspec.Struct, frozen=True, gc=False):
     """the code of what it was told; empty: it was answered"""
     priority: Priority
     rows: int
+    turn_s: float | None = None
+    """its turn of the loop had come, where it stood in line for one"""
+    cause: str = ""
+    """of a refusal, in words; nobody else's words are in it"""
 
 
 T = TypeVar("T")
@@ -124,6 +130,9 @@ class Kept:
         "_sample",
         "_sampled",
         "_slowest",
+        "_turned_away",
+        "_turned_away_rate",
+        "away_until_s",
         "left",
         "over_s",
         "until_s",
@@ -146,12 +155,23 @@ class Kept:
         self._asked = TokenBucket(TRACES_ASKED_PER_S, 1.0, TRACES_ASKED_PER_S, now)
         self._bad = TokenBucket(TRACES_BAD_PER_S, 1.0, TRACES_BAD_PER_S, now)
         self._slowest: Slowest[Timeline] = Slowest()
+        self._turned_away: deque[Timeline] = deque(maxlen=TRACES_RECENT)
+        self._turned_away_rate = TokenBucket(
+            TRACES_TURNED_AWAY_PER_S, 1.0, TRACES_TURNED_AWAY_PER_S, now
+        )
+        self.away_until_s = -FOREVER
+        """whoever is turned away before is not kept"""
         self.left = 0
         """requests until the next is drawn; below 0 this one is"""
         self.over_s = ALL_S
         """whoever took longer is looked at"""
         self.until_s = now
         """so long that holds"""
+        self._draw()
+
+    def follow(self, sample: float, on_keep: Callable[[Timeline], None] | None) -> None:
+        """The settings have changed."""
+        self._sample, self._on_keep = sample, on_keep
         self._draw()
 
     def objective(self, seconds: float | None) -> None:
@@ -179,6 +199,16 @@ class Kept:
         """As many a second as can be told apart: under overload there are thousands."""
         return ("failed",) if self._bad.try_take(now) else ()
 
+    def keep_turned_away(self, timeline: Timeline) -> None:
+        """One that failed before it was read, and not before `away_until_s`. They have a rate and
+        room of their own: there may be thousands a second, and they would hide who failed later."""
+        now = timeline.ended_s
+        if self._turned_away_rate.try_take(now):
+            self._turned_away.append(timeline)
+            if self._on_keep is not None:
+                self._on_keep(timeline)
+        self.away_until_s = self._turned_away_rate.ready_at(now)
+
     def keep(self, timeline: Timeline) -> None:
         why = timeline.why
         if "asked" in why or "sampled" in why:
@@ -200,7 +230,8 @@ class Kept:
     def all(self) -> Iterator[Timeline]:
         """Each once."""
         seen: set[int] = set()
-        for several in (self._sampled, self._late, self._failed, self._slowest):
+        lots = (self._sampled, self._late, self._failed, self._turned_away, self._slowest)
+        for several in lots:
             for each in several:
                 if id(each) not in seen:
                     seen.add(id(each))

@@ -20,11 +20,14 @@ from paceline.web.operations import AnyDeclaration, Declaration, Operation
 from paceline.web.timelines import Timeline, Why
 
 Order = Literal["newest", "slowest"]
-PartName = Literal["body", "read", "queue", "handover", "input", "compute", "output", "answer"]
+PartName = Literal[
+    "body", "line", "read", "queue", "handover", "input", "compute", "output", "answer"
+]
 
 PARTS: dict[PartName, str] = {
     "body": "until all of the body was there",
-    "read": "for a turn of the loop, and until the body was read",
+    "line": "in line for a turn of the loop, where one turn cannot begin all that has arrived",
+    "read": "until the body was read",
     "queue": "until a batch took it",
     "handover": "until a thread took the batch, and the loop its answer",
     "input": "for the inputs of the batch to be joined",
@@ -77,6 +80,7 @@ class TraceView(msgspec.Struct, frozen=True):
         Meta(description="Where the time went, in order; as far as it came. Together took_ms."),
     ]
     batch: Annotated[BatchView | None, Meta(description="Null: it was in none.")] = None
+    cause: Annotated[str, Meta(description="Why it was refused, in words; empty: it was not.")] = ""
 
 
 class TracesQuery(msgspec.Struct, frozen=True):
@@ -161,6 +165,7 @@ def view(timeline: Timeline, since_s: float) -> TraceView:
         timeline.rows,
         tuple(PartView(name, _ms(seconds)) for name, seconds in parts(timeline)),
         None if ran is None else BatchView(ran.reason, ran.rows, ran.requests),
+        timeline.cause,
     )
 
 
@@ -169,6 +174,13 @@ def parts(timeline: Timeline) -> Iterator[tuple[PartName, float]]:
     seconds, as far as it came. The one that was not finished is the last."""
     at_s, end_s = timeline.received_s, timeline.ended_s
     ran = timeline.dispatched
+    turn_s = timeline.turn_s
+    if turn_s is not None:
+        if turn_s > at_s:
+            yield "line", turn_s - at_s
+            at_s = turn_s
+        if turn_s >= end_s:
+            return  # it was turned away
     ends: tuple[tuple[PartName, float | None], ...] = (
         ("body", timeline.heard_s),
         ("read", timeline.queued_s),

@@ -1,6 +1,6 @@
 """What one front does for an OTLP receiver: who is recorded, and what the owner is told of it.
 
-There is one only where the settings name a receiver. An inference is recorded where its timeline is
+It is asked only while the settings name a receiver. An inference is recorded where its timeline is
 kept (`timelines.py`). Of an LLM call it is decided at its head, by its caller's trace or by chance,
 so that its provider can be told the span above its own; those that are slow or failed are recorded
 all the same. Spans go to the owner together, and what is too much is dropped and counted.
@@ -24,8 +24,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Tracing:
-    """`sample` is the share of LLM calls that are recorded by chance; `tell` brings spans to the
-    owner."""
+    """`tell` brings spans to the owner."""
 
     def __init__(
         self,
@@ -38,7 +37,8 @@ class Tracing:
     ) -> None:
         self._clock = clock
         self._chance = chance
-        self._sample = sample
+        self.sample = sample
+        """the share of LLM calls that are recorded by chance"""
         self._tell = tell
         self._scheme = "https" if tls else "http"
         self._slowest: Slowest[None] = Slowest()
@@ -58,7 +58,7 @@ class Tracing:
         as they are."""
         caller = traceparent.of(headers)
         if caller is None:
-            if self._chance.uniform() >= self._sample:
+            if self._chance.uniform() >= self.sample:
                 return None
             return Context(*new_ids(self._chance), sampled=True)
         if not caller.sampled:

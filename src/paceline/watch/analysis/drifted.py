@@ -43,12 +43,6 @@ def drifted(windows: Windows) -> Drifted:
     )
 
 
-def measured(windows: Windows) -> tuple[int, float]:
-    """How many differ, and the largest index of those."""
-    differs = drifted(windows).differs
-    return len(differs), max((each.index for each in differs), default=0.0)
-
-
 def told(found: Drifted, model: str) -> Iterator[Finding]:
     """One finding for all inputs, one for all outputs."""
     for what, is_input in (("What is asked", True), ("What is answered", False)):
