@@ -17,7 +17,7 @@ else:
             self._name = name
 
         def __getattr__(self, name: str) -> Any:
-            if name.startswith(("__", "_pytest")):  # pytest looks whether it is a fixture
+            if name.startswith("_"):  # pytest looks whether it is a fixture, a test, a mock
                 raise AttributeError(name)
             return getattr(import_module(self._name), name)
 
