@@ -723,7 +723,7 @@ SHELL = (sys.executable, "-c", JOB)
 """Starts a job in the background; tells it of a hang-up, or has disowned it."""
 
 
-@pytest.mark.parametrize("shells", [1, 2])
+@pytest.mark.parametrize("shells", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_shell_that_is_hung_up_on_stops_its_server(tmp_path: Path, shells: int) -> None:
     server = Server(tmp_path / "state", "--drain-s", "1")
     with in_terminal(server, *(*SHELL, "tells") * shells) as terminal:
