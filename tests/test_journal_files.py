@@ -23,10 +23,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import paceline.journal.sqlite as files
+from laws import examples
 from paceline.changes.desk import Desk, Nobody, Wanted, Wish
 from paceline.changes.wording import of_diff, of_prediction, of_step, of_verdict, words
 from paceline.cli.main import run
@@ -89,7 +90,7 @@ from paceline.terms.plan import (
 from plans import CATALOGUE, START_S, defaults, journals, plan_changed, replaced
 from servers import Server
 
-FEW = settings(max_examples=25, deadline=None)
+FEW = examples(25)
 PAGE_BYTES = 4096
 WAIT_S = 30
 
