@@ -6,9 +6,13 @@ that need them (`conftest.py`).
 
 from typing import TYPE_CHECKING, Any
 
+__all__ = ["anthropic", "openai", "triton", "triton_aio"]
+
 if TYPE_CHECKING:
-    import anthropic as anthropic
-    import openai as openai
+    import anthropic
+    import openai
+    import tritonclient.http as triton  # type: ignore[import-untyped]
+    import tritonclient.http.aio as triton_aio  # type: ignore[import-untyped]
 else:
     from importlib import import_module
 
@@ -22,3 +26,4 @@ else:
             return getattr(import_module(self._name), name)
 
     anthropic, openai = _Later("anthropic"), _Later("openai")
+    triton, triton_aio = _Later("tritonclient.http"), _Later("tritonclient.http.aio")

@@ -689,6 +689,7 @@ def test_the_end_of_the_terminal_drains_however_often_it_is_told(tmp_path: Path)
     assert "at once" not in server.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_hang_up_with_a_terminal_that_is_there_reads_the_settings_again(tmp_path: Path) -> None:
     server = Server(tmp_path / "state", "--drain-s", "1")
     with in_terminal(server) as terminal:
@@ -698,6 +699,7 @@ def test_a_hang_up_with_a_terminal_that_is_there_reads_the_settings_again(tmp_pa
         assert predict(server).status == 200
 
 
+@pytest.mark.slow
 def test_under_nohup_the_end_of_the_terminal_is_not_the_servers(tmp_path: Path) -> None:
     server = Server(tmp_path / "state", "--drain-s", "1")
     with in_terminal(server, "nohup") as terminal:
