@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hypothesis import settings
 
-FEW = 30
+FEW = 20
 ALL = 100
 SHARE = 5
 """of what a law asks for one in so many, but no fewer than FEW"""

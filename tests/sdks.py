@@ -6,9 +6,13 @@ that need them (`conftest.py`).
 
 from typing import TYPE_CHECKING, Any
 
+__all__ = ["anthropic", "openai", "triton", "triton_aio"]
+
 if TYPE_CHECKING:
-    import anthropic as anthropic
-    import openai as openai
+    import anthropic
+    import openai
+    import tritonclient.http as triton  # type: ignore[import-untyped]
+    import tritonclient.http.aio as triton_aio  # type: ignore[import-untyped]
 else:
     from importlib import import_module
 
@@ -17,8 +21,9 @@ else:
             self._name = name
 
         def __getattr__(self, name: str) -> Any:
-            if name.startswith(("__", "_pytest")):  # pytest looks whether it is a fixture
+            if name.startswith("_"):  # pytest looks whether it is a fixture, a test, a mock
                 raise AttributeError(name)
             return getattr(import_module(self._name), name)
 
     anthropic, openai = _Later("anthropic"), _Later("openai")
+    triton, triton_aio = _Later("tritonclient.http"), _Later("tritonclient.http.aio")

@@ -9,9 +9,10 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import examples
 from paceline.clock import Chance, SimulatedClock
 from paceline.journal.entries import Entry, GoalsChanged, Silenced, SilenceEnded
 from paceline.journal.fold import State, fold
@@ -310,7 +311,7 @@ events = st.builds(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.lists(events, max_size=25))
 def test_whatever_happens_nobody_is_told_too_often_or_what_is_not_so(happens: list[Event]) -> None:
     """And whoever was told of a beginning is told of the end. A server that is started anew after

@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import examples
 from paceline.serve.knobs import DEFAULTS, Rules
 from paceline.terms.errors import NotMeasured
 from paceline.terms.goal import predictions
@@ -170,7 +171,7 @@ def test_the_parts_add_up_and_little_s_law_counts_those_in_flight() -> None:
     st.floats(0.0, 5.0),
     st.floats(1.0, 16.0),
 )
-@settings(max_examples=25, deadline=None)
+@examples(25)
 def test_shares_are_of_one_whole_whatever_was_counted(
     ms: dict[str, float], front: float, members: float
 ) -> None:

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import examples
 from paceline.changes import decide
 from paceline.changes.decide import FilePin, FilePins
 from paceline.changes.desk import Desk, Done, Nobody, Wanted, Wish
@@ -63,7 +64,7 @@ from paceline.testing import Kept, ListStore
 from plans import CATALOGUE, catalogue, defaults, envelopes, plans, replaced, values
 from stores import WAIT_S, HeldStore, WatchedStore, disk_full
 
-FEW = settings(max_examples=25, deadline=None)
+FEW = examples(25)
 
 ANN = Wish("ann", "because")
 PLACE = "paceline.toml:3"

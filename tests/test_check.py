@@ -323,6 +323,7 @@ def of_a_faulty_tree(tmp_path_factory: pytest.TempPathFactory) -> str:
     return said
 
 
+@pytest.mark.slow  # ./check says it of this tree
 @pytest.mark.parametrize("step", STEPS)
 def test_a_tree_without_a_fault_passes(of_a_sound_tree: str, step: str) -> None:
     outcome, *findings = told(of_a_sound_tree)[step]

@@ -238,14 +238,14 @@ def test_what_others_wrote_cannot_move_the_cursor(tmp_path: Path) -> None:
 
 
 PRINTING = [
-    ["plan", "show"],
     ["plan", "show", "--json"],
     ["plan", "set", "digits.max_rows", "7"],
     ["journal", "export", "-"],
-    ["--help"],
 ]
-"""One of each kind: words, JSON, what was changed, bytes, and what is not ours to print."""
+"""One of each kind: JSON, words that say what was changed, and bytes."""
 MORE_PRINTING = [
+    ["plan", "show"],
+    ["--help"],
     ["why", "digits.max_rows"],
     ["journal", "tail"],
     ["journal", "check"],

@@ -11,12 +11,20 @@ from paceline.testing.core_watch import Violated, WatchedCore
 
 REQUESTS = 60_000
 CHUNK = 2_500
+WORLDS = 8
+"""of so many requests each, by default; all with `--slow`"""
 CHUNK_OF_BUG = 500
 SEEDS_OF_BUG = range(1_000_030, 1_000_100)
 """Of which the first few hold each of them; any others would, but some need more time."""
 
 
-@pytest.mark.parametrize("seed", range(REQUESTS // CHUNK))
+@pytest.mark.parametrize(
+    "seed",
+    [
+        *range(WORLDS),
+        *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(WORLDS, REQUESTS // CHUNK)),
+    ],
+)
 def test_no_promise_is_broken_in_whatever_world(seed: int) -> None:
     outcome = play(seed, CHUNK)
     assert not outcome.violation, f"seed={seed}: {outcome.violation}\n{draw(seed, CHUNK)}"

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import examples
 from paceline.observe.board import QUANTILES, Board
 from paceline.stats.sketch import COUNT, MAX, MIN, UNDER, Sketch
 from paceline.terms.measurement import Measurement
@@ -101,7 +102,7 @@ def cells_of(sketch: Sketch) -> Any:
 # --- Sketches as arrays ---------------------------------------------------------------------------
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(values_s, values_s)
 def test_arrays_of_sketches_say_what_sketches_say(before: list[float], later: list[float]) -> None:
     whole = of_values(before + later)
@@ -120,7 +121,7 @@ def test_arrays_of_sketches_say_what_sketches_say(before: list[float], later: li
         assert asked.tolist() == pytest.approx(expected, rel=1e-9)
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(values_s)
 def test_a_packed_sketch_is_the_same_to_the_last_cell(recorded: list[float]) -> None:
     cells = cells_of(of_values(recorded))
@@ -135,7 +136,7 @@ def test_a_count_beyond_all_counting_is_packed_as_the_last_that_is_exact() -> No
     assert np.count_nonzero(kept[UNDER:]) == 2
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.lists(values_s, max_size=5))
 def test_sketches_added_up_are_the_sketch_of_all(parts: list[list[float]]) -> None:
     together = empty()
@@ -278,7 +279,7 @@ def test_windows_of_hours_are_exact_where_they_begin_with_a_step() -> None:
     assert len(past.steps(ROWS, {}, 3600, 1)) == 360
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     st.lists(st.tuples(st.integers(0, 50), st.floats(1e-4, 10.0)), min_size=1, max_size=200),
     st.integers(0, 59),

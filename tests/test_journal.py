@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import first_journal
+from laws import examples
 from paceline.clock import Chance, RealClock, SimulatedClock
 from paceline.journal import entries as kinds
 from paceline.journal import journal as journals
@@ -71,7 +72,7 @@ from plans import journals as drawn_journals
 from stores import WAIT_S, HeldStore, WatchedStore, disk_full
 
 T = TypeVar("T")
-FEW = settings(max_examples=25, deadline=None)
+FEW = examples(25)
 MANY = settings(max_examples=2000, deadline=None)
 
 cutoffs = st.integers(-1, 40).map(lambda steps: START_S + steps * 30_000.0)

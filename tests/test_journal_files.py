@@ -23,10 +23,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import paceline.journal.sqlite as files
+from laws import examples
 from paceline.changes.desk import Desk, Nobody, Wanted, Wish
 from paceline.changes.wording import of_diff, of_prediction, of_step, of_verdict, words
 from paceline.cli.main import run
@@ -89,7 +90,7 @@ from paceline.terms.plan import (
 from plans import CATALOGUE, START_S, defaults, journals, plan_changed, replaced
 from servers import Server
 
-FEW = settings(max_examples=25, deadline=None)
+FEW = examples(25)
 PAGE_BYTES = 4096
 WAIT_S = 30
 
@@ -990,7 +991,7 @@ def test_a_sound_journal_is_saved_whole(tmp_path: Path) -> None:
 EVERY = pytest.param(1, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("stride", [5, EVERY])
+@pytest.mark.parametrize("stride", [13, EVERY])
 def test_the_plan_survives_the_loss_of_any_page(stride: int, tmp_path: Path) -> None:
     whole = written(tmp_path / "whole", long_journal(), 200, 399)
     originals, plan = records_of(whole), state_of(whole).plan
@@ -1004,7 +1005,7 @@ def test_the_plan_survives_the_loss_of_any_page(stride: int, tmp_path: Path) -> 
         kept_as_they_were(records_of(other), originals)
 
 
-@pytest.mark.parametrize("stride", [5, EVERY])
+@pytest.mark.parametrize("stride", [13, EVERY])
 def test_a_file_cut_off_at_any_page_is_told_and_saved(stride: int, tmp_path: Path) -> None:
     whole = written(tmp_path / "whole", long_journal(), 200)
     originals = records_of(whole)
@@ -1023,7 +1024,7 @@ def test_a_file_cut_off_at_any_page_is_told_and_saved(stride: int, tmp_path: Pat
     assert most == len(originals)
 
 
-@pytest.mark.parametrize("times", [40, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [15, pytest.param(1000, marks=pytest.mark.slow)])
 def test_no_byte_can_be_such_that_it_gives_up(times: int, tmp_path: Path) -> None:
     whole = written(tmp_path / "whole", long_journal(200), 100)
     originals = records_of(whole)
@@ -1171,7 +1172,7 @@ def test_what_is_proven_is_kept_before_and_after_what_is_not(
     assert state_of(other).plan == fold_all(entries).plan
 
 
-@pytest.mark.parametrize("stride", [3, EVERY])
+@pytest.mark.parametrize("stride", [9, EVERY])
 def test_a_compacted_journal_is_saved_too(stride: int, tmp_path: Path) -> None:
     state = written(tmp_path / "state", long_journal(), 200, 400)
     asyncio.run(compact(state, START_S + 350))

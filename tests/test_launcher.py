@@ -272,6 +272,7 @@ def refused(run: subprocess.CompletedProcess[str], exit_code: int, *said: str) -
     assert "WARNING" not in run.stderr
 
 
+@pytest.mark.slow
 def test_no_network_says_so(start: Start) -> None:
     run = start(online=False)
     refused(run, errors.EXIT_UNREACHABLE, "does not answer", "Connection refused", "HTTPS_PROXY")

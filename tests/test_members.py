@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import examples
 from paceline.gateway import members
 from paceline.terms.errors import BadField, BadJson, BadRequest, MissingField, WrongType
 
@@ -95,7 +96,7 @@ twice = st.lists(st.sampled_from(NAMES), min_size=1, max_size=6).map(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(bodies(unique), st.sampled_from(["", " ", "\n"]))
 def test_members_are_read_as_they_were_written(
     body: tuple[list[str], list[Piece]], around: str
@@ -106,7 +107,7 @@ def test_members_are_read_as_they_were_written(
     assert [bytes(value).decode() for value in given.values()] == [piece[1] for piece in pieces]
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(bodies(unique), st.sampled_from(NAMES[:3]), values(), st.sampled_from(["", " ", "\n"]))
 def test_one_member_changes_and_no_other_byte(
     body: tuple[list[str], list[Piece]], name: str, value: str, around: str
@@ -126,7 +127,7 @@ def test_one_member_changes_and_no_other_byte(
     assert members.checked(changed).keys() == expected.keys()
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(bodies(twice))
 def test_a_member_given_twice_is_refused(body: tuple[list[str], list[Piece]]) -> None:
     names, pieces = body
@@ -155,7 +156,7 @@ def test_another_value_cannot_be_hidden(body: bytes) -> None:
     assert caught.value.param in ("model", "a")
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(st.one_of(st.binary(max_size=60), bodies(unique).map(lambda body: written(body[1])[:-2])))
 def test_what_is_no_json_object_is_refused(body: bytes) -> None:
     try:

@@ -6,9 +6,10 @@ from typing import TypeVar
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import examples
 from paceline.serve.knobs import catalogue as serving
 from paceline.terms import plan as terms
 from paceline.terms.errors import BadValue, Conflict, UnknownKnob
@@ -35,7 +36,7 @@ from paceline.terms.plan import (
 )
 from plans import CATALOGUE, KNOBS, MODES, envelopes, lines, plans, replaced, values
 
-FEW = settings(max_examples=25, deadline=None)
+FEW = examples(25)
 T = TypeVar("T")
 
 NAMES = [knob.name for knob in KNOBS]

@@ -689,6 +689,7 @@ def test_the_end_of_the_terminal_drains_however_often_it_is_told(tmp_path: Path)
     assert "at once" not in server.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_hang_up_with_a_terminal_that_is_there_reads_the_settings_again(tmp_path: Path) -> None:
     server = Server(tmp_path / "state", "--drain-s", "1")
     with in_terminal(server) as terminal:
@@ -698,6 +699,7 @@ def test_a_hang_up_with_a_terminal_that_is_there_reads_the_settings_again(tmp_pa
         assert predict(server).status == 200
 
 
+@pytest.mark.slow
 def test_under_nohup_the_end_of_the_terminal_is_not_the_servers(tmp_path: Path) -> None:
     server = Server(tmp_path / "state", "--drain-s", "1")
     with in_terminal(server, "nohup") as terminal:
@@ -723,7 +725,7 @@ SHELL = (sys.executable, "-c", JOB)
 """Starts a job in the background; tells it of a hang-up, or has disowned it."""
 
 
-@pytest.mark.parametrize("shells", [1, 2])
+@pytest.mark.parametrize("shells", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_shell_that_is_hung_up_on_stops_its_server(tmp_path: Path, shells: int) -> None:
     server = Server(tmp_path / "state", "--drain-s", "1")
     with in_terminal(server, *(*SHELL, "tells") * shells) as terminal:

@@ -203,15 +203,33 @@ def max_rows(server: Server) -> object:
     return next(each["setting"] for each in knobs if each["knob"] == "digits.max_rows")
 
 
-def test_a_file_that_is_emptied_before_it_is_written_keeps_its_pins(tmp_path: Path) -> None:
-    pins = "[models.digits.pins]\nmax_rows = {}\n"
-    with watching(tmp_path, pins.format(5)) as (server, file):
-        text = file.read_text()
-        file.write_text("")
-        until(lambda: "the settings file is empty" in server.log.read_text())
-        assert max_rows(server) == 5
-        file.write_text(text.replace("5", "6"))
-        until(lambda: max_rows(server) == 6)
+@pytest.fixture(scope="module")
+def of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
+    with watching(tmp_path_factory.mktemp("watched"), "") as server_and_file:
+        yield server_and_file
+
+
+@pytest.fixture
+def watched(of_all: tuple[Server, Path]) -> tuple[Server, Path]:
+    """It follows its file, which says nothing else."""
+    server, file = of_all
+    file.write_text("[server]\nreload_on_save = true\n")
+    assert server.ask("POST", "/api/config/reload").status == 200
+    return server, file
+
+
+def test_a_file_that_is_emptied_before_it_is_written_keeps_its_pins(
+    watched: tuple[Server, Path],
+) -> None:
+    server, file = watched
+    text = file.read_text() + "[models.digits.pins]\nmax_rows = {}\n"
+    file.write_text(text.format(5))
+    until(lambda: max_rows(server) == 5)
+    file.write_text("")
+    until(lambda: "the settings file is empty" in server.log.read_text())
+    assert max_rows(server) == 5
+    file.write_text(text.format(6))
+    until(lambda: max_rows(server) == 6)
 
 
 def test_a_save_is_not_logged_under_the_call_that_began_the_watch(tmp_path: Path) -> None:
@@ -237,22 +255,18 @@ def test_a_directory_that_goes_under_a_server_is_logged(tmp_path: Path) -> None:
         server.log = log
 
 
-def test_a_server_reads_its_settings_when_they_are_saved(tmp_path: Path) -> None:
-    file = tmp_path / "paceline.toml"
-    file.write_text("[server]\nreload_on_save = true\n")
-    with Server(tmp_path / "state", "--config", str(file)) as server:
-
-        def setting() -> object:
-            knobs = server.ask("GET", "/api/plan").json["knobs"]
-            return next(each["setting"] for each in knobs if each["knob"] == "digits.max_rows")
-
-        file.write_text("[server]\nreload_on_save = true\n[models.digits.pins]\nmax_rows = 7\n")
-        until(lambda: setting() == 7)
-        file.write_text("[server]\nreload_on_save = true\n[models.digits.pins]\nmax_rows = 0\n")
-        until(lambda: "paceline.toml:4" in server.log.read_text())
-        assert setting() == 7
-        file.write_text("[server]\n[models.digits.pins]\nmax_rows = 8\n")
-        until(lambda: setting() == 8)
-        file.write_text("[server]\n[models.digits.pins]\nmax_rows = 9\n")
-        assert server.ask("POST", "/api/config/reload").json["version"] == 4
-        assert setting() == 9
+def test_a_server_reads_its_settings_when_they_are_saved(
+    watched: tuple[Server, Path],
+) -> None:
+    server, file = watched
+    file.write_text("[server]\nreload_on_save = true\n[models.digits.pins]\nmax_rows = 7\n")
+    until(lambda: max_rows(server) == 7)
+    file.write_text("[server]\nreload_on_save = true\n[models.digits.pins]\nmax_rows = 0\n")
+    until(lambda: "paceline.toml:4" in server.log.read_text())
+    assert max_rows(server) == 7
+    file.write_text("[server]\n[models.digits.pins]\nmax_rows = 8\n")
+    until(lambda: max_rows(server) == 8)
+    before = server.ask("GET", "/api/plan").json["version"]
+    file.write_text("[server]\n[models.digits.pins]\nmax_rows = 9\n")
+    assert server.ask("POST", "/api/config/reload").json["version"] == before + 1
+    assert max_rows(server) == 9

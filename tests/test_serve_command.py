@@ -202,6 +202,7 @@ def test_a_callable_is_served_by_one_command(tmp_path: Path) -> None:
         assert float(resident[1]) > 1e7, "of the model process"
 
 
+@pytest.mark.slow  # so is the one that sleeps
 def test_a_callable_is_served_from_its_own_program(tmp_path: Path) -> None:
     (tmp_path / "m.py").write_text(SUMS)
     with started(tmp_path, sys.executable, "m.py") as it:

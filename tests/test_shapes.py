@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from laws import examples
 from paceline.serve.buffers import SMALLEST_BYTES, Buffers
 from paceline.serve.model import ModelSpec, Tensors, TensorSpec
 from paceline.serve.shapes import Shapes
@@ -213,7 +214,7 @@ def test_padded_requests_share_a_batch_and_outputs_are_cut_to_their_own_length()
     assert [part["mean"].shape for part in parts] == [(1, 4), (2, 4), (1, 4)]
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 40)), min_size=1, max_size=6))
 def test_what_is_joined_and_parted_is_as_if_each_had_run_alone(
     sizes: list[tuple[int, int]],

@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from laws import examples
 from paceline.stats.shifts import _best, difference, shifts
 from paceline.stats.student import reach, two_sided
 from paceline.stats.trend import trend
@@ -106,7 +107,7 @@ def test_less_than_the_magnitude_is_not_told() -> None:
 
 
 @given(st.integers(0, 1000), st.floats(1.5, 3.0), st.sampled_from([0.25, 3.0, 1000.0]))
-@settings(max_examples=25, deadline=None)
+@examples(25)
 def test_the_unit_does_not_matter(seed: int, grows: float, unit: float) -> None:
     values = noise(seed, 80)
     values[40:] *= grows
@@ -116,7 +117,7 @@ def test_the_unit_does_not_matter(seed: int, grows: float, unit: float) -> None:
 
 
 @given(series_of)
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_twice_is_the_same_and_a_change_lies_in_its_interval(values: Numbers) -> None:
     found = shifts(values, chance=0.05)
     assert found == shifts(values, chance=0.05)
@@ -126,7 +127,7 @@ def test_twice_is_the_same_and_a_change_lies_in_its_interval(values: Numbers) ->
 
 
 @given(series_of)
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_the_cut_is_where_the_definition_says(values: Numbers) -> None:
     def measure(at: int) -> float:
         left, right = values[:at], values[at:]
@@ -162,7 +163,7 @@ def test_chances_are_those_of_the_tables(t: float, freedom: float, chance: float
 
 
 @given(st.floats(0.5, 0.999), st.floats(1.0, 500.0))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_reach_is_the_way_back(confidence: float, freedom: float) -> None:
     assert two_sided(reach(confidence, freedom), freedom) == pytest.approx(1 - confidence, rel=1e-6)
 

@@ -8,16 +8,17 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dialects import ask_anthropic, ask_openai, read_completion, read_message
+from laws import examples
 from paceline.gateway.translate import answers
 from paceline.gateway.translate.arguments import WRITTEN
 from paceline.terms.errors import ProviderFailed
 from translated_answers import FINISHES, STOPS, Body, chat_answers, messages_answers
 
-FEW = settings(max_examples=40, deadline=None)
+FEW = examples(40)
 
 CREATED = 1_795_000_000
 MODEL = "ours"

@@ -8,10 +8,11 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dialects import ask_anthropic, ask_openai, strictly
+from laws import examples
 from paceline.gateway.translate import errors
 from paceline.terms.limits import ERROR_MESSAGE_CHARS
 from sdks import anthropic, openai
@@ -122,7 +123,7 @@ anything: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(anything, st.integers(400, 599))
 def test_whatever_it_says_there_is_an_error(told: object, status: int) -> None:
     body = json.dumps(told).encode()

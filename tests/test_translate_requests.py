@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dialects import wrong_in_chat, wrong_in_messages
+from laws import examples
 from paceline.gateway.translate import chat, messages, requests
 from paceline.gateway.translate.arguments import WRITTEN
 from paceline.terms.errors import BadField, BadJson, NotTranslatable
@@ -30,7 +31,7 @@ PNG = "iVBORw0KGgo="
 PDF = "JVBERi0xLjc="
 
 
-FEW = settings(max_examples=40, deadline=None)
+FEW = examples(40)
 MANY = settings(max_examples=800, deadline=None)
 
 

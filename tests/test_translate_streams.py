@@ -32,7 +32,7 @@ from paceline.terms.limits import TRANSLATED_CALLS
 from sdks import anthropic, openai
 from translated_answers import Body, chat_answers, compact, messages_answers
 
-FEW = settings(max_examples=20, deadline=None)
+FEW = examples(20)
 MANY = settings(max_examples=500, deadline=None)
 
 CREATED = 1_795_000_000

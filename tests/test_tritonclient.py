@@ -10,16 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tritonclient.http as triton  # type: ignore[import-untyped]
-import tritonclient.http.aio as triton_aio  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
 
 import paceline
 from paceline.app import key_file
 from paceline.config import Server as ServerSettings
 from paceline.processes.state_dir import StateDir
 from paceline.serve import digits
+from sdks import triton, triton_aio
 from servers import Server
 
 ROWS = np.array([digits.SAMPLE_ROW, digits.SAMPLE_ROW[::-1]], np.float32)
@@ -92,7 +90,7 @@ def test_infer_compressed(
 
 def test_infer_of_a_version(client: Any) -> None:
     assert client.infer("digits", asked(), model_version="1").as_numpy("label") is not None
-    with pytest.raises(InferenceServerException, match="no such version"):
+    with pytest.raises(triton.InferenceServerException, match="no such version"):
         client.infer("digits", asked(), model_version="7")
 
 
@@ -109,7 +107,7 @@ def test_priority_and_timeout_count(server: Server, client: Any, priority: int) 
     before = counted()
     client.infer("digits", asked(), priority=priority, timeout=5_000_000)
     assert counted() == before + 1
-    with pytest.raises(InferenceServerException, match="needs about"):
+    with pytest.raises(triton.InferenceServerException, match="needs about"):
         client.infer("digits", asked(rows=np.repeat(ROWS, 500, axis=0)), timeout=1)
 
 
@@ -136,7 +134,7 @@ def test_bodies_made_and_read_apart(server: Server, client: Any, expected: NDArr
     ],
 )
 def test_errors_are_told_in_our_words(client: Any, rows: NDArray[Any], says: str) -> None:
-    with pytest.raises(InferenceServerException, match=says) as raised:
+    with pytest.raises(triton.InferenceServerException, match=says) as raised:
         client.infer("digits", asked(rows=rows))
     assert raised.value.status() == "400"
 
@@ -150,7 +148,9 @@ def test_a_model_that_is_not_there(client: Any) -> None:
         lambda: client.load_model("nothing"),
     ]
     for ask in asks:
-        with pytest.raises(InferenceServerException, match="no model has this name") as raised:
+        with pytest.raises(
+            triton.InferenceServerException, match="no model has this name"
+        ) as raised:
             ask()
         assert raised.value.status() == "404"
     assert not client.is_model_ready("nothing")
@@ -192,7 +192,7 @@ def test_statistics(client: Any) -> None:
 
     before = stats()
     client.infer("digits", asked())
-    with pytest.raises(InferenceServerException):
+    with pytest.raises(triton.InferenceServerException):
         client.infer("digits", asked(rows=np.zeros((1, 63), np.float32)))
     after = stats()
     assert after["inference_count"] - before["inference_count"] == 2
@@ -221,7 +221,7 @@ def test_repository(server: Server, client: Any) -> None:
     assert not client.is_model_ready("digits")
     (gone,) = client.get_model_repository_index()
     assert (gone["state"], gone["reason"]) == ("UNAVAILABLE", "unloaded")
-    with pytest.raises(InferenceServerException, match="switched off") as raised:
+    with pytest.raises(triton.InferenceServerException, match="switched off") as raised:
         client.infer("digits", asked())
     assert raised.value.status() == "503"
     client.load_model("digits")
@@ -232,9 +232,9 @@ def test_repository(server: Server, client: Any) -> None:
 
 
 def test_a_model_is_not_loaded_from_what_a_request_brings(client: Any) -> None:
-    with pytest.raises(InferenceServerException, match="not from what a request brings"):
+    with pytest.raises(triton.InferenceServerException, match="not from what a request brings"):
         client.load_model("digits", config=json.dumps({"backend": "python"}))
-    with pytest.raises(InferenceServerException, match="not from what a request brings"):
+    with pytest.raises(triton.InferenceServerException, match="not from what a request brings"):
         client.load_model("digits", config="{}", files={"file:1/model.onnx": b"x"})
 
 
@@ -255,7 +255,9 @@ def test_a_model_is_not_loaded_from_what_a_request_brings(client: Any) -> None:
     ],
 )
 def test_what_is_not_offered_says_so(client: Any, ask: Callable[[Any], Any]) -> None:
-    with pytest.raises(InferenceServerException, match="cannot be had from this server") as raised:
+    with pytest.raises(
+        triton.InferenceServerException, match="cannot be had from this server"
+    ) as raised:
         ask(client)
     assert raised.value.status() == "501"
 
@@ -269,10 +271,10 @@ def test_a_key_that_may_infer_may_not_unload(tmp_path: Path) -> None:
         with triton.InferenceServerClient(f"127.0.0.1:{server.port}") as client:
             assert client.infer("digits", asked(), headers=headers).as_numpy("label") is not None
             assert client.get_model_repository_index(headers=headers)[0]["state"] == "READY"
-            with pytest.raises(InferenceServerException, match="role is client") as raised:
+            with pytest.raises(triton.InferenceServerException, match="role is client") as raised:
                 client.unload_model("digits", headers=headers)
             assert raised.value.status() == "403"
-            with pytest.raises(InferenceServerException) as raised:
+            with pytest.raises(triton.InferenceServerException) as raised:
                 client.infer("digits", asked())
             assert raised.value.status() == "401"
 
@@ -301,7 +303,7 @@ def test_aio_infers(server: Server, expected: NDArray[Any]) -> None:
         )
         for answer in answers:
             np.testing.assert_allclose(answer.as_numpy("probabilities"), expected, rtol=1e-5)
-        with pytest.raises(InferenceServerException, match="expected shape"):
+        with pytest.raises(triton.InferenceServerException, match="expected shape"):
             await client.infer("digits", asked(rows=np.zeros((1, 63), np.float32)))
         packed = await client.infer(
             "digits",
@@ -334,7 +336,7 @@ def test_aio_asks_about_server_and_models(server: Server) -> None:
             client.get_system_shared_memory_status,
             client.get_cuda_shared_memory_status,
         ):
-            with pytest.raises(InferenceServerException, match="cannot be had"):
+            with pytest.raises(triton.InferenceServerException, match="cannot be had"):
                 await unsupported()
 
     with_aio(server, story)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tritonclient.http as client  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +21,7 @@ from paceline.terms.errors import (
     TooLarge,
 )
 from paceline.terms.limits import ENCODE_IN_PLACE_NUMBERS, ROWS, TEXTS
+from sdks import triton as client
 
 SPEC = ModelSpec(
     name="pair",
