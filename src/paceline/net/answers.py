@@ -80,6 +80,9 @@ def draining() -> Draining:
 def raw_response(error: PacelineError) -> bytes:
     """A whole HTTP/1.1 answer, for connections that no application holds."""
     body = error_body(error)
-    lines = [b"HTTP/1.1 %d %s" % (error.http, HTTPStatus(error.http).phrase.encode())]
-    lines += [name + b": " + value for name, value in error_headers(error, body)]
-    return b"\r\n".join([*lines, b"connection: close", b"", body])
+    return raw_answer(error.http, error_headers(error, body), body)
+
+
+def raw_answer(status: int, headers: Headers, body: bytes) -> bytes:
+    """After which the connection is closed."""
+    return b"%b%bconnection: close\r\n\r\n%b" % (STATUS_LINES[status], rendered(headers), body)

@@ -6,13 +6,16 @@ than a request line and never serves one. Called by the owner.
 """
 
 import asyncio
+import secrets
 import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from paceline.net.answers import draining, raw_response
+from paceline.gateway import failures
+from paceline.gateway.call import Dialect
+from paceline.net.answers import draining, raw_answer, raw_response
 from paceline.observe.board import Counter
-from paceline.terms.errors import Unavailable
+from paceline.terms.errors import PacelineError, Unavailable
 from paceline.terms.limits import (
     ACCEPT_AGAIN_S,
     BODY_BYTES,
@@ -78,9 +81,9 @@ class Doorkeeper:
     def park(self, connection: socket.socket) -> None:
         """Keeps a connection until a front is ready, at most PARK_S."""
         if len(self._parked) >= PARKED_CONNECTIONS + PROBES:
-            self._reply(connection, raw_response(not_ready()))
+            self._reply(connection, _refusal(connection, not_ready()))
             return
-        expiry = self._loop.call_later(PARK_S, self._finish, connection, raw_response(not_ready()))
+        expiry = self._loop.call_later(PARK_S, self._turn_away, connection, not_ready())
         self._parked[connection] = expiry
         self._loop.add_reader(connection.fileno(), self._look, connection)
 
@@ -88,18 +91,17 @@ class Doorkeeper:
         """The server stops: from now on everybody who comes is told so."""
         self._refusing = True
         for connection in list(self._parked):
-            self._finish(connection, raw_response(draining()))
+            self._turn_away(connection, draining())
         self.open()
 
     def refuse_all(self) -> None:
         """The end of a drain: whoever still waits, here or in the kernel, gets an answer."""
         self._stop_accepting()
-        refusal = raw_response(draining())
         for connection in list(self._parked):
-            self._finish(connection, refusal)
+            self._turn_away(connection, draining())
         with suppress(OSError):
             while (queued := self._next()) is not None:
-                self._reply(queued, refusal)
+                self._reply(queued, _refusal(queued, draining()))
 
     def _stop_accepting(self) -> None:
         self._open = False
@@ -146,15 +148,18 @@ class Doorkeeper:
             head_only = line.startswith(b"HEAD ")
             self._finish(connection, _head(answer) if head_only else answer)
         elif self._refusing:
-            self._finish(connection, raw_response(draining()))
+            self._turn_away(connection, draining())
         elif len(self._parked) > PARKED_CONNECTIONS:
-            self._finish(connection, raw_response(not_ready()))
+            self._turn_away(connection, not_ready())
         else:
             self._count.add()
 
     def _look_again(self, connection: socket.socket) -> None:
         if connection in self._parked:
             self._loop.add_reader(connection.fileno(), self._look, connection)
+
+    def _turn_away(self, connection: socket.socket, error: PacelineError) -> None:
+        self._finish(connection, _refusal(connection, error))
 
     def _finish(self, connection: socket.socket, answer: bytes) -> None:
         self._forget(connection)
@@ -167,6 +172,18 @@ class Doorkeeper:
     def _forget(self, connection: socket.socket) -> None:
         self._parked.pop(connection).cancel()
         self._loop.remove_reader(connection.fileno())
+
+
+def _refusal(connection: socket.socket, error: PacelineError) -> bytes:
+    """As the caller's SDK expects it, where its address is one of theirs."""
+    try:
+        path = _path(connection.recv(LINE_BYTES, socket.MSG_PEEK).partition(b"\r\n")[0])
+    except OSError:  # nothing has come of it
+        path = b""
+    if not path.startswith(b"/v1/"):
+        return raw_response(error)
+    dialect: Dialect = "anthropic" if path.startswith(b"/v1/messages") else "openai"
+    return raw_answer(*failures.refused(dialect, error, secrets.token_hex(8)))
 
 
 def _path(line: bytes) -> bytes:
