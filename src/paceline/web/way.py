@@ -71,6 +71,7 @@ class Place:
         "in_hand",
         "kept",
         "memo",
+        "model",
         "name",
         "notes",
         "now",
@@ -99,6 +100,7 @@ class Place:
         notes: Notes | None = None,
     ) -> None:
         self.name = name
+        self.model = model
         self.spec = model.spec
         self.runner = runner
         self.reader = reader
