@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from paceline.observe import log
 from paceline.terms.errors import PacelineError, Unavailable
 from paceline.terms.limits import LINK_BULK_BYTES, LINK_MESSAGE_BYTES, PROFILE_LATE_S
 
 if TYPE_CHECKING:
     from paceline.observe.looks import Found, Look
+
+logger = log.get(__name__)
 
 THREAD = "looks"
 
@@ -86,11 +89,14 @@ class ModelLook:
             with self._side as side:
                 side.settimeout(look.seconds + PROFILE_LATE_S)
                 side.send(_encode(Order(self._number, look.of, look.seconds)))
-                return msgspec.json.decode(self._heard(side), type=Found)
+                heard = self._heard(side)
+                if heard:
+                    return msgspec.json.decode(heard, type=Found)
         except TimeoutError:
             return self._nothing("does not tell what was found: what it calls lets nobody else run")
-        except (OSError, msgspec.DecodeError):
-            return self._nothing("ended while it was profiled")
+        except (OSError, msgspec.DecodeError) as error:
+            logger.warning("a look at a model process failed", model=self._model, why=str(error))
+        return self._nothing("ended while it was profiled")
 
     def end(self) -> None:
         """Soon, with what was found until then; from any thread."""
@@ -100,10 +106,11 @@ class ModelLook:
             return  # it has ended, which `found` is told
 
     def _heard(self, side: socket.socket) -> bytes:
+        """Nothing, where the process has ended."""
         while True:
             message, fds, _, _ = socket.recv_fds(side, LINK_MESSAGE_BYTES, 1)
             if not message or not fds:
-                raise OSError("its end")
+                return b""
             with open(fds[0], "rb") as file:
                 if message == b"%d" % self._number:  # not one that came too late
                     return os.pread(file.fileno(), LINK_BULK_BYTES, 0)
