@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paceline.observe.looks import Found, Look
 from paceline.serve.model import TensorSpec
 from paceline.serve.model_host import Memory
 from paceline.serve.model_process import ModelProcess
-from paceline.serve.model_source import DATATYPES, ModelSource, declared
+from paceline.serve.model_source import DATATYPES, Declared, ModelSource, declared
 from paceline.serve.model_source import model as declares
 from paceline.serve.tensors import DTYPES
 from paceline.terms.errors import BadModel, ModelFailed, Unavailable
@@ -93,8 +94,8 @@ def start(loop: asyncio.AbstractEventLoop, file: Path) -> Iterator[Start]:
     """A model process of a name in the file, or of one of another file."""
     made: list[ModelProcess] = []
 
-    def start(name: str, path: Path | None = None) -> ModelProcess:
-        said = ODD if name == "odd" else None
+    def start(name: str, path: Path | None = None, said: Declared | None = None) -> ModelProcess:
+        said = ODD if name == "odd" else said
         source = ModelSource("m", "", f"{path or file}:{name}", declared=said)
 
         async def begin() -> ModelProcess:
@@ -144,6 +145,71 @@ def test_it_says_what_it_takes_and_prints_where_the_log_goes(
     assert answer["y"].tolist() == [[2.0] * 3] * 2
     assert answer["n"].dtype == np.int32
     assert capfd.readouterr() == ("", "a line of the model\n")
+
+
+BUSY = """\
+import os
+
+def spins(batch):
+    while not os.path.exists(FILE):
+        sum(range(100_000))
+    return batch["x"]
+
+"""
+
+
+@pytest.fixture
+def busy(start: Start, tmp_path: Path) -> Iterator[ModelProcess]:
+    """In the midst of a batch."""
+    path, end = tmp_path / "busy_model.py", tmp_path / "end"
+    path.write_text(BUSY.replace("FILE", repr(str(end))))
+    model = start("spins", path, ODD)
+    with ThreadPoolExecutor(1) as pool:
+        runs = pool.submit(model.run, row(1.0))
+        yield model
+        end.touch()
+        runs.exception()
+
+
+def seen(found: Found) -> set[str]:
+    """Functions of threads that work."""
+    assert found.stacks is not None
+    stacks = found.stacks
+    return {stacks.frames[each] for one in stacks.stacks if not one.waits for each in one.frames}
+
+
+def test_what_it_does_is_seen_while_it_does_it(busy: ModelProcess) -> None:
+    for _ in range(2):
+        found = busy.look_into().found(Look("stacks", 0.3))
+        assert "paceline_model_busy_model.spins" in seen(found)
+    memory = busy.look_into().found(Look("memory", 0.0)).memory
+    assert memory is not None
+    assert memory.mapped
+
+
+def test_a_look_ends_when_it_is_asked_to_even_before_it_began(busy: ModelProcess) -> None:
+    for early in (True, False):
+        look = busy.look_into()
+        if early:
+            look.end()
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(look.found, Look("stacks", 100.0))
+            if not early:
+                look.end()
+            assert found.result(20.0).stacks is not None
+
+
+def test_a_process_that_ends_while_it_is_looked_at_says_so(busy: ModelProcess) -> None:
+    look = busy.look_into()
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(look.found, Look("stacks", 100.0))
+        assert busy.pid is not None
+        os.kill(busy.pid, signal.SIGKILL)
+        error = found.result(20.0).error
+    assert error is not None
+    assert error["code"] == "unavailable"
+    assert "ended while it was profiled" in error["error"]
+    look.end()  # nobody is there to hear it
 
 
 def test_a_class_is_made_an_instance_of_in_the_process(start: Start) -> None:

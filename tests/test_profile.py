@@ -26,6 +26,7 @@ from paceline.cli import flame, profile, profile_page, profiled
 from paceline.cli.reach import Method
 from paceline.clock import Chance, SimulatedClock, run_simulated
 from paceline.observe import holdings, stacks
+from paceline.observe.looks import Found, Look
 from paceline.observe.stacks import Stack, Stacks, Thread
 from paceline.serve import operator_run
 from paceline.serve.model_source import ModelSource
@@ -46,7 +47,6 @@ from paceline.terms.limits import (
 from paceline.web.messages import Profiled
 from paceline.web.profile_api import EndProfileBody, ProfileBody, ProfileQuery, ProfileView
 from paceline.web.profiles import Profiles
-from paceline.web.profiling import Found, Look
 from servers import Answer, Server
 from test_cli import here, refused
 from test_plan_live import until
@@ -372,7 +372,7 @@ class OneFront:
         self.found: Any = None
         self.ends = 0
 
-    def profile(self, index: int, look: Look) -> Any:
+    def profile(self, index: int, look: Look, model: str = "") -> Any:
         if self.found is not None and not self.found.done():
             raise Conflict("it is being profiled already", remedy="Wait.")
         self.found = self._loop.create_future()
@@ -546,6 +546,35 @@ def test_the_command_tells_what_a_process_holds_and_does(keyed: Keyed, tmp_path:
     assert "heap and arenas" in done.stdout
     done = here("profile", "owner", "--seconds", "0.2", "--folded", "--state", state)
     assert any(line.startswith("MainThread;") for line in done.stdout.splitlines())
+
+
+TINY = """\
+import paceline
+
+@paceline.model(inputs={"x": ("FP32", [-1])}, outputs={"y": ("FP32", [-1])})
+def same(batch):
+    return batch["x"]
+"""
+
+
+def test_the_process_of_a_model_in_python_is_looked_into(tmp_path: Path) -> None:
+    (tmp_path / "tiny.py").write_text(TINY)
+    file = tmp_path / "paceline.toml"
+    file.write_text('[models.tiny]\npython = "tiny.py:same"\n[models.digits]\n')
+    with Server(tmp_path / "state", "--fronts", "1", "--config", str(file)) as server:
+        state = ("--state", str(server.state))
+        done = here("profile", "tiny", "--seconds", "0.2", *state)
+        assert done.stdout.startswith("What tiny of front 0 did in ")
+        lines = here("profile", "tiny", "--seconds", "0.2", "--folded", *state).stdout.splitlines()
+        assert any("paceline.serve.model_host." in each for each in lines)
+        assert not any("uvloop" in each or "asyncio" in each for each in lines), "no front"
+        done = here("profile", "tiny", "--memory", *state)
+        assert "What tiny of front 0 holds" in done.stdout
+        refused(here("profile", "tiny", "--rows", "2", *state), 2, "without --rows")
+        for more in ("--memory", "--folded"):
+            refused(here("profile", "digits", more, *state), 2, "no process of its own")
+        unknown = server.ask("POST", "/api/profile", {"process": "model", "model": "tinny"})
+        assert unknown.json["code"] == "unknown_model"
 
 
 def test_ctrl_c_ends_it_and_tells_what_there_is(

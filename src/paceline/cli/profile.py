@@ -14,7 +14,7 @@ import typer
 
 from paceline.cli.plan import Config, Json, State
 from paceline.cli.reach import Method, of_server, place
-from paceline.terms.errors import EXIT_INTERRUPTED, EXIT_OK, Misuse
+from paceline.terms.errors import EXIT_INTERRUPTED, EXIT_OK, Misuse, NotOffered
 from paceline.terms.limits import PROFILE_MOST_LENGTH, PROFILE_MOST_S, PROFILE_S, ROWS
 
 FRONT, OWNER = "front", "owner"
@@ -22,9 +22,7 @@ API = "/api/profile"
 
 
 def profile(
-    what: Annotated[
-        str, typer.Argument(help="front, owner, or a model in ONNX, by its name.")
-    ] = FRONT,
+    what: Annotated[str, typer.Argument(help="front, owner, or a model, by its name.")] = FRONT,
     seconds: Annotated[
         float | None,
         typer.Option(
@@ -38,7 +36,9 @@ def profile(
     memory: Annotated[
         bool, typer.Option("--memory", help="What it holds, rather than what it does.")
     ] = False,
-    front: Annotated[int, typer.Option(help="Which front.", min=0, max=1000)] = 0,
+    front: Annotated[
+        int, typer.Option(help="Which front, or the process of a model in it.", min=0, max=1000)
+    ] = 0,
     rows: Annotated[
         int | None,
         typer.Option(
@@ -71,7 +71,8 @@ def profile(
 ) -> int:
     """See what a front or the owner does, what it holds, or what a model's time goes to.
 
-    The stacks of a process are looked at 97 times a second; a model is run beside the server.
+    The stacks of a process are looked at 97 times a second, and a model in Python has one; a model
+    in ONNX is run beside the server.
     Ctrl-C ends it early and tells what there is.
 
     Example: paceline profile front --seconds 10 --out profile.html
@@ -81,13 +82,15 @@ def profile(
     from paceline.cli.profiled import as_text
     from paceline.observe.stacks import folded as lines_of
 
-    asked = _asked(what, memory, seconds, front, rows, length)
-    if folded and (as_json or asked["of"] != "stacks"):
+    if folded and (as_json or memory):
         raise Misuse(
             "folded lines are of stacks, and instead of JSON",
             value="--folded",
-            remedy="Leave out --memory and --json, and name front or owner.",
+            remedy="Leave out --memory and --json.",
         )
+    asked = _asked(what, memory or folded, seconds, front, rows, length)
+    if folded:
+        asked["of"] = "stacks"
     with page_file(out, "--out", OPENING) as write:
         answer, interrupted = _profiled(place(state, config).state, asked)
         from paceline.web.profile_api import ProfileView
@@ -107,35 +110,40 @@ def profile(
 
 def _asked(
     what: str,
-    memory: bool,
+    of_process: bool,
     seconds: float | None,
     front: int,
     rows: int | None,
     length: int | None,
 ) -> dict[str, object]:
-    asked: dict[str, object] = {"of": "memory" if memory else "stacks"}
-    if what in (FRONT, OWNER):
-        asked |= {"process": what, "front": front}
-        if rows is not None or length is not None:
-            raise Misuse(
-                "a process has no rows and no lengths",
-                value=what,
-                remedy="Name a model, or leave out --rows and --length.",
-            )
-    elif memory:
+    """`of_process`: its memory, and not what a model's time goes to."""
+    of_model = what not in (FRONT, OWNER)
+    if (rows is not None or length is not None) and (of_process or not of_model):
         raise Misuse(
-            "memory is that of a process",
+            "a process has no rows and no lengths",
             value=what,
-            remedy="Name front or owner: models are in the fronts.",
+            remedy="Name a model, or leave out --rows and --length.",
         )
-    else:
-        asked = {"of": "operators", "model": what, "rows": rows, "length": length}
-    return asked | {"seconds": seconds}
+    asked: dict[str, object] = {"seconds": seconds, "front": front}
+    if of_model and not of_process:
+        return asked | {"of": "operators", "model": what, "rows": rows, "length": length}
+    asked["of"] = "memory" if of_process else "stacks"
+    if of_model:
+        return asked | {"process": "model", "model": what}
+    return asked | {"process": what}
 
 
 def _profiled(state: Path, asked: Mapping[str, object]) -> tuple[bytes, bool]:
     """What was found, in JSON, and whether it was interrupted."""
-    begun = msgspec.json.decode(_call(state, "POST", API, asked), type=dict[str, object])
+    try:
+        answer = _call(state, "POST", API, asked)
+    except NotOffered:
+        if asked["of"] != "operators" or asked["rows"] or asked["length"]:
+            raise
+        # A callable of Python has no operators, and a process of its own instead.
+        told = {key: asked[key] for key in ("model", "front", "seconds")}
+        answer = _call(state, "POST", API, {"of": "stacks", "process": "model", **told})
+    begun = msgspec.json.decode(answer, type=dict[str, object])
     name = str(begun["id"])
     try:
         return _found(state, name), False

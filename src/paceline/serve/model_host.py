@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from paceline.serve.model import ANY_LENGTH, ModelSpec, TensorSpec
+from paceline.serve.model_look import obey
 from paceline.serve.model_source import DECLARED_AS, Declared, ModelSource
 from paceline.terms.errors import BadModel, ModelFailed, PacelineError
 from paceline.terms.limits import (
@@ -48,7 +49,8 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 class Begin(msgspec.Struct, frozen=True):
-    """The first message. The memory of inputs and that of outputs come along."""
+    """The first message. The memory of inputs, that of outputs, and the socket for orders to look
+    at itself come along."""
 
     source: ModelSource
     threads: int
@@ -155,11 +157,12 @@ def run_model(link_fd: int) -> None:
     it up."""
     link = socket.socket(fileno=link_fd)
     link.set_inheritable(False)
-    message, fds, _, _ = socket.recv_fds(link, LINK_MESSAGE_BYTES, 2)
+    message, fds, _, _ = socket.recv_fds(link, LINK_MESSAGE_BYTES, 3)
     if message:
         begin = msgspec.json.decode(message, type=Begin)
         _settle(begin)
-        _serve(link, begin, *(Memory(fd) for fd in fds))
+        inputs, outputs, looks = fds
+        _serve(link, begin, Memory(inputs), Memory(outputs), socket.socket(fileno=looks))
     os._exit(0)
 
 
@@ -175,13 +178,16 @@ def _settle(begin: Begin) -> None:
         os.environ.setdefault(name, str(begin.threads))
 
 
-def _serve(link: socket.socket, begin: Begin, inputs: Memory, outputs: Memory) -> None:
+def _serve(
+    link: socket.socket, begin: Begin, inputs: Memory, outputs: Memory, looks: socket.socket
+) -> None:
     try:
         call, declared = load(begin.source)
     except PacelineError as error:
         link.send(encode(Begun(error=error.as_fields())))
         return
     spec = spec_of(begin.source.name, declared)
+    obey(looks)
     link.send(encode(Begun(declared, _doc(call))))
     decode = msgspec.json.Decoder(Batch).decode
     while message := link.recv(LINK_MESSAGE_BYTES):

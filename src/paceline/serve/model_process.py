@@ -20,6 +20,7 @@ from paceline.processes.link import pair
 from paceline.processes.restart import Restart
 from paceline.serve.model import ModelSpec, Tensors
 from paceline.serve.model_host import Batch, Begin, Begun, Memory, Ran, encode, spec_of
+from paceline.serve.model_look import ModelLook
 from paceline.serve.model_source import ModelSource
 from paceline.terms.errors import BadModel, ModelFailed, PacelineError, Unavailable, from_fields
 from paceline.terms.limits import (
@@ -43,20 +44,25 @@ class _Life:
     def __init__(self, source: ModelSource, threads: int, on_exit: "Any", now_s: float) -> None:
         self.inputs, self.outputs = Memory.make("inputs"), Memory.make("outputs")
         self.socket, theirs = pair()
+        self.looks, of_looks = pair()
         try:
             self.child = Child(ARGUMENTS, theirs, lambda status: on_exit(self, status))
         except OSError:
             theirs.close()
+            of_looks.close()
             self.close()
             raise
         self.began_s = now_s
         self.busy = False
         self.over = False
         begin = Begin(source, threads, os.getpid())
-        socket.send_fds(self.socket, [encode(begin)], [self.inputs.fd, self.outputs.fd])
+        lent = [self.inputs.fd, self.outputs.fd, of_looks.fileno()]
+        socket.send_fds(self.socket, [encode(begin)], lent)
+        of_looks.close()
 
     def close(self) -> None:
         self.socket.close()
+        self.looks.close()
         self.inputs.close()
         self.outputs.close()
 
@@ -80,6 +86,7 @@ class ModelProcess:
         """after `close`, once there is no process of it"""
         self._timer: asyncio.TimerHandle | None = None
         self._spec: ModelSpec | None = None
+        self._looks = 0
 
     @classmethod
     def start(cls, source: ModelSource, *, threads: int = 1, clock: Clock | None = None) -> Self:
@@ -114,6 +121,14 @@ class ModelProcess:
         """Of the process that runs it now; None while there is none that is ready."""
         life = self._ready
         return None if life is None else life.child.pid
+
+    def look_into(self) -> ModelLook:
+        """A look at the process, whatever it is at. On the loop."""
+        with self._changed:
+            if self._ready is None:
+                raise self._gone("is being started again")
+            self._looks += 1
+            return ModelLook(self._ready.looks.dup(), self._looks, self.spec.name)
 
     def run(self, batch: Tensors) -> Tensors:
         with self._turn:

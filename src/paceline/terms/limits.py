@@ -952,6 +952,9 @@ PROFILE_UNASKED_S = 5.0
 PROFILE_ASKED_S = 2.0
 """how long whoever asks after a profile waits for its end, until told that it still runs"""
 
+PROFILE_LATE_S = 30.0
+"""how much longer than its time the process of a model may take to tell what it has found"""
+
 PROFILE_KEPT_S = 60.0
 """how long a profile is kept after its end"""
 

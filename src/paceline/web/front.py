@@ -12,12 +12,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
+import msgspec
+
 from paceline.access.gate import Gate
 from paceline.access.keys import KeyRing
 from paceline.clock import Clock
 from paceline.gateway.upstream import Target
 from paceline.net.server import Connections
 from paceline.observe import log
+from paceline.observe.looks import Found, Look
 from paceline.processes.link import Link
 from paceline.terms.errors import PacelineError
 from paceline.terms.limits import FLUSH_S, LEAVE_S, OWNER_GONE_S
@@ -59,7 +62,7 @@ from paceline.web.messages import (
     TracesChanged,
     to_front,
 )
-from paceline.web.profiling import Look, Profiling
+from paceline.web.profiling import Profiling
 from paceline.web.traces_api import TracesQuery, TraceView, kept
 from paceline.web.tracing import Tracing
 
@@ -230,8 +233,8 @@ class Front:
                     router.hear(Target(provider, model), until_s, why, now)
             case TellCalls(order, most):
                 self._link.send(Calls(self._calls(order, most)))
-            case Profile(look):
-                self._profile(look)
+            case Profile(look, model):
+                self._profile(look, model)
             case EndProfile():
                 if self._profiling is not None:
                     self._profiling.end()
@@ -250,11 +253,17 @@ class Front:
         clock, timelines = self._parts.clock, self._parts.llm.relay.timelines
         return recent(timelines, order, most, clock.now(), clock.wall())
 
-    def _profile(self, look: Look) -> None:
+    def _profile(self, look: Look, model: str) -> None:
         assert self._parts is not None  # only a ready front is asked
         if self._profiling is None:
             self._profiling = Profiling(self._parts.clock.now)
-        self._profiling.begin(look, lambda found: self._link.send(Profiled(found)))
+        try:
+            elsewhere = self._parts.inference.look_into(model) if model else None
+        except PacelineError as error:
+            told = msgspec.json.encode(Found(error=error.as_fields()))
+            self._link.send(Profiled(msgspec.Raw(told)))
+            return
+        self._profiling.begin(look, lambda found: self._link.send(Profiled(found)), elsewhere)
 
     def _traces(self, query: TracesQuery) -> tuple[TraceView, ...]:
         if self._parts is None:

@@ -13,6 +13,7 @@ import msgspec
 from paceline.clock import Clock
 from paceline.observe import log
 from paceline.observe.board import Board
+from paceline.observe.looks import Look
 from paceline.processes.child import Child, how_it_ended
 from paceline.processes.link import FDS_PER_MESSAGE, Link, pair
 from paceline.processes.restart import Restart
@@ -70,7 +71,6 @@ from paceline.web.messages import (
     TracesChanged,
     to_owner,
 )
-from paceline.web.profiling import Look
 from paceline.web.traces_api import TracesQuery, TraceView
 
 logger = log.get(__name__)
@@ -240,8 +240,9 @@ class Fronts:
         told = (each.result() for each in answers if each.done())
         return [each for each in told if each is not None]
 
-    def profile(self, index: int, look: Look) -> "asyncio.Future[msgspec.Raw]":
-        """What that front finds when it looks at itself, in JSON, or that it ended first."""
+    def profile(self, index: int, look: Look, model: str = "") -> "asyncio.Future[msgspec.Raw]":
+        """What that front finds when it looks at itself, or at its process of a model, in JSON, or
+        that it ended first."""
         if index >= len(self.slots):
             raise NotFound(
                 "there is no such front",
@@ -257,7 +258,7 @@ class Fronts:
         if not slot.ready or slot.link is None:
             raise Unavailable(f"front {index} is not ready", remedy="Try again in a moment.")
         slot.profiled = self._loop.create_future()
-        slot.link.send(Profile(look))
+        slot.link.send(Profile(look, model))
         return slot.profiled
 
     def end_profile(self, index: int) -> None:

@@ -19,13 +19,21 @@ from paceline.observe.board import Board
 from paceline.serve.judging import Label, Verdict
 from paceline.serve.knobs import MAX_IN_FLIGHT, rules
 from paceline.serve.model import Model, ModelSpec
+from paceline.serve.model_look import ModelLook
+from paceline.serve.model_process import ModelProcess
 from paceline.serve.notes import Notes, count
 from paceline.serve.reading import Reader
 from paceline.serve.runner import Runner
 from paceline.serve.samples import Samples
 from paceline.serve.steering import Move
 from paceline.serve.tally import Tally
-from paceline.terms.errors import Overloaded, PacelineError, Unavailable, UnknownModel
+from paceline.terms.errors import (
+    NotOffered,
+    Overloaded,
+    PacelineError,
+    Unavailable,
+    UnknownModel,
+)
 from paceline.terms.limits import DEADLINE_S, FEEDBACK_ANSWERS_LEAST, PARSE_IN_PLACE_BYTES
 from paceline.terms.metric import PLAN_VERSION
 from paceline.terms.plan import InForce
@@ -287,6 +295,17 @@ class Inference:
                 remedy=f"Its version is {place.spec.version}; or name none.",
             )
         return place
+
+    def look_into(self, model: str) -> ModelLook:
+        """A look at the process of a model in Python."""
+        found = self.place(model, None).model
+        if not isinstance(found, ModelProcess):
+            raise NotOffered(
+                f"{model} has no process of its own",
+                value=model,
+                remedy="It runs in its front: profile that.",
+            )
+        return found.look_into()
 
     def follow_traces(self, sample: float, on_keep: Callable[[Timeline], None] | None) -> None:
         """Which timelines are kept, and who hears of them, from now on."""

@@ -8,6 +8,7 @@ from paceline.gateway.prices import Priced
 from paceline.gateway.routes import Route
 from paceline.gateway.said.keep import Keep
 from paceline.gateway.upstream import Upstream
+from paceline.observe.looks import Look
 from paceline.serve.judging import Label, Verdict
 from paceline.serve.model import TensorSpec
 from paceline.serve.model_source import ModelSource
@@ -15,7 +16,6 @@ from paceline.serve.samples import Rows
 from paceline.terms.plan import Address, InForce, Prediction, Value
 from paceline.terms.span import Span
 from paceline.web.calls_api import CallView, Order
-from paceline.web.profiling import Look
 from paceline.web.traces_api import TracesQuery, TraceView
 
 
@@ -85,9 +85,11 @@ class TellCalls(msgspec.Struct, frozen=True, tag=True):
 
 
 class Profile(msgspec.Struct, frozen=True, tag=True):
-    """Look at yourself; answered by `Profiled`, at the end. One at a time."""
+    """Look at yourself, or at your process of a model; answered by `Profiled`, at the end. One at a
+    time."""
 
     look: Look
+    model: str = ""
 
 
 class EndProfile(msgspec.Struct, frozen=True, tag=True):

@@ -39,11 +39,17 @@ class ProfileBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "in ONNX, which is run for that in a process of its own."
         ),
     ] = "stacks"
-    process: Annotated[Literal["front", "owner"], Meta(description="Whose stacks or memory.")] = (
-        "front"
-    )
-    front: Annotated[int, Meta(ge=0, le=1000, description="Which front.")] = 0
-    model: Annotated[str, Meta(max_length=200, description="Whose operators.")] = ""
+    process: Annotated[
+        Literal["front", "owner", "model"],
+        Meta(
+            description="Whose stacks or memory. Models in Python have processes of their own, one "
+            "for each front."
+        ),
+    ] = "front"
+    front: Annotated[int, Meta(ge=0, le=1000, description="Which front, or the model's in it.")] = 0
+    model: Annotated[
+        str, Meta(max_length=200, description="Whose operators, or whose process.")
+    ] = ""
     seconds: Annotated[
         Annotated[float, Meta(ge=0.1, le=PROFILE_MOST_S)] | None,
         Meta(

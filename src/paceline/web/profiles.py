@@ -15,6 +15,7 @@ from typing import Literal, cast
 import msgspec
 
 from paceline.observe import log
+from paceline.observe.looks import Look
 from paceline.serve.model_source import ModelSource
 from paceline.serve.operators import OperatorRun
 from paceline.terms.errors import (
@@ -48,7 +49,7 @@ from paceline.web.profile_api import (
     ProfileQuery,
     ProfileView,
 )
-from paceline.web.profiling import Look, Profiling
+from paceline.web.profiling import Profiling
 
 logger = log.get(__name__)
 
@@ -160,22 +161,35 @@ class Profiles:
             found: asyncio.Future[Raw] = self._loop.create_future()
             self._own.begin(look, lambda raw: found.set_result(_raw.decode(raw)))
             return self._new(look.of, "owner", found, self._own.end)
-        of_front = self._fronts.profile(body.front, look)
+        model, whose = "", f"front {body.front}"
+        if body.process == "model":
+            model, whose = body.model, f"{body.model} of front {body.front}"
+            if not self._source(model).python:
+                raise NotOffered(
+                    f"{model} has no process of its own",
+                    value=model,
+                    remedy="It runs in its front: profile that, or the model's operators.",
+                )
+        of_front = self._fronts.profile(body.front, look, model)
         found = asyncio.ensure_future(_read(of_front))
         end = partial(self._fronts.end_profile, body.front)
-        return self._new(look.of, f"front {body.front}", found, end)
+        return self._new(look.of, whose, found, end)
+
+    def _source(self, model: str) -> ModelSource:
+        source = next((each for each in self._models if each.name == model), None)
+        if source is None:
+            raise UnknownModel.among(model, [each.name for each in self._models])
+        return source
 
     def _operators(self, body: ProfileBody, seconds: float) -> _Profile:
-        source = next((each for each in self._models if each.name == body.model), None)
-        if source is None:
-            raise UnknownModel.among(body.model, [each.name for each in self._models])
+        self._source(body.model)
         path = self._files.get(body.model)
         if path is None:
             raise NotOffered(
                 "this model is a callable of Python, which has no operators",
                 value=body.model,
-                remedy="Profile the callable itself, outside of the server: Python's own profilers "
-                "see into it.",
+                remedy="Look at the stacks of its process: `paceline profile NAME`, without --rows "
+                "and --length.",
             )
         if self._runs:
             raise Conflict(

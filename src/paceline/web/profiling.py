@@ -1,4 +1,5 @@
-"""One profile of this process, by order, in a thread beside its loop: stacks or memory.
+"""One profile of this process, by order, in a thread beside its loop: stacks or memory. Or of the
+process of a model, which looks at itself, while a thread here waits for what it finds.
 
 The thread ends by itself, whatever becomes of who asked, and ends with its process. What it found
 is made JSON there, for that can take longer than a loop may. Called by `front.py` for orders of the
@@ -9,31 +10,22 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Literal
+from typing import Protocol
 
 import msgspec
 
-from paceline.observe import holdings, log, stacks
-from paceline.observe.holdings import Memory
-from paceline.observe.stacks import Stacks
-from paceline.terms.errors import Conflict, PacelineError
-
-logger = log.get(__name__)
+from paceline.observe.looks import Found, Look, found
+from paceline.terms.errors import Conflict
 
 
-class Look(msgspec.Struct, frozen=True):
-    """What is to be looked at, and how long; memory without seconds is a look at the moment."""
+class Elsewhere(Protocol):
+    """A look at another process."""
 
-    of: Literal["stacks", "memory"]
-    seconds: float
+    def found(self, look: Look) -> Found:
+        """In a thread: it waits."""
+        ...
 
-
-class Found(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One of the three."""
-
-    stacks: Stacks | None = None
-    memory: Memory | None = None
-    error: dict[str, str] | None = None
+    def end(self) -> None: ...
 
 
 Told = Callable[[msgspec.Raw], None]
@@ -44,13 +36,15 @@ class Profiling:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._stop: threading.Event | None = None
+        self._elsewhere: Elsewhere | None = None
 
-    def begin(self, look: Look, told: Told) -> None:
+    def begin(self, look: Look, told: Told, elsewhere: Elsewhere | None = None) -> None:
         if self._stop is not None:
             raise Conflict(
                 "this process is being profiled already", remedy="Wait for its end, or end it."
             )
         self._stop = threading.Event()
+        self._elsewhere = elsewhere
         threading.Thread(
             target=self._work,
             args=(look, self._stop, asyncio.get_running_loop(), told),
@@ -62,29 +56,18 @@ class Profiling:
         """Soon, with what it has found until then."""
         if self._stop is not None:
             self._stop.set()
+            if self._elsewhere is not None:
+                self._elsewhere.end()
 
     def _work(
         self, look: Look, stop: threading.Event, loop: asyncio.AbstractEventLoop, told: Told
     ) -> None:
-        found = msgspec.Raw(msgspec.json.encode(self._found(look, stop)))
+        elsewhere = self._elsewhere
+        seen = found(look, stop, self._now) if elsewhere is None else elsewhere.found(look)
+        raw = msgspec.Raw(msgspec.json.encode(seen))
         with suppress(RuntimeError):  # the loop is closed: the process ends
-            loop.call_soon_threadsafe(self._ended, told, found)
-
-    def _found(self, look: Look, stop: threading.Event) -> Found:
-        try:
-            if look.of == "memory":
-                return Found(memory=holdings.look(look.seconds, stop))
-            return Found(stacks=stacks.take(look.seconds, stop, self._now))
-        except PacelineError as error:
-            return Found(error=error.as_fields())
-        except Exception as error:  # a bug of ours; whoever waits is told all the same
-            logger.exception("a profile failed inside Paceline", of=look.of)
-            told = PacelineError(
-                f"an unexpected error inside Paceline: {type(error).__name__}",
-                remedy="The server's log has the details.",
-            )
-            return Found(error=told.as_fields())
+            loop.call_soon_threadsafe(self._ended, told, raw)
 
     def _ended(self, told: Told, found: msgspec.Raw) -> None:
-        self._stop = None
+        self._stop = self._elsewhere = None
         told(found)

@@ -75,6 +75,7 @@ class Place:
         "in_hand",
         "kept",
         "memo",
+        "model",
         "name",
         "notes",
         "now",
@@ -102,6 +103,7 @@ class Place:
         notes: Notes | None = None,
     ) -> None:
         self.name = name
+        self.model = model
         self.spec = model.spec
         self.runner = runner
         self.reader = reader
