@@ -802,9 +802,9 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("harm", "words"),
     [
         (newer, "a newer Paceline wrote the journal"),
-        (truncated, "damaged"),
+        pytest.param(truncated, "damaged", marks=pytest.mark.slow),
         (emptied_but_for_a_page, "damaged"),
-        (foreign, "no journal of Paceline's"),
+        pytest.param(foreign, "no journal of Paceline's", marks=pytest.mark.slow),
         (no_database, "not a database"),
     ],
 )
