@@ -278,6 +278,7 @@ def test_no_network_says_so(start: Start) -> None:
     refused(run, errors.EXIT_UNREACHABLE, "does not answer", "Connection refused", "HTTPS_PROXY")
 
 
+@pytest.mark.slow
 def test_an_altered_package_is_named_and_not_installed(tree: Path, start: Start) -> None:
     lock(tree, "0" * 64)
     refused(start(), errors.EXIT_START, "not the one that the lock names", BUILD_TOOL)

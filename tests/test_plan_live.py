@@ -734,6 +734,7 @@ def test_a_shell_that_is_hung_up_on_stops_its_server(tmp_path: Path, shells: int
     assert "the terminal was closed" in server.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_disowned_server_outlives_its_terminal_and_reads_settings_when_told(
     tmp_path: Path,
 ) -> None:
