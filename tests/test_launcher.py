@@ -18,6 +18,7 @@ import sys
 import textwrap
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -126,9 +127,11 @@ def test_first_start_shows_its_own_progress_and_the_second_needs_only_the_enviro
     mine, theirs = pty.openpty()
     command = [str(tree / "paceline"), "up", "a b"]
     env = environ(wheels, TERM="xterm")
-    first = subprocess.run(command, env=env, stderr=theirs, stdout=subprocess.PIPE, text=True)
-    os.close(theirs)
-    shown = everything(mine)
+    with ThreadPoolExecutor(1) as reader:  # who is not read writes no more than a terminal holds
+        seen = reader.submit(everything, mine)
+        first = subprocess.run(command, env=env, stderr=theirs, stdout=subprocess.PIPE, text=True)
+        os.close(theirs)
+        shown = seen.result()
     assert first.returncode == 0
     assert '"arguments": ["up", "a b"]' in first.stdout
     assert "\r\x1b[2KFetching packages" in shown
@@ -278,6 +281,7 @@ def test_no_network_says_so(start: Start) -> None:
     refused(run, errors.EXIT_UNREACHABLE, "does not answer", "Connection refused", "HTTPS_PROXY")
 
 
+@pytest.mark.slow
 def test_an_altered_package_is_named_and_not_installed(tree: Path, start: Start) -> None:
     lock(tree, "0" * 64)
     refused(start(), errors.EXIT_START, "not the one that the lock names", BUILD_TOOL)

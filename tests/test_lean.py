@@ -88,14 +88,16 @@ def native_libraries(pid: int) -> set[str]:
 
 
 def test_a_server_imports_nothing_heavy_and_its_owner_no_model_runtime(tmp_path: Path) -> None:
-    """The owner has numpy for its history, imported once a front is ready."""
+    """The owner has numpy for its history, imported once a front is ready; it relays no calls."""
     with Server(tmp_path / "state", "--fronts", "1", environ=TELL_IMPORTS) as server:
         assert server.ask("GET", "/metrics").status == 200
         assert native_libraries(server.process.pid) <= {"numpy"}
         # The same look finds them where they belong, so it would have found them above.
         assert [native_libraries(pid) for pid in server.fronts] == [set(NATIVE)]
-    told = imported(server.log.read_text())
+    log = server.log.read_text()
+    told = imported(log)
     assert told >= {"paceline", *NATIVE}
+    assert len(re.findall(r" paceline\.gateway\.relay$", log, re.MULTILINE)) == 1, "the front's"
     assert told & HEAVY == set()
 
 

@@ -734,6 +734,7 @@ def test_a_shell_that_is_hung_up_on_stops_its_server(tmp_path: Path, shells: int
     assert "the terminal was closed" in server.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_disowned_server_outlives_its_terminal_and_reads_settings_when_told(
     tmp_path: Path,
 ) -> None:
@@ -802,9 +803,9 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("harm", "words"),
     [
         (newer, "a newer Paceline wrote the journal"),
-        (truncated, "damaged"),
+        pytest.param(truncated, "damaged", marks=pytest.mark.slow),
         (emptied_but_for_a_page, "damaged"),
-        (foreign, "no journal of Paceline's"),
+        pytest.param(foreign, "no journal of Paceline's", marks=pytest.mark.slow),
         (no_database, "not a database"),
     ],
 )

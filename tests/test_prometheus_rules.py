@@ -86,7 +86,13 @@ def test_promtool_accepts_the_rules(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("promtool")
-@pytest.mark.parametrize("cases", [OUTAGE, FEW_AND_MANY], ids=["outage", "few and many"])
+@pytest.mark.parametrize(
+    "cases",
+    [
+        pytest.param(OUTAGE, id="outage", marks=pytest.mark.slow),
+        pytest.param(FEW_AND_MANY, id="few and many"),
+    ],
+)
 def test_prometheus_finds_what_we_find(tmp_path: Path, cases: str) -> None:
     """A total outage after 52 s, give or take what Prometheus makes up at the ends of a window; and
     of a handful of requests nothing."""

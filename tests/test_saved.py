@@ -232,16 +232,19 @@ def test_a_file_that_is_emptied_before_it_is_written_keeps_its_pins(
     until(lambda: max_rows(server) == 6)
 
 
-def test_a_save_is_not_logged_under_the_call_that_began_the_watch(tmp_path: Path) -> None:
-    file = tmp_path / "paceline.toml"
-    file.write_text("")
-    with Server(tmp_path / "state", "--config", str(file)) as server:
-        file.write_text("[server]\nreload_on_save = true\n")
-        reloaded = server.ask("POST", "/api/config/reload", None, {"x-request-id": "the-call"})
-        assert reloaded.status == 200
-        file.write_text("[server]\nreload_on_save = true\ndrain_s = 2\n")
-        until(lambda: "was saved" in server.log.read_text())
-    lines = [line for line in server.log.read_text().splitlines() if "read again" in line]
+def test_a_save_is_not_logged_under_the_call_that_began_the_watch(
+    watched: tuple[Server, Path],
+) -> None:
+    server, file = watched
+    file.write_text("[server]\n")
+    until(lambda: not server.ask("POST", "/api/config/reload").json["changed"])
+    before = len(server.log.read_text())
+    file.write_text("[server]\nreload_on_save = true\n")
+    reloaded = server.ask("POST", "/api/config/reload", None, {"x-request-id": "the-call"})
+    assert reloaded.status == 200
+    file.write_text("[server]\nreload_on_save = true\ndrain_s = 2\n")
+    until(lambda: "was saved" in server.log.read_text()[before:])
+    lines = [line for line in server.log.read_text()[before:].splitlines() if "read again" in line]
     assert ["[the-call]" in line for line in lines] == [True, False]
 
 

@@ -237,7 +237,13 @@ def apart(*arguments: str) -> Done:
     ("command", "arguments", "status", "says"),
     [
         (here, ["nothing.onnx"], EXIT_START, ["no model file for `nothing`", "/nothing.onnx"]),
-        (apart, ["broken.onnx"], EXIT_START, ["cannot load the model `broken`", "complete"]),
+        pytest.param(
+            apart,
+            ["broken.onnx"],
+            EXIT_START,
+            ["cannot load the model `broken`", "complete"],
+            marks=pytest.mark.slow,
+        ),
         (here, ["nothing.py:f"], EXIT_START, ["no model file", "/nothing.py"]),
         (apart, ["broken.py:f"], EXIT_START, ["NameError: name 'oops'", "broken.py:f"]),
         (here, ["model.pt"], EXIT_START, ["names no model", "my_model.py:predict"]),

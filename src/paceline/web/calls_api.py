@@ -6,15 +6,17 @@ call is in it, and nothing of it is written anywhere. Operations are added by th
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from paceline.gateway.prices import usd
-from paceline.gateway.relay import Timeline
 from paceline.terms.limits import LLM_CALLS_TOLD
 from paceline.web.operations import AnyDeclaration, Declaration, Operation
+
+if TYPE_CHECKING:  # the owner relays nothing, and spares itself a tenth of its imports
+    from paceline.gateway.relay import Timeline
 
 Order = Literal["newest", "slowest"]
 Ms = Annotated[float, Meta(description="Milliseconds since the head of the call was there.")]
@@ -103,7 +105,7 @@ def chosen(calls: Iterable[CallView], order: Order, most: int) -> tuple[CallView
 
 
 def recent(
-    timelines: Sequence[Timeline], order: Order, most: int, now: float, wall: float
+    timelines: "Sequence[Timeline]", order: Order, most: int, now: float, wall: float
 ) -> tuple[CallView, ...]:
     """What one front tells; the last in `timelines` ended last."""
     if order == "slowest":
@@ -113,7 +115,7 @@ def recent(
     return tuple(_view(each, wall - now) for each in kept)
 
 
-def _view(timeline: Timeline, since_s: float) -> CallView:
+def _view(timeline: "Timeline", since_s: float) -> CallView:
     received_s, usage = timeline.received_s, timeline.usage
 
     def ms(moment_s: float) -> float:
@@ -149,7 +151,7 @@ def _view(timeline: Timeline, since_s: float) -> CallView:
     )
 
 
-def _outcome(timeline: Timeline) -> str:
+def _outcome(timeline: "Timeline") -> str:
     if timeline.status == 0:
         return "left"
     if not timeline.tried:
