@@ -84,7 +84,7 @@ def show(
     for line in _head(plan, there, told):
         print(line)
     print()
-    for line in _table(knobs) if knobs else ["It has no knobs; the first start gives it some."]:
+    for line in _table(knobs) if knobs else ["It has no knobs; the first start with a model gives it some."]:
         print(line)
     if len(knobs) == 1:
         print()
