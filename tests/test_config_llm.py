@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from paceline.cli.started import say
 from paceline.config.source import Loaded
 from paceline.gateway.prices import FREE, Price, Priced
 from paceline.gateway.providers.simulated import MODELS
@@ -48,6 +49,15 @@ def test_a_key_in_the_environment_brings_its_provider(tmp_path: Path) -> None:
 def test_a_file_that_names_providers_has_all_of_them(tmp_path: Path) -> None:
     found = loaded(tmp_path, LOCAL, {"OPENAI_API_KEY": "k"})
     assert [each.name for each in found.providers] == ["local"]
+
+
+def test_a_gateway_serves_no_example_unless_it_is_named(tmp_path: Path) -> None:
+    assert [each.name for each in loaded(tmp_path, "").models] == ["digits"]
+    assert loaded(tmp_path, LOCAL).models == ()
+    found = loaded(tmp_path, LOCAL + "[models.digits]\n")
+    assert [each.name for each in found.models] == ["digits"]
+    environ = {"ANTHROPIC_API_KEY": "k"}  # it may be there for something else
+    assert [each.name for each in loaded(tmp_path, "", environ).models] == ["digits"]
 
 
 def test_a_known_provider_needs_no_more_than_its_name(tmp_path: Path) -> None:
@@ -234,3 +244,12 @@ def test_prices_have_a_bound(tmp_path: Path) -> None:
     text = LOCAL + "".join(each.format(number) for number in range(PRICES + 1))
     with pytest.raises(LimitReached, match="prices"):
         loaded(tmp_path, text)
+
+
+def test_who_starts_a_gateway_is_shown_what_it_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say(loaded(tmp_path, LOCAL), "http://here", {}, as_json=False)
+    said = capsys.readouterr().out
+    assert "  try    curl http://here/v1/models\n" in said
+    assert "model  " not in said

@@ -55,6 +55,9 @@ Expect = Annotated[
 Most = Annotated[int, typer.Option("-n", help="The most to show.", min=1, max=JOURNAL_PAGE_ENTRIES)]
 
 
+NO_KNOBS = "It has no knobs; the first start with a model gives it some."
+
+
 # --- Looking --------------------------------------------------------------------------------------
 
 
@@ -84,7 +87,7 @@ def show(
     for line in _head(plan, there, told):
         print(line)
     print()
-    for line in _table(knobs) if knobs else ["It has no knobs; the first start gives it some."]:
+    for line in _table(knobs) if knobs else [NO_KNOBS]:
         print(line)
     if len(knobs) == 1:
         print()

@@ -41,7 +41,6 @@ def say(
     models = "".join(f"  model  {_about(each)}\n" for each in loaded.models[:MODELS_SHOWN])
     if len(loaded.models) > MODELS_SHOWN:
         models += f"         and {len(loaded.models) - MODELS_SHOWN} more\n"
-    first = loaded.models[0].name
     print(
         f"Paceline {paceline.__version__} answers at {address}\n"
         f"\n"
@@ -52,10 +51,17 @@ def say(
         f"{state_note}\n"
         f"{config}"
         f"\n"
-        f"  try    {curl(address, first, takes.get(first, ()), key)}\n"
+        f"  try    {_to_try(loaded, address, takes, key)}\n"
         f"  stop   Ctrl-C here, or: curl -X POST {address}/api/shutdown{key}\n",
         flush=True,
     )
+
+
+def _to_try(loaded: "Loaded", address: str, takes: "Takes", key: str) -> str:
+    if not loaded.models:  # a gateway
+        return f"curl {address}/v1/models{key}"
+    first = loaded.models[0].name
+    return curl(address, first, takes.get(first, ()), key)
 
 
 def _of_llm(loaded: "Loaded") -> str:

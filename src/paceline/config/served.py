@@ -28,7 +28,8 @@ class Only(NamedTuple):
 
 def named(tree: Mapping[str, Any] | None, shipped: Sequence[str]) -> list[str]:
     """Those a file speaks of: shipped ones, and others that say what they are loaded from. Where
-    it speaks of none, all that are shipped."""
+    it speaks of none, all that are shipped; but none where it names providers of LLMs: an example
+    beside them would cost a gateway half of a front's memory, and nobody asked for it."""
     said = {} if tree is None else tree.get("models", {})
     if not isinstance(said, dict):
         return [*shipped]
@@ -39,6 +40,8 @@ def named(tree: Mapping[str, Any] | None, shipped: Sequence[str]) -> list[str]:
             value=len(found),
             remedy=f"Name up to {MODELS}, and start another server for the others.",
         )
+    if not found and tree is not None and tree.get("providers"):
+        return []
     return found or [*shipped]
 
 

@@ -121,7 +121,7 @@ class UnknownModel(NotFound):
     def among(cls, name: str, models: Sequence[str]) -> Self:
         near = get_close_matches(name[:64], models, n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
-        remedy = f"{hint}Models here: {', '.join(models)}."
+        remedy = f"{hint}Models here: {', '.join(models) or 'none'}."
         return cls("no model has this name", value=name, remedy=remedy)
 
 
