@@ -499,10 +499,11 @@ def test_a_running_server_follows_its_settings_of_traces(tmp_path: Path) -> None
             assert reload(f'otlp_endpoint = "{another}"\n').status == 200
             asks("two")
             heard(second, "two")
-            assert counted_by(server) == {
-                "sent": len(first.spans) + len(second.spans),
-                "dropped": 0.0,
-            }
+            until(
+                "all that was heard is counted",
+                lambda: counted_by(server).get("sent") == len(first.spans) + len(second.spans),
+            )
+            assert counted_by(server)["dropped"] == 0.0
 
             refused = reload(f'otlp_endpoint = "{url}"\nheaders_env = "NOT_THERE"\n')
             assert refused.status == 400
