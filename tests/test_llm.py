@@ -513,8 +513,8 @@ def test_calls_in_hand_are_answered_when_the_server_stops(place: Place) -> None:
         told = [place.server.ask("POST", path, chat("far/x")) for path in (CHAT, MESSAGES)]
         heard = raw.rest()
     openai, anthropic = told
-    assert (openai.status, error(openai)["code"]) == (503, "draining")
-    assert (anthropic.status, error(anthropic, "anthropic")["type"]) == (529, "overloaded_error")
+    assert (openai.status, openai.json["error"]["code"]) == (503, "draining")
+    assert (anthropic.status, anthropic.json["error"]["type"]) == (529, "overloaded_error")
     assert {each.headers["x-should-retry"] for each in told} == {"true"}
     assert b'"code":"draining"' in heard
     assert not heard.endswith(b"0\r\n\r\n")

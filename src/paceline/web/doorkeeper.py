@@ -6,7 +6,6 @@ than a request line and never serves one. Called by the owner.
 """
 
 import asyncio
-import secrets
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -175,7 +174,8 @@ class Doorkeeper:
 
 
 def _refusal(connection: socket.socket, error: PacelineError) -> bytes:
-    """As the caller's SDK expects it, where its address is one of theirs."""
+    """As the caller's SDK expects it, where its address is one of theirs; without an id, for nothing
+    else is told of this request."""
     try:
         path = _path(connection.recv(LINE_BYTES, socket.MSG_PEEK).partition(b"\r\n")[0])
     except OSError:  # nothing has come of it
@@ -183,7 +183,8 @@ def _refusal(connection: socket.socket, error: PacelineError) -> bytes:
     if not path.startswith(b"/v1/"):
         return raw_response(error)
     dialect: Dialect = "anthropic" if path.startswith(b"/v1/messages") else "openai"
-    return raw_answer(*failures.refused(dialect, error, secrets.token_hex(8)))
+    status, headers, body = failures.refused(dialect, error, "")
+    return raw_answer(status, [each for each in headers if each[1]], body)
 
 
 def _path(line: bytes) -> bytes:
