@@ -468,6 +468,23 @@ def counted_by(server: Server) -> dict[str, float]:
     return {outcome: float(count) for outcome, count in found}
 
 
+def test_a_receiver_that_a_reload_names_gets_spans(tmp_path: Path) -> None:
+    file = tmp_path / "paceline.toml"
+    file.write_text("[models.digits]\n")
+    options = ("--drain-s", "1", "--fronts", "1", "--config", str(file))
+    with listening() as (ear, url), Server(tmp_path / "state", *options) as server:
+        file.write_text(f'[models.digits]\n[traces]\notlp_endpoint = "{url}"\n')
+        told = server.ask("POST", "/api/config/reload", {}).json
+        assert (told["changed"], told["needs_restart"]) == (["traces.otlp_endpoint"], [])
+        server.ask("POST", "/predict/digits", digits.SAMPLE_ROW, headers={"traceparent": SAID})
+        ear.until(lambda spans: of_trace(spans, TRACE))
+        file.write_text(file.read_text() + 'headers_env = "NOT_THERE"\n')
+        refused = server.ask("POST", "/api/config/reload", {})
+        assert refused.status == 400
+        assert "start the server anew" in refused.json["remedy"]
+
+
+@pytest.mark.slow
 def test_a_running_server_follows_its_settings_of_traces(tmp_path: Path) -> None:
     """Another receiver, another one, none; and what cannot be followed changes nothing."""
     file = tmp_path / "paceline.toml"
