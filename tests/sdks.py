@@ -21,7 +21,7 @@ else:
             self._name = name
 
         def __getattr__(self, name: str) -> Any:
-            if name.startswith("_"):  # pytest looks whether it is a fixture, a test, a mock
+            if name.startswith(("__", "_pytest", "_mock")):  # it looks whether this is a fixture
                 raise AttributeError(name)
             return getattr(import_module(self._name), name)
 

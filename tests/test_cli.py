@@ -100,16 +100,22 @@ MISTAKES = [
     (["key", "revoke", "nobody"], EXIT_USAGE, "--state"),
 ]
 STARTS_IN_VAIN = [
-    (["up", "--insecure", "--host", "no.such.host.invalid"], EXIT_START, "--host"),
     (["up", "--insecure", "--host", "192.0.2.1"], EXIT_START, "192.0.2.1"),
     (["up", "--host", "0.0.0.0"], EXIT_START, "paceline key create"),
+]
+MORE_STARTS_IN_VAIN = [
+    (["up", "--insecure", "--host", "no.such.host.invalid"], EXIT_START, "--host"),
     (["up", "--require-keys"], EXIT_START, "paceline key create"),
 ]
 
 
 @pytest.mark.parametrize(
     ("command", "arguments", "status", "says"),
-    [*((here, *each) for each in MISTAKES), *((paceline, *each) for each in STARTS_IN_VAIN)],
+    [
+        *((here, *each) for each in MISTAKES),
+        *((paceline, *each) for each in STARTS_IN_VAIN),
+        *(pytest.param(paceline, *each, marks=pytest.mark.slow) for each in MORE_STARTS_IN_VAIN),
+    ],
 )
 def test_wrong_turns_say_what_to_do(
     tmp_path: Path, command: Callable[..., Done], arguments: list[str], status: int, says: str

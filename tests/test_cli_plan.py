@@ -437,6 +437,7 @@ def test_a_long_history_is_told_in_pages(still: Ground, capsys: pytest.CaptureFi
 ROW = list(digits.SAMPLE_ROW)
 
 
+@pytest.mark.slow  # test_plan_live.py asks a server that many share
 def test_the_very_next_inference_obeys(ground: Ground, command: Command) -> None:
     with ground.serve() as server:
         for knob, value, body, status in (
