@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kernel import state
 from paceline.clock import RealClock
 from paceline.gateway import anthropic, openai
 from paceline.gateway.asking import written
@@ -139,6 +140,7 @@ def test_a_process_that_dies_is_told_once_and_comes_back() -> None:
         first = it.beside.pid
         assert first is not None
         os.kill(first, signal.SIGSTOP)
+        await until(lambda: state(first) == "T")
         lost, next_one = it.read(chat()), it.read(chat())
         await until(lambda: it.beside._worker._current)
         os.kill(first, signal.SIGKILL)

@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from kernel import state
 from paceline.access.keys import KeyFile
 from paceline.cli import flame, profile, profile_page, profiled
 from paceline.cli.reach import Method
@@ -77,10 +78,12 @@ def taken(seconds: float, periods: int = 1) -> Stacks:
     return stacks.take(seconds, ticks, lambda: ticks.now_s, HZ)
 
 
-def innermost(name: str) -> CodeType:
-    (ident,) = (each.ident for each in threading.enumerate() if each.name == name)
-    assert ident is not None
-    return sys._current_frames()[ident].f_code
+def waits_at(name: str, code: CodeType) -> bool:
+    """For the kernel too: in that function it may still be on its way."""
+    (thread,) = (each for each in threading.enumerate() if each.name == name)
+    assert thread.ident is not None
+    at = sys._current_frames()[thread.ident].f_code
+    return at is code and state("self", thread.native_id) == "S"
 
 
 @contextmanager
@@ -111,7 +114,7 @@ def test_a_thread_that_works_is_told_from_one_that_waits(
         end.wait()
 
     with running(spins, waits):
-        until("it waits", lambda: innermost("waits") is threading.Condition.wait.__code__)
+        until("it waits", lambda: waits_at("waits", threading.Condition.wait.__code__))
         try:
             found = taken(2.0)
         finally:

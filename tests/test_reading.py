@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from kernel import state
 from paceline.clock import RealClock
 from paceline.serve import reading
 from paceline.serve.model import ModelSpec, TensorSpec
@@ -32,6 +33,7 @@ SPEC = ModelSpec(
     (TensorSpec("y", "FP32", (-1,)),),
     padding={"x": 0.0},
 )
+
 TEXT = ModelSpec("t", "1", (TensorSpec("x", "BYTES", (-1, -1)),), SPEC.outputs)
 TWO = ModelSpec("two", "1", (TensorSpec("a", "INT64", (-1,)), *SPEC.inputs), SPEC.outputs)
 MANY = 40_000
@@ -262,6 +264,7 @@ def test_one_that_dies_costs_what_it_held_and_nothing_else() -> None:
         died = each.reader.pid
         assert died is not None
         os.kill(died, signal.SIGSTOP)
+        await until(lambda: state(died) == "T")
         held, waits = each.ask(body()), each.ask(body())
         await until(lambda: each.reader._worker._current is not None)
         os.kill(died, signal.SIGKILL)
