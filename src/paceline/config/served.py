@@ -29,7 +29,7 @@ class Only(NamedTuple):
 def named(tree: Mapping[str, Any] | None, shipped: Sequence[str]) -> list[str]:
     """Those a file speaks of: shipped ones, and others that say what they are loaded from. Where
     it speaks of none, all that are shipped; but none where it names providers of LLMs: an example
-    beside them would cost a gateway half of a front's memory, and nobody asked for it."""
+    beside them would cost each front of a gateway 14 MB, and nobody asked for it."""
     said = {} if tree is None else tree.get("models", {})
     if not isinstance(said, dict):
         return [*shipped]
