@@ -101,7 +101,7 @@ def front(folder: Path, settings: str, bounds: Mapping[str, float]) -> Iterator[
     """`settings` is its paceline.toml; `bounds` are those of terms/limits.py that are others."""
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(SITE)
-    (folder / "paceline.toml").write_text(settings)
+    (folder / "paceline.toml").write_text(f"[models.digits]\n{settings}")
     paths = [str(folder / "site"), os.environ.get("PYTHONPATH", "")]
     environ = {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),

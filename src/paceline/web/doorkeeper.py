@@ -174,8 +174,8 @@ class Doorkeeper:
 
 
 def _refusal(connection: socket.socket, error: PacelineError) -> bytes:
-    """As the caller's SDK expects it, where its address is one of theirs; without an id, for nothing
-    else is told of this request."""
+    """As the caller's SDK expects it, where its address is one of theirs; without an id, for
+    nothing else is told of this request."""
     try:
         path = _path(connection.recv(LINE_BYTES, socket.MSG_PEEK).partition(b"\r\n")[0])
     except OSError:  # nothing has come of it
