@@ -27,6 +27,8 @@ from benchmarks.peers.gateways.nginx import NGINX
 
 OURS = "paceline"
 AGAIN = "paceline-again"
+AT_ONCE = "paceline-at-once"
+"""Its streams begin with their first event, and not with their first content."""
 LITELLM = "litellm"
 
 RATE = 200
@@ -109,6 +111,8 @@ def lines(cells: Cells) -> Iterator[Line]:
     first = streaming(cells, "added_first_p50_ms", OURS, FIRST_GAP_MS)
     text = f"50 streams at {FIRST_GAP_MS} ms gaps, added to the first byte, p50"
     yield Line(text, _of(first), FIRST_MS, "ms", is_most=True)
+    first = streaming(cells, "added_first_p50_ms", AT_ONCE, FIRST_GAP_MS)
+    yield Line(f"{text}, with begin_ms = 0", _of(first), FIRST_MS, "ms", is_most=True)
     used = memory(cells, "mb", OURS)
     yield Line("memory after 50,000 calls", _of(used), MEMORY_MB, "MB", is_most=True)
     grown = flat(cells, "growth_mb", OURS)

@@ -370,6 +370,34 @@ def test_a_translated_stream_begins_too() -> None:
     at(scenario, FOREIGN)
 
 
+def test_where_it_need_not_wait_a_stream_begins_with_its_first_event() -> None:
+    async def scenario(it: Place) -> None:
+        _, sink = it.ask(size=2, stream=True)
+        first = b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n'
+        it.far.last.streams(first)
+        await it.clock.until(0.001)
+        assert sink.wrote.startswith(b"HTTP/1.1 200 OK")
+        assert first in sink.wrote
+        await it.clock.until(1.0)
+        it.far.last.heard.body(HEL + STOP + DONE)
+        it.far.last.ends()
+        await it.clock.until(1.1)
+        assert sink.wrote.endswith(b"0\r\n\r\n")
+        assert sink.wrote.count(b'"content":"Hel"') == 1
+
+    at(scenario, route(["first"], ["second"], begins_s=0.0))
+
+
+def test_where_it_need_not_wait_an_error_that_comes_first_has_its_status() -> None:
+    async def scenario(it: Place) -> None:
+        _, sink = it.ask(size=2, stream=True)
+        it.far.last.streams(b'data: {"error":{"message":"no","code":400}}\n\n')
+        await it.clock.until(0.001)
+        assert sink.wrote.startswith(b"HTTP/1.1 400")
+
+    at(scenario, route(["first"], begins_s=0.0))
+
+
 # --- What may be billed all the same --------------------------------------------------------------
 
 

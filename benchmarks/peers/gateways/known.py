@@ -7,7 +7,12 @@ from benchmarks.peers.gateways.fastapi_httpx import FASTAPI_HTTPX
 from benchmarks.peers.gateways.gateway import Gateway, Place
 from benchmarks.peers.gateways.litellm import LITELLM, LITELLM_TWO_WORKERS
 from benchmarks.peers.gateways.nginx import NGINX
-from benchmarks.peers.gateways.paceline import PACELINE, PACELINE_AGAIN, PACELINE_TWO_FRONTS
+from benchmarks.peers.gateways.paceline import (
+    PACELINE,
+    PACELINE_AGAIN,
+    PACELINE_AT_ONCE,
+    PACELINE_TWO_FRONTS,
+)
 from benchmarks.peers.gateways.portkey import PORTKEY
 
 
@@ -34,6 +39,7 @@ GATEWAYS: dict[str, Gateway] = {
         PACELINE,
         PACELINE_TWO_FRONTS,
         PACELINE_AGAIN,
+        PACELINE_AT_ONCE,
         LITELLM,
         LITELLM_TWO_WORKERS,
         PORTKEY,

@@ -1,7 +1,8 @@
 """Ours, from this checkout, as one would run it: keys required, recording on, one provider.
 
 All that this benchmark knows of our settings and options is here. The same twice under two names is
-what two runs of one gateway differ by.
+what two runs of one gateway differ by. One has streams begin with their first event, and not with
+their first content, until which a call could still go elsewhere.
 """
 
 import json
@@ -28,7 +29,13 @@ models = ["{MODEL}"]
 """
 
 
-def _command(place: Place, fronts: int) -> Command:
+AT_ONCE = f"""[routes."{MODEL}"]
+targets = ["bench/{MODEL}"]
+begin_ms = 0
+"""
+
+
+def _command(place: Place, fronts: int, routes: str) -> Command:
     paceline = [sys.executable, "-m", "paceline"]
     state = ["--state", str(place.folder / "state")]
     made = subprocess.run(
@@ -37,7 +44,7 @@ def _command(place: Place, fronts: int) -> Command:
     if made.returncode:
         raise Unavailable(f"no key was made: {made.stderr.strip()[-300:]}")
     config = place.folder / "paceline.toml"
-    config.write_text(settings(place.upstream))
+    config.write_text(settings(place.upstream) + routes)
     up = [*paceline, "up", "--config", str(config), "--port", str(place.port), *state]
     return Command(
         [*up, "--fronts", str(fronts), "--require-keys"],
@@ -51,10 +58,18 @@ def _version(_peers: Path) -> str:
 
 
 def paceline(
-    name: str, *, fronts: int = 1, whats: tuple[str, ...] = (), extra: bool = False
+    name: str,
+    *,
+    fronts: int = 1,
+    routes: str = "",
+    whats: tuple[str, ...] = (),
+    extra: bool = False,
 ) -> Gateway:
     told = f"fronts: {fronts}, keys required, recording on"
-    return Gateway(name, told, partial(_command, fronts=fronts), _version, whats, extra)
+    if routes:
+        told += f"; {' '.join(routes.split())}"
+    command = partial(_command, fronts=fronts, routes=routes)
+    return Gateway(name, told, command, _version, whats, extra)
 
 
 PACELINE = paceline("paceline")
@@ -64,3 +79,4 @@ PACELINE_AGAIN = paceline(
 PACELINE_TWO_FRONTS = paceline(
     "paceline-2-fronts", fronts=2, whats=("start", "memory", "throughput", "latency"), extra=True
 )
+PACELINE_AT_ONCE = paceline("paceline-at-once", routes=AT_ONCE, whats=("streaming",), extra=True)

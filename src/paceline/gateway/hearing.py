@@ -87,6 +87,10 @@ class Listener(Protocol):
     usage: Usage | None
 
     @property
+    def at_once(self) -> bool:
+        """Whether a stream begins with its first event, whatever that is."""
+
+    @property
     def told(self) -> Writer: ...
 
     @property
@@ -526,6 +530,9 @@ class Attempt:
     def _pass_events(self, run: Listener, seen: Passing, events: list[sse.Event]) -> None:
         if run.committed is not self:
             events = self._hold(run, seen, events)
+            if run.at_once and self._parts and self.running is not DEAF:
+                run.heard(self)
+                self.begin_silent()
         if events:
             self._go_on(run, seen, zip(events, map(seen.see, events), strict=True))
 

@@ -278,6 +278,10 @@ class Run:
         )
         self._obey(attempts.start(now))
 
+    @property
+    def at_once(self) -> bool:
+        return self.route.begins_s == 0
+
     # --- What the caller tells --------------------------------------------------------------------
 
     def stop(self) -> None:
