@@ -141,8 +141,9 @@ def test_a_process_that_dies_is_told_once_and_comes_back() -> None:
         assert first is not None
         os.kill(first, signal.SIGSTOP)
         await until(lambda: state(first) == "T")
-        lost, next_one = it.read(chat()), it.read(chat())
+        lost = it.read(chat())
         await until(lambda: it.beside._worker._current)
+        next_one = it.read(chat())
         os.kill(first, signal.SIGKILL)
         assert isinstance(await lost, Unavailable)
         assert isinstance(await next_one, Asked)

@@ -265,8 +265,9 @@ def test_one_that_dies_costs_what_it_held_and_nothing_else() -> None:
         assert died is not None
         os.kill(died, signal.SIGSTOP)
         await until(lambda: state(died) == "T")
-        held, waits = each.ask(body()), each.ask(body())
+        held = each.ask(body())
         await until(lambda: each.reader._worker._current is not None)
+        waits = each.ask(body())
         os.kill(died, signal.SIGKILL)
         error = await held
         assert isinstance(error, Unavailable)
