@@ -19,6 +19,7 @@ from paceline.terms.limits import LLM_BODY_BYTES
 from servers import Answer, Server
 from test_cli import Done, here
 from test_connections import JSON, Raw, post
+from test_plan_live import until
 
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"
@@ -500,6 +501,12 @@ def test_a_provider_that_costs_is_off_until_somebody_says_otherwise(
     assert "no budget" in place.server.log.read_text()
 
 
+def test_a_gateway_alone_says_how_a_model_would_be_served(place: Place) -> None:
+    refused = place.ask("/predict/digits", [0])
+    assert (refused.status, refused.json["code"]) == (404, "unknown_model")
+    assert "[models." in refused.json["remedy"]
+
+
 def test_calls_in_hand_are_answered_when_the_server_stops(place: Place) -> None:
     """The last, for it stops the server."""
     place.far.next(HEAD, CHUNK)
@@ -508,8 +515,7 @@ def test_calls_in_hand_are_answered_when_the_server_stops(place: Place) -> None:
         while CONTENT not in raw.heard:
             raw.heard += raw.socket.recv(65536)
         place.server.process.terminate()
-        while "stopping" not in place.server.log.read_text():
-            threading.Event().wait(0.01)
+        until("it stops", lambda: "stopping" in place.server.log.read_text())
         told = [place.server.ask("POST", path, chat("far/x")) for path in (CHAT, MESSAGES)]
         heard = raw.rest()
     openai, anthropic = told

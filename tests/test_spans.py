@@ -183,7 +183,7 @@ def simulated(story: Callable[[SpanPost, Ear, SimulatedClock], Any], *answers: V
 
 
 def counted(post: SpanPost) -> dict[str, float]:
-    return {each.labels[0]: float(each.value) for each in post.measure()}  # type: ignore[arg-type]
+    return {how: float(count) for how, count in post.counts().items()}
 
 
 def test_what_comes_together_goes_together() -> None:

@@ -95,12 +95,14 @@ def refused(
     after_s: float | None = None,
     retry: bool | None = None,
 ) -> Reply:
-    """An error of ours as a whole answer. `after_s`: from when on it may go better; `retry`:
-    whether the SDK shall try again, where the error alone does not say it."""
+    """An error of ours as a whole answer. `request_id` is empty where it has none; `after_s`: from
+    when on it may go better; `retry`: whether the SDK shall try again, where the error alone does
+    not say it."""
     status = status_of(dialect, error)
     body = orjson.dumps(_said(dialect, error, request_id))
     headers = [each for each in error_headers(error, body) if each[0] != b"retry-after"]
-    headers.append((REQUEST_ID[dialect], request_id.encode()))
+    if request_id:
+        headers.append((REQUEST_ID[dialect], request_id.encode()))
     if retry is None:
         retry = RETRY.get(error.code)
     if after_s is None and retry:

@@ -121,7 +121,10 @@ class UnknownModel(NotFound):
     def among(cls, name: str, models: Sequence[str]) -> Self:
         near = get_close_matches(name[:64], models, n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
-        remedy = f"{hint}Models here: {', '.join(models) or 'none'}."
+        if models:
+            remedy = f"{hint}Models here: {', '.join(models)}."
+        else:
+            remedy = "This server has none; name one in its settings, as in [models.digits]."
         return cls("no model has this name", value=name, remedy=remedy)
 
 

@@ -28,8 +28,6 @@ from paceline.terms.limits import (
     SPANS_SEND_S,
     SPANS_SENT,
 )
-from paceline.terms.measurement import Measurement
-from paceline.terms.metric import SPANS
 from paceline.terms.span import Span, Value
 from paceline.watch import otlp
 from paceline.watch.otlp import Verdict
@@ -84,10 +82,9 @@ class SpanPost:
         self._dropped += len(self._held)
         self._held.clear()
 
-    def measure(self) -> list[Measurement]:
-        """For `/metrics`."""
-        counts = {"sent": self._sent, "dropped": self._dropped}
-        return [Measurement(SPANS, (name,), float(count)) for name, count in counts.items()]
+    def counts(self) -> Mapping[str, int]:
+        """How many spans ended in which way."""
+        return {"sent": self._sent, "dropped": self._dropped}
 
     async def _run(self) -> None:
         """Until it is cancelled."""

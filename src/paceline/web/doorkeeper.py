@@ -183,8 +183,7 @@ def _refusal(connection: socket.socket, error: PacelineError) -> bytes:
     if not path.startswith(b"/v1/"):
         return raw_response(error)
     dialect: Dialect = "anthropic" if path.startswith(b"/v1/messages") else "openai"
-    status, headers, body = failures.refused(dialect, error, "")
-    return raw_answer(status, [each for each in headers if each[1]], body)
+    return raw_answer(*failures.refused(dialect, error, ""))
 
 
 def _path(line: bytes) -> bytes:

@@ -7,7 +7,8 @@ in `app.py`.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,7 +62,7 @@ class Exports:
         self._made = Made(TraceSettings(), None, None)
         self._measure: Callable[[], Sequence[Measurement]] | None = None
         """from the start on"""
-        self._counted: dict[tuple[str, ...], float] = {}
+        self._counted: Counter[str] = Counter()
         """by those that have ended"""
         self._ending: list[SpanPost] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -74,13 +75,13 @@ class Exports:
     def prepared(self, said: TraceSettings, folder: Path) -> Made:
         """For `change`; made within a running loop. A BadSetting where it cannot be made. `folder`
         is that of the settings file."""
-        now = self._made
-        spans, metrics = now.spans, now.metrics
-        if _spans_by(said) != _spans_by(now.said):
+        was, spans, metrics = self._made
+        if _by(said, said.otlp_endpoint) != _by(was, was.otlp_endpoint):
             receiver = self._receiver(said, said.otlp_endpoint, otlp.PATH, folder)
             spans = None if receiver is None else SpansTo(receiver, self._span_post(receiver))
-        if _metrics_by(said) != _metrics_by(now.said):
-            receiver = self._receiver(said, said.otlp_metrics_endpoint, otlp.METRICS_PATH, folder)
+        url = said.otlp_metrics_endpoint
+        if _by(said, url) != _by(was, was.otlp_metrics_endpoint):
+            receiver = self._receiver(said, url, otlp.METRICS_PATH, folder)
             metrics = None if receiver is None else MetricsTo(receiver, self._metric_post(receiver))
         return Made(said, spans, metrics)
 
@@ -111,8 +112,7 @@ class Exports:
         if self._made.spans is not None:
             self._made.spans.post.take(spans, dropped)
         else:  # a front had them when a reload took the receiver away
-            place = ("dropped",)
-            self._counted[place] = self._counted.get(place, 0.0) + len(spans) + dropped
+            self._counted["dropped"] += len(spans) + dropped
 
     async def close(self) -> None:
         """What is held is sent once more, if that does not take long."""
@@ -122,17 +122,11 @@ class Exports:
 
     def measure(self) -> list[Measurement]:
         """For `/metrics`: of all receivers that there were."""
-        counted = dict(self._counted)
-        for post in self._posts():
-            for each in post.measure():
-                assert isinstance(each.value, float)
-                counted[each.labels] = counted.get(each.labels, 0.0) + each.value
-        return [Measurement(SPANS, labels, value) for labels, value in counted.items()]
-
-    def _posts(self) -> Iterator[SpanPost]:
-        yield from self._ending
-        if self._made.spans is not None:
-            yield self._made.spans.post
+        counted = self._counted.copy()
+        now = [] if self._made.spans is None else [self._made.spans.post]
+        for post in (*self._ending, *now):
+            counted.update(post.counts())
+        return [Measurement(SPANS, (how,), float(count)) for how, count in counted.items()]
 
     def _beside(self, left: SpansTo | MetricsTo) -> None:
         task = asyncio.ensure_future(self._end(left))
@@ -144,9 +138,7 @@ class Exports:
         await left.receiver.close()
         if isinstance(left, SpansTo):
             self._ending.remove(left.post)
-            for each in left.post.measure():
-                assert isinstance(each.value, float)
-                self._counted[each.labels] = self._counted.get(each.labels, 0.0) + each.value
+            self._counted.update(left.post.counts())
 
     def _receiver(self, said: TraceSettings, url: str, path: str, folder: Path) -> Receiver | None:
         """By OTLP, where the settings name one."""
@@ -167,9 +159,6 @@ class Exports:
         return MetricPost(receiver.send, self._resource, self._version, self._clock, self._began_s)
 
 
-def _spans_by(said: TraceSettings) -> tuple[object, ...]:
-    return (said.otlp_endpoint, said.headers_env, said.ca_file, said.private)
-
-
-def _metrics_by(said: TraceSettings) -> tuple[object, ...]:
-    return (said.otlp_metrics_endpoint, said.headers_env, said.ca_file, said.private)
+def _by(said: TraceSettings, url: str) -> tuple[object, ...]:
+    """All that a receiver is made of."""
+    return (url, said.headers_env, said.ca_file, said.private)

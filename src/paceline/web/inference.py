@@ -27,13 +27,7 @@ from paceline.serve.runner import Runner
 from paceline.serve.samples import Samples
 from paceline.serve.steering import Move
 from paceline.serve.tally import Tally
-from paceline.terms.errors import (
-    NotOffered,
-    Overloaded,
-    PacelineError,
-    Unavailable,
-    UnknownModel,
-)
+from paceline.terms.errors import Overloaded, PacelineError, Unavailable, UnknownModel
 from paceline.terms.limits import DEADLINE_S, FEEDBACK_ANSWERS_LEAST, PARSE_IN_PLACE_BYTES
 from paceline.terms.metric import PLAN_VERSION
 from paceline.terms.plan import InForce
@@ -297,14 +291,9 @@ class Inference:
         return place
 
     def look_into(self, model: str) -> ModelLook:
-        """A look at the process of a model in Python."""
+        """A look at the process of a model in Python; the owner refuses others."""
         found = self.place(model, None).model
-        if not isinstance(found, ModelProcess):
-            raise NotOffered(
-                f"{model} has no process of its own",
-                value=model,
-                remedy="It runs in its front: profile that.",
-            )
+        assert isinstance(found, ModelProcess), model
         return found.look_into()
 
     def follow_traces(self, sample: float, on_keep: Callable[[Timeline], None] | None) -> None:
